@@ -1,0 +1,18 @@
+//! Generates the wire types from `proto/` at build time, with no compiler to install.
+
+use std::{env, error::Error, fs, path::PathBuf};
+
+/// Every contract, relative to the repository's `proto/`.
+const CONTRACTS: &[&str] = &["monitor/v1/monitor.proto"];
+
+fn main() -> Result<(), Box<dyn Error>> {
+    let proto = PathBuf::from(env::var("CARGO_MANIFEST_DIR")?).join("../../proto");
+    println!("cargo::rerun-if-changed={}", proto.display());
+    let descriptors = protox::compile(CONTRACTS, [&proto])?;
+    fs::write(
+        PathBuf::from(env::var("OUT_DIR")?).join("descriptors.bin"),
+        prost::Message::encode_to_vec(&descriptors),
+    )?;
+    tonic_prost_build::configure().build_client(true).build_server(true).compile_fds(descriptors)?;
+    Ok(())
+}

@@ -1,0 +1,15 @@
+//! The wire contracts as Rust types, generated from `proto/`; nothing here is written by hand.
+//!
+//! Only the doors use this room (`cri`, `link`, the demo, tests): protobuf never reaches `pods` or `model`.
+
+/// The descriptors of every contract, as a serialized `FileDescriptorSet`: tests compare them with published tables.
+pub const DESCRIPTORS: &[u8] = include_bytes!(concat!(env!("OUT_DIR"), "/descriptors.bin"));
+
+/// Daemon, launcher and pod monitor.
+pub mod monitor {
+    /// The first version.
+    #[allow(missing_docs, unreachable_pub, clippy::all)]
+    pub mod v1 {
+        tonic::include_proto!("coracle.monitor.v1");
+    }
+}
