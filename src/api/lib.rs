@@ -5,6 +5,15 @@
 /// The descriptors of every contract, as a serialized `FileDescriptorSet`: tests compare them with published tables.
 pub const DESCRIPTORS: &[u8] = include_bytes!(concat!(env!("OUT_DIR"), "/descriptors.bin"));
 
+/// The kubelet and a container runtime.
+pub mod cri {
+    /// Container Runtime Interface v1, as of v0.37.
+    #[allow(missing_docs, unreachable_pub, deprecated, clippy::all)]
+    pub mod v1 {
+        tonic::include_proto!("runtime.v1");
+    }
+}
+
 /// Daemon, launcher and pod monitor.
 pub mod monitor {
     /// The first version.
