@@ -10,6 +10,7 @@ mod digest;
 mod exit;
 mod id;
 mod image_facts;
+mod image_ref;
 mod phase;
 mod pod_plan;
 mod resources;
@@ -25,6 +26,7 @@ pub use digest::{Digest, InvalidDigest};
 pub use exit::{Exit, ExitRecord};
 pub use id::{ContainerId, InvalidId, PodId};
 pub use image_facts::ImageFacts;
+pub use image_ref::{ImageRef, InvalidImageRef};
 pub use phase::{Event, Phase, Refused};
 pub use pod_plan::{
     Dns, IdMapping, IpcMode, NetworkMode, PidMode, PodMetadata, PodNamespaces, PodPlan, PortMapping, Protocol,
