@@ -1,0 +1,156 @@
+//! The `[network]` settings: everything about the built-in network that an operator may choose.
+
+use std::path::{Path, PathBuf};
+
+use ipnet::{Ipv4Net, Ipv6Net};
+use serde::{Deserialize, Serialize};
+
+use crate::{Error, Result};
+
+/// Longest name of a link: `IFNAMSIZ` less the closing zero.
+pub(crate) const LINK_NAME_MAX: usize = 15;
+
+/// Settings of the built-in network. The defaults work on a host that uses neither subnet.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct Config {
+    /// Name of the bridge. Each instance on a host needs its own.
+    pub bridge: String,
+    /// IPv4 addresses of the pods; the first is the gateway. None for a network without IPv4.
+    pub subnet_v4: Option<Ipv4Net>,
+    /// IPv6 addresses of the pods; the first is the gateway. None for a network without IPv6. Not used, with a note,
+    /// where the kernel has IPv6 turned off.
+    pub subnet_v6: Option<Ipv6Net>,
+    /// Largest packet in bytes; `None` takes that of the link of the host's default route.
+    pub mtu: Option<u32>,
+    /// Whether pods reach the world under the host's address.
+    pub masquerade: bool,
+    /// Whether a pod reaches itself through a service address.
+    pub hairpin: bool,
+    /// Where network namespaces are named; people and CNI plugins expect `/run/netns`.
+    pub netns_dir: PathBuf,
+    /// The host's resolver configuration.
+    pub resolv_conf: PathBuf,
+    /// Used in place of `resolv_conf` when that names only the local stub of systemd-resolved, which pods cannot reach.
+    pub resolv_conf_behind_stub: PathBuf,
+}
+
+impl Default for Config {
+    fn default() -> Self {
+        Self {
+            bridge: "coracle0".into(),
+            subnet_v4: Some("10.88.0.0/16".parse().expect("a literal subnet")),
+            subnet_v6: Some("fdc0:7ac1:e088::/64".parse().expect("a literal subnet")),
+            mtu: None,
+            masquerade: true,
+            hairpin: true,
+            netns_dir: "/run/netns".into(),
+            resolv_conf: "/etc/resolv.conf".into(),
+            resolv_conf_behind_stub: "/run/systemd/resolve/resolv.conf".into(),
+        }
+    }
+}
+
+impl Config {
+    /// Settings for an instance that must not meet any other on this host (demo, tests): bridge name and subnets are
+    /// derived from `seed`, a text of at least a few random characters. IPv4 is a /24 inside 10.128.0.0/9.
+    pub fn apart(seed: &str) -> Self {
+        // FNV-1a: stable between versions, unlike the standard hasher, so that a restarted instance finds its bridge.
+        let hash =
+            seed.bytes().fold(0xcbf2_9ce4_8422_2325_u64, |hash, b| (hash ^ u64::from(b)).wrapping_mul(0x100_0000_01b3));
+        let [a, b, c, d, e, ..] = hash.to_be_bytes();
+        let v4 = format!("10.{}.{}.0/24", 128 | a, b);
+        let v6 = format!("fdc0:7ac1:{:02x}{:02x}:{:02x}{:02x}::/64", a, b, c, d);
+        Self {
+            bridge: format!("crt{a:02x}{b:02x}{c:02x}{d:02x}{e:02x}"),
+            subnet_v4: Some(v4.parse().expect("built from numbers in range")),
+            subnet_v6: Some(v6.parse().expect("built from numbers in range")),
+            ..Self::default()
+        }
+    }
+
+    /// Refuses what can never work, naming the setting.
+    pub fn check(&self) -> Result<()> {
+        let setting = |key, why: String| Err(Error::Setting { key, why });
+        if !is_link_name(&self.bridge) {
+            return setting("bridge", format!("{:?} is not a link name: 1 to 15 of a-z A-Z 0-9 . _ -", self.bridge));
+        }
+        if self.subnet_v4.is_none() && self.subnet_v6.is_none() {
+            return setting("subnet_v4", "a network needs subnet_v4 or subnet_v6".into());
+        }
+        if let Some(net) = self.subnet_v4
+            && (net.prefix_len() > 30 || net.addr() != net.network() || net.prefix_len() < 8)
+        {
+            return setting("subnet_v4", format!("{net} is not a subnet between /8 and /30 without host bits"));
+        }
+        if let Some(net) = self.subnet_v6
+            && (net.prefix_len() > 126 || net.addr() != net.network() || net.prefix_len() < 16)
+        {
+            return setting("subnet_v6", format!("{net} is not a subnet between /16 and /126 without host bits"));
+        }
+        if let Some(mtu) = self.mtu
+            && !(1280..=65535).contains(&mtu)
+        {
+            return setting("mtu", format!("{mtu} is outside 1280 to 65535 bytes (IPv6 needs 1280)"));
+        }
+        for (key, path) in [
+            ("netns_dir", self.netns_dir.as_path()),
+            ("resolv_conf", &self.resolv_conf),
+            ("resolv_conf_behind_stub", &self.resolv_conf_behind_stub),
+        ] {
+            if !path.is_absolute() {
+                return setting(key, format!("{} is not an absolute path", Path::display(path)));
+            }
+        }
+        Ok(())
+    }
+}
+
+/// Whether the kernel would take this as a link's name, and it is also safe in paths and in rule names.
+pub(crate) fn is_link_name(name: &str) -> bool {
+    (1..=LINK_NAME_MAX).contains(&name.len())
+        && name != "."
+        && name != ".."
+        && name.bytes().all(|b| b.is_ascii_alphanumeric() || matches!(b, b'.' | b'_' | b'-'))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_defaults_pass_their_own_check() {
+        Config::default().check().unwrap();
+        Config::apart("a throwaway node").check().unwrap();
+    }
+
+    #[test]
+    fn instances_with_other_seeds_share_nothing() {
+        let (one, other) = (Config::apart("one"), Config::apart("other"));
+        assert_ne!(one.bridge, other.bridge);
+        assert_ne!(one.subnet_v4, other.subnet_v4);
+        assert_ne!(one.subnet_v6, other.subnet_v6);
+        assert_eq!(one, Config::apart("one"));
+    }
+
+    #[test]
+    fn a_setting_that_cannot_work_is_named() {
+        let base = Config::default;
+        for (wrong, key) in [
+            (Config { bridge: "".into(), ..base() }, "bridge"),
+            (Config { bridge: "a/b".into(), ..base() }, "bridge"),
+            (Config { bridge: "sixteen-letters-".into(), ..base() }, "bridge"),
+            (Config { subnet_v4: None, subnet_v6: None, ..base() }, "subnet_v4"),
+            (Config { subnet_v4: Some("10.0.0.0/31".parse().unwrap()), ..base() }, "subnet_v4"),
+            (Config { subnet_v4: Some("10.0.0.1/24".parse().unwrap()), ..base() }, "subnet_v4"),
+            (Config { subnet_v6: Some("fd00::1/64".parse().unwrap()), ..base() }, "subnet_v6"),
+            (Config { mtu: Some(68), ..base() }, "mtu"),
+            (Config { netns_dir: "run/netns".into(), ..base() }, "netns_dir"),
+        ] {
+            match wrong.check() {
+                Err(Error::Setting { key: named, .. }) => assert_eq!(named, key),
+                other => panic!("{wrong:?} gave {other:?}"),
+            }
+        }
+    }
+}

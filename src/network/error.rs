@@ -1,0 +1,174 @@
+//! What can go wrong with a pod's network, each naming its object.
+
+use std::{io, net::IpAddr, path::PathBuf};
+
+use model::{Class, PodId};
+
+/// Shorthand of this room.
+pub type Result<T> = std::result::Result<T, Error>;
+
+/// An act of this room that did not come about. Whatever it had begun has been undone, unless the text says otherwise.
+#[derive(Debug, thiserror::Error)]
+pub enum Error {
+    /// A setting that can never work; `key` is its name below `[network]`.
+    #[error("network.{key}: {why}")]
+    Setting {
+        /// Name of the setting.
+        key: &'static str,
+        /// What is wrong with it, and what would be right.
+        why: String,
+    },
+    /// A CNI configuration that does not parse or says something impossible.
+    #[error("network configuration, {key}: {why}")]
+    Conflist {
+        /// Path of the offending key, `plugins[0].ipam.ranges`.
+        key: String,
+        /// What is wrong with it.
+        why: String,
+    },
+    /// An option that the native plugin does not do. It is refused, never ignored.
+    #[error("plugin {plugin} does not do {key} natively")]
+    NotNative {
+        /// The plugin's type.
+        plugin: String,
+        /// The option it met.
+        key: String,
+    },
+    /// The network cannot take pods now; the text says why and what to change.
+    #[error("network is not ready: {why}")]
+    NotReady {
+        /// The reason.
+        why: String,
+    },
+    /// The pod has its network already.
+    #[error("pod {pod:?} is attached to network {network} already")]
+    Attached {
+        /// The pod.
+        pod: PodId,
+        /// The network.
+        network: String,
+    },
+    /// Every address of a range set is taken.
+    #[error("no IP addresses available in range set {set} of network {network}: all {size} are taken")]
+    Exhausted {
+        /// The network.
+        network: String,
+        /// The set as `start-end[,start-end]`.
+        set: String,
+        /// How many addresses it can hand out.
+        size: u128,
+    },
+    /// The address that was asked for belongs to another pod.
+    #[error("requested address {address} of network {network} is taken")]
+    AddressTaken {
+        /// The network.
+        network: String,
+        /// The address.
+        address: IpAddr,
+    },
+    /// The address that was asked for is in none of the ranges.
+    #[error("requested address {address} is in no range of network {network}")]
+    AddressOutside {
+        /// The network.
+        network: String,
+        /// The address.
+        address: IpAddr,
+    },
+    /// A lease file or its directory.
+    #[error("{act} {}", path.display())]
+    Lease {
+        /// What was being done.
+        act: &'static str,
+        /// The file.
+        path: PathBuf,
+        /// The kernel's answer.
+        source: io::Error,
+    },
+    /// A network namespace or the file that names it.
+    #[error("{act} network namespace {}", path.display())]
+    Netns {
+        /// What was being done.
+        act: &'static str,
+        /// The namespace's file.
+        path: PathBuf,
+        /// The kernel's answer.
+        source: io::Error,
+    },
+    /// A link, address or route.
+    #[error("{act} {name}")]
+    Link {
+        /// What was being done.
+        act: &'static str,
+        /// The link, address or route.
+        name: String,
+        /// The kernel's answer, with its own words where it gave any.
+        source: io::Error,
+    },
+    /// A kernel parameter.
+    #[error("set {name} to {value}")]
+    Sysctl {
+        /// Path below `/proc/sys`.
+        name: String,
+        /// What it should have become.
+        value: &'static str,
+        /// The kernel's answer.
+        source: io::Error,
+    },
+    /// The nftables table of ours.
+    #[error("{act} nftables table inet {table}")]
+    Nftables {
+        /// What was being done.
+        act: &'static str,
+        /// The table.
+        table: String,
+        /// The kernel's answer.
+        source: io::Error,
+    },
+    /// A thread could not be started, or ended without an answer.
+    #[error("run {act} on a thread of its own")]
+    Thread {
+        /// What it was for.
+        act: &'static str,
+        /// The kernel's answer.
+        source: io::Error,
+    },
+    /// The host's resolver configuration.
+    #[error("read {}", path.display())]
+    Dns {
+        /// The file.
+        path: PathBuf,
+        /// The kernel's answer.
+        source: io::Error,
+    },
+}
+
+impl Error {
+    /// What the caller may do about it.
+    pub fn class(&self) -> Class {
+        match self {
+            Self::Setting { .. } | Self::Conflist { .. } | Self::AddressOutside { .. } => Class::Invalid,
+            Self::NotNative { .. } => Class::Unsupported,
+            Self::NotReady { .. } => Class::Unavailable,
+            Self::Attached { .. } | Self::AddressTaken { .. } => Class::Conflict,
+            Self::Exhausted { .. } => Class::Exhausted,
+            Self::Lease { source, .. }
+            | Self::Netns { source, .. }
+            | Self::Link { source, .. }
+            | Self::Sysctl { source, .. }
+            | Self::Nftables { source, .. }
+            | Self::Thread { source, .. }
+            | Self::Dns { source, .. } => of_kernel(source),
+        }
+    }
+}
+
+fn of_kernel(error: &io::Error) -> Class {
+    match error.raw_os_error() {
+        // EXFULL is how a bridge says that it has no port left.
+        Some(
+            libc::ENOSPC | libc::EDQUOT | libc::EMFILE | libc::ENFILE | libc::ENOMEM | libc::EAGAIN | libc::EXFULL,
+        ) => Class::Exhausted,
+        Some(libc::ENODEV | libc::ENETDOWN) => Class::Unavailable,
+        _ => Class::Internal,
+    }
+}

@@ -1,0 +1,183 @@
+//! Network namespaces with a name: made, found again, removed.
+//!
+//! A namespace is kept alive by a bind mount of its nsfs file on `<dir>/coracle-<short pod id>`, where `ip netns` and
+//! CNI plugins find it. Beside it a *mark* in this instance's own state directory says whose it is, written before the
+//! namespace is made: several instances share `/run/netns` and must never remove each other's. Both die with a reboot.
+
+use std::{
+    fs::{self, File, OpenOptions},
+    io,
+    os::{
+        fd::{AsFd, BorrowedFd, OwnedFd},
+        unix::fs::{DirBuilderExt, OpenOptionsExt},
+    },
+    path::{Path, PathBuf},
+};
+
+use model::PodId;
+use nix::{
+    errno::Errno,
+    mount::{MntFlags, MsFlags, mount, umount2},
+    sched::{CloneFlags, setns, unshare},
+    sys::statfs::{NSFS_MAGIC, fstatfs},
+};
+
+use crate::{Error, Result, thread};
+
+/// Every file of ours in the shared directory begins so.
+const PREFIX: &str = "coracle-";
+
+/// Mounts stacked on one name that are taken off before giving up: one is normal, a second means a crash between two.
+const STACKED_MAX: usize = 16;
+
+/// A network namespace that its file keeps alive.
+#[derive(Debug)]
+pub struct Netns {
+    /// The file that names it.
+    pub path: PathBuf,
+    /// The namespace itself, open.
+    pub fd: OwnedFd,
+}
+
+/// The directory of namespace files, and the marks of those that are this instance's.
+#[derive(Debug)]
+pub(crate) struct NetnsDir {
+    dir: PathBuf,
+    marks: PathBuf,
+}
+
+impl NetnsDir {
+    /// `state` is this instance's directory for what a reboot may take away.
+    pub(crate) fn open(dir: &Path, state: &Path) -> Result<Self> {
+        let marks = state.join("netns");
+        for made in [dir, &marks] {
+            fs::DirBuilder::new()
+                .recursive(true)
+                .mode(0o755)
+                .create(made)
+                .map_err(failed("make directory of", made))?;
+        }
+        share(dir).map_err(failed("share directory of", dir))?;
+        Ok(Self { dir: dir.to_owned(), marks })
+    }
+
+    /// Where the pod's namespace is, or would be.
+    pub(crate) fn path(&self, pod: &PodId) -> PathBuf {
+        self.dir.join(format!("{PREFIX}{}", pod.short()))
+    }
+
+    /// Makes the pod's namespace. Blocks for about half a millisecond.
+    pub(crate) fn make(&self, pod: &PodId) -> Result<Netns> {
+        let path = self.path(pod);
+        let mark = self.mark(&path);
+        fs::write(&mark, pod.as_str()).map_err(failed("mark", &mark))?;
+        let made = thread::run_blocking("a new network namespace", || {
+            OpenOptions::new()
+                .write(true)
+                .create_new(true)
+                .mode(0o444)
+                .open(&path)
+                .map_err(failed("make file of", &path))?;
+            unshare(CloneFlags::CLONE_NEWNET).map_err(failed("make", &path))?;
+            // By thread: /proc/self would be the namespace of the process's first thread, the host's.
+            let own = Path::new("/proc/thread-self/ns/net");
+            mount(Some(own), &path, None::<&str>, MsFlags::MS_BIND, None::<&str>).map_err(failed("mount", &path))?;
+            Self::open_netns(&path)
+        });
+        match made {
+            Err(Error::Netns { source, .. }) if source.kind() == io::ErrorKind::AlreadyExists => {
+                Err(Error::Netns { act: "make file of", path, source })
+            }
+            Err(error) => {
+                // Best effort: what cannot be removed here keeps its mark, and reconciliation comes back to it.
+                let _ = self.remove(&path);
+                Err(error)
+            }
+            made => made,
+        }
+    }
+
+    /// Opens a namespace by its file. A file that is no namespace (left by a reboot) is refused with `EINVAL`.
+    pub(crate) fn open_netns(path: &Path) -> Result<Netns> {
+        let file = File::open(path).map_err(failed("open", path))?;
+        if !is_nsfs(file.as_fd()).map_err(failed("open", path))? {
+            let what = io::Error::new(io::ErrorKind::InvalidInput, "the file is not a namespace");
+            return Err(Error::Netns { act: "open", path: path.to_owned(), source: what });
+        }
+        Ok(Netns { path: path.to_owned(), fd: file.into() })
+    }
+
+    /// Removes a namespace's file; the kernel takes the namespace down once nothing uses it. Safe to repeat.
+    ///
+    /// Only a mounted namespace or an empty regular file (what a crash or a reboot leaves) is removed.
+    pub(crate) fn remove(&self, path: &Path) -> Result<()> {
+        for _ in 0..STACKED_MAX {
+            match umount2(path, MntFlags::MNT_DETACH | MntFlags::UMOUNT_NOFOLLOW) {
+                Ok(()) => {}
+                // Not a mount point, or gone.
+                Err(Errno::EINVAL | Errno::ENOENT) => break,
+                Err(errno) => return Err(failed("unmount", path)(errno)),
+            }
+        }
+        match fs::symlink_metadata(path) {
+            Ok(meta) if meta.is_file() && meta.len() == 0 => {
+                fs::remove_file(path).or_else(gone).map_err(failed("remove file of", path))?;
+            }
+            Ok(_) => {
+                let what = io::Error::new(io::ErrorKind::InvalidInput, "the file is not one of ours");
+                return Err(failed("remove file of", path)(what));
+            }
+            Err(error) => gone(error).map_err(failed("look at", path))?,
+        }
+        let mark = self.mark(path);
+        fs::remove_file(&mark).or_else(gone).map_err(failed("unmark", &mark))
+    }
+
+    /// The namespaces that this instance has marked as its own: pod id (if the mark is whole) and file.
+    pub(crate) fn marked(&self) -> Result<Vec<(Option<PodId>, PathBuf)>> {
+        let mut found = Vec::new();
+        for entry in fs::read_dir(&self.marks).map_err(failed("list marks of", &self.marks))? {
+            let name = entry.map_err(failed("list marks of", &self.marks))?.file_name();
+            if !name.to_str().is_some_and(|name| name.starts_with(PREFIX)) {
+                continue;
+            }
+            let pod = fs::read_to_string(self.marks.join(&name)).ok().and_then(|text| text.parse().ok());
+            found.push((pod, self.dir.join(name)));
+        }
+        Ok(found)
+    }
+
+    fn mark(&self, path: &Path) -> PathBuf {
+        self.marks.join(path.file_name().unwrap_or_default())
+    }
+}
+
+/// Moves the calling thread, which must be one of [`thread`]'s, into a namespace.
+pub(crate) fn enter(netns: BorrowedFd<'_>, path: &Path) -> Result<()> {
+    setns(netns, CloneFlags::CLONE_NEWNET).map_err(failed("enter", path))
+}
+
+/// Makes the directory a shared mount of its own, as `ip netns` does: mounts made in it reach the other mount
+/// namespaces that should see them, and unmounting is not held up by copies elsewhere. Done once; safe to repeat.
+fn share(dir: &Path) -> nix::Result<()> {
+    let shared = || mount(None::<&str>, dir, None::<&str>, MsFlags::MS_SHARED | MsFlags::MS_REC, None::<&str>);
+    match shared() {
+        Err(Errno::EINVAL) => {
+            mount(Some(dir), dir, None::<&str>, MsFlags::MS_BIND | MsFlags::MS_REC, None::<&str>)?;
+            shared()
+        }
+        done => done,
+    }
+}
+
+fn is_nsfs(fd: BorrowedFd<'_>) -> nix::Result<bool> {
+    Ok(fstatfs(fd)?.filesystem_type() == NSFS_MAGIC)
+}
+
+fn gone(error: io::Error) -> io::Result<()> {
+    if error.kind() == io::ErrorKind::NotFound { Ok(()) } else { Err(error) }
+}
+
+fn failed<E: Into<io::Error>>(act: &'static str, path: &Path) -> impl FnOnce(E) -> Error {
+    move |error| Error::Netns { act, path: path.to_owned(), source: error.into() }
+}
