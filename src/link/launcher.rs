@@ -1,0 +1,173 @@
+//! The daemon's handle on the node's launcher.
+
+use std::{
+    fs::File,
+    os::{
+        fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd},
+        unix::process::CommandExt,
+    },
+    process::{Child, Command, Stdio},
+    sync::{Arc, Mutex, PoisonError},
+};
+
+use model::PodId;
+use nix::{
+    errno::Errno,
+    fcntl::{OFlag, openat},
+    sys::stat::Mode,
+    unistd::{UnlinkatFlags, unlinkat},
+};
+
+use crate::{
+    Error, MONITOR_SOCKET, PROTOCOL, RELEASE, Result,
+    conversation::Conversation,
+    wire::{self, launcher_reply::Result as Reply, launcher_request::Act},
+};
+
+/// Name of the launcher's socket in the state directory.
+pub const LAUNCHER_SOCKET: &str = "launcher.sock";
+
+/// Where the launcher and all monitors write what they can tell nobody (a panic), in the state directory.
+const LOG: &str = "launcher.log";
+
+/// Connections that may wait to be accepted: one daemon, and its successor.
+const BACKLOG: i32 = 8;
+
+/// Only root talks to these sockets.
+const SOCKET_MODE: u32 = 0o600;
+
+/// A live connection to the launcher.
+#[derive(Debug, Clone)]
+pub struct Launcher(Arc<Inner>);
+
+#[derive(Debug)]
+struct Inner {
+    conversation: Conversation<wire::LauncherReply>,
+    pid: i32,
+    pods: Vec<PodId>,
+    /// Present when this daemon started it and so must reap it.
+    child: Mutex<Option<Child>>,
+}
+
+impl Launcher {
+    /// Connects to the launcher that an earlier daemon started. [`Error::Absent`] when none runs.
+    pub async fn connect(state_dir: BorrowedFd<'_>) -> Result<Launcher> {
+        Launcher::greet(state_dir, None).await
+    }
+
+    /// Starts a launcher from `program`, a sealed memfd of `coracle-monitor`, and connects to it.
+    ///
+    /// Spawns without forking this process's memory (`posix_spawn`). A socket left over by a dead launcher is replaced.
+    pub async fn start(program: &OwnedFd, state_dir: BorrowedFd<'_>) -> Result<Launcher> {
+        let listener = listen(state_dir, LAUNCHER_SOCKET, "launcher")?;
+        let log = openat(
+            state_dir,
+            LOG,
+            OFlag::O_WRONLY | OFlag::O_APPEND | OFlag::O_CREAT | OFlag::O_CLOEXEC,
+            Mode::from_bits_truncate(0o600),
+        )
+        .map_err(|errno| Error::Spawn { source: errno.into() })?;
+        // The memfd is close-on-exec: the kernel opens the program by this name before it closes anything.
+        let child = Command::new(format!("/proc/self/fd/{}", program.as_raw_fd()))
+            .arg0("coracle-monitor")
+            .arg("launcher")
+            .env_clear()
+            .stdin(Stdio::from(listener))
+            .stdout(Stdio::null())
+            .stderr(Stdio::from(File::from(log)))
+            .spawn()
+            .map_err(|source| Error::Spawn { source })?;
+        Launcher::greet(state_dir, Some(child)).await
+    }
+
+    async fn greet(state_dir: BorrowedFd<'_>, child: Option<Child>) -> Result<Launcher> {
+        let socket = connect(state_dir, LAUNCHER_SOCKET, "launcher")?;
+        let conversation = Conversation::new("launcher", socket, |_: Option<wire::LauncherReply>| ())?;
+        let hello = Act::Hello(wire::Hello { protocol: PROTOCOL, release: RELEASE.to_owned() });
+        match ask(&conversation, hello, &[]).await? {
+            Reply::Hello(hello) => Ok(Launcher(Arc::new(Inner {
+                conversation,
+                pid: hello.pid,
+                pods: hello.pods.iter().filter_map(|id| id.parse().ok()).collect(),
+                child: Mutex::new(child),
+            }))),
+            other => Err(unexpected(&other)),
+        }
+    }
+
+    /// Forks a monitor for the pod, which listens in `pod_dir`. Returns its process id in the host's pid namespace.
+    pub async fn spawn_monitor(&self, pod: &PodId, pod_dir: BorrowedFd<'_>) -> Result<i32> {
+        let listener = listen(pod_dir, MONITOR_SOCKET, "monitor")?;
+        let spawn = Act::Spawn(wire::SpawnMonitor { pod_id: pod.to_string(), listener_fd: 0 });
+        match ask(&self.0.conversation, spawn, &[listener.as_fd()]).await? {
+            Reply::Spawned(spawned) => Ok(spawned.pid),
+            other => Err(unexpected(&other)),
+        }
+    }
+
+    /// Asks it to exit once no monitor is left. The next greeting takes that back.
+    pub async fn retire(&self) -> Result<()> {
+        match ask(&self.0.conversation, Act::Retire(wire::Retire {}), &[]).await? {
+            Reply::Done(_) => Ok(()),
+            other => Err(unexpected(&other)),
+        }
+    }
+
+    /// Resolves when the launcher is gone; reaps it when it is ours.
+    pub async fn closed(&self) {
+        self.0.conversation.closed().await;
+        let child = self.0.child.lock().unwrap_or_else(PoisonError::into_inner).take();
+        if let Some(mut child) = child {
+            // It may still be on its way out: waiting belongs on a thread that may wait.
+            let _ = tokio::task::spawn_blocking(move || child.wait()).await;
+        }
+    }
+
+    /// Its process.
+    pub fn pid(&self) -> i32 {
+        self.0.pid
+    }
+
+    /// The pods whose monitors it had started and that were alive when it greeted us.
+    pub fn pods(&self) -> &[PodId] {
+        &self.0.pods
+    }
+}
+
+/// Makes a listening socket called `name`, in place of one whose owner is dead.
+fn listen(dir: BorrowedFd<'_>, name: &'static str, who: &'static str) -> Result<OwnedFd> {
+    match unlinkat(dir, name, UnlinkatFlags::NoRemoveDir) {
+        Ok(()) | Err(Errno::ENOENT) => {}
+        Err(errno) => return Err(Error::Listen { who, source: errno.into() }),
+    }
+    kernel::socket::listen_at(dir, name, SOCKET_MODE, BACKLOG).map_err(|source| Error::Listen { who, source })
+}
+
+/// Connects to the socket called `name`; the result does not block.
+pub(crate) fn connect(dir: BorrowedFd<'_>, name: &'static str, who: &'static str) -> Result<OwnedFd> {
+    let socket = kernel::socket::connect_at(dir, name).map_err(|source| match source.raw_os_error() {
+        Some(nix::libc::ENOENT | nix::libc::ECONNREFUSED) => Error::Absent { who },
+        _ => Error::Connect { who, source },
+    })?;
+    set_nonblocking(socket.as_fd()).map_err(|errno| Error::Connect { who, source: errno.into() })?;
+    Ok(socket)
+}
+
+fn set_nonblocking(fd: BorrowedFd<'_>) -> nix::Result<()> {
+    use nix::fcntl::{FcntlArg, fcntl};
+    let flags = OFlag::from_bits_retain(fcntl(fd, FcntlArg::F_GETFL)?);
+    fcntl(fd, FcntlArg::F_SETFL(flags | OFlag::O_NONBLOCK)).map(drop)
+}
+
+async fn ask(conversation: &Conversation<wire::LauncherReply>, act: Act, fds: &[BorrowedFd<'_>]) -> Result<Reply> {
+    let reply = conversation.ask(|id| wire::LauncherRequest { id, act: Some(act) }, fds).await?;
+    match reply.result {
+        Some(Reply::Failure(wire::Failure { step, errno })) => Err(Error::Refused { step, errno }),
+        Some(result) => Ok(result),
+        None => Err(Error::Malformed { who: "launcher", why: "a reply of a kind unknown to this release".into() }),
+    }
+}
+
+fn unexpected(reply: &Reply) -> Error {
+    Error::Malformed { who: "launcher", why: format!("an unexpected reply: {reply:?}") }
+}
