@@ -135,6 +135,8 @@ impl<R: Numbered> Shared<R> {
                 .async_io(Interest::READABLE, |socket| kernel::socket::receive(socket.as_fd(), &mut packet, MAX_FDS))
                 .await;
             let (length, fds) = match received {
+                // Too long for our buffer: lost, but the next packet is sound.
+                Err(error) if error.raw_os_error() == Some(nix::libc::EMSGSIZE) => continue,
                 Ok((0, _)) | Err(_) => break,
                 Ok(received) => received,
             };

@@ -112,7 +112,7 @@ pub fn seal<M: Message>(message: &M) -> std::io::Result<Sealed> {
         message.encode_raw(&mut packet);
         return Ok(Sealed { packet, body: None });
     }
-    let body = kernel::memfd::sealed("coracle-message", &message.encode_to_vec())?;
+    let body = kernel::memfd::sealed(c"coracle-message", &message.encode_to_vec())?;
     Ok(Sealed { packet: vec![MEMFD], body: Some(body) })
 }
 

@@ -12,10 +12,8 @@ use std::{
 
 use model::PodId;
 use nix::{
-    errno::Errno,
     fcntl::{OFlag, openat},
     sys::stat::Mode,
-    unistd::{UnlinkatFlags, unlinkat},
 };
 
 use crate::{
@@ -136,10 +134,6 @@ impl Launcher {
 
 /// Makes a listening socket called `name`, in place of one whose owner is dead.
 fn listen(dir: BorrowedFd<'_>, name: &'static str, who: &'static str) -> Result<OwnedFd> {
-    match unlinkat(dir, name, UnlinkatFlags::NoRemoveDir) {
-        Ok(()) | Err(Errno::ENOENT) => {}
-        Err(errno) => return Err(Error::Listen { who, source: errno.into() }),
-    }
     kernel::socket::listen_at(dir, name, SOCKET_MODE, BACKLOG).map_err(|source| Error::Listen { who, source })
 }
 
@@ -149,14 +143,8 @@ pub(crate) fn connect(dir: BorrowedFd<'_>, name: &'static str, who: &'static str
         Some(nix::libc::ENOENT | nix::libc::ECONNREFUSED) => Error::Absent { who },
         _ => Error::Connect { who, source },
     })?;
-    set_nonblocking(socket.as_fd()).map_err(|errno| Error::Connect { who, source: errno.into() })?;
+    kernel::socket::set_nonblocking(socket.as_fd()).map_err(|source| Error::Connect { who, source })?;
     Ok(socket)
-}
-
-fn set_nonblocking(fd: BorrowedFd<'_>) -> nix::Result<()> {
-    use nix::fcntl::{FcntlArg, fcntl};
-    let flags = OFlag::from_bits_retain(fcntl(fd, FcntlArg::F_GETFL)?);
-    fcntl(fd, FcntlArg::F_SETFL(flags | OFlag::O_NONBLOCK)).map(drop)
 }
 
 async fn ask(conversation: &Conversation<wire::LauncherReply>, act: Act, fds: &[BorrowedFd<'_>]) -> Result<Reply> {

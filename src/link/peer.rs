@@ -39,7 +39,7 @@ impl Peer {
         let (length, fds) = match kernel::socket::receive(self.socket.as_fd(), &mut packet, MAX_FDS) {
             Ok(received) => received,
             Err(error) if error.kind() == io::ErrorKind::WouldBlock => return Ok(None),
-            Err(error) if error.kind() == io::ErrorKind::InvalidData => {
+            Err(error) if error.raw_os_error() == Some(nix::libc::EMSGSIZE) => {
                 return Err(Error::Malformed { who: "daemon", why: error.to_string() });
             }
             Err(_) => return Err(Error::Lost { who: "daemon" }),

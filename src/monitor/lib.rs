@@ -1,1 +1,1 @@
-//! To be written.
+//! The launcher and the monitors: the processes that own containers and outlive the daemon.
