@@ -1,0 +1,9 @@
+//go:build tools
+
+// Package tools names the programs that `tests/tools/build` makes, so that go.mod and go.sum pin them and all they need.
+package tools
+
+import (
+	_ "sigs.k8s.io/cri-tools/cmd/crictl"
+	_ "sigs.k8s.io/cri-tools/cmd/critest"
+)
