@@ -1,0 +1,119 @@
+//! Verbs that print, and those that look at processes and the terminal.
+
+use std::{
+    env, fs,
+    io::{self, IsTerminal, Read, Write},
+    os::unix::ffi::OsStrExt,
+    time::{Duration, Instant},
+};
+
+use crate::{Done, argument};
+
+pub(crate) fn print(arguments: &[String]) -> Done {
+    println!("{}", arguments.join(" "));
+    Ok(0)
+}
+
+pub(crate) fn print_n(arguments: &[String]) -> Done {
+    let mut out = io::stdout();
+    out.write_all(arguments.join(" ").as_bytes())?;
+    out.flush()?;
+    Ok(0)
+}
+
+pub(crate) fn print_err(arguments: &[String]) -> Done {
+    eprintln!("{}", arguments.join(" "));
+    Ok(0)
+}
+
+pub(crate) fn print_env(_: &[String]) -> Done {
+    let mut out = io::stdout().lock();
+    for (name, value) in env::vars_os() {
+        out.write_all(name.as_bytes())?;
+        out.write_all(b"=")?;
+        out.write_all(value.as_bytes())?;
+        out.write_all(b"\n")?;
+    }
+    Ok(0)
+}
+
+pub(crate) fn write_lines(arguments: &[String]) -> Done {
+    let rate: f64 = argument(arguments, 0, "RATE")?.parse()?;
+    let count: u64 = arguments.get(1).map_or(Ok(u64::MAX), |count| count.parse())?;
+    let start = Instant::now();
+    let mut out = io::stdout().lock();
+    for line in 0..count {
+        if rate > 0.0 {
+            let due = start + Duration::from_secs_f64(line as f64 / rate);
+            out.flush()?;
+            while let Some(left) = due.checked_duration_since(Instant::now()).filter(|left| !left.is_zero()) {
+                std::thread::park_timeout(left);
+            }
+        }
+        writeln!(out, "line {line}")?;
+    }
+    out.flush()?;
+    Ok(0)
+}
+
+pub(crate) fn write_bytes(arguments: &[String]) -> Done {
+    let mut left: usize = argument(arguments, 0, "COUNT")?.parse()?;
+    let byte = arguments.get(1).and_then(|text| text.bytes().next()).unwrap_or(b'x');
+    let chunk = vec![byte; left.min(64 << 10)];
+    // Not through `Stdout`, which would hold back what follows the last newline.
+    let mut out = fs::File::options().write(true).open("/proc/self/fd/1").or_else(|_| {
+        use std::os::fd::AsFd;
+        io::stdout().as_fd().try_clone_to_owned().map(fs::File::from)
+    })?;
+    while left > 0 {
+        let now = left.min(chunk.len());
+        out.write_all(&chunk[..now])?;
+        left -= now;
+    }
+    Ok(0)
+}
+
+pub(crate) fn copy(_: &[String]) -> Done {
+    let (mut input, mut out) = (io::stdin().lock(), io::stdout().lock());
+    let mut chunk = vec![0; 64 << 10];
+    loop {
+        let read = input.read(&mut chunk)?;
+        if read == 0 {
+            break;
+        }
+        out.write_all(&chunk[..read])?;
+        out.flush()?;
+    }
+    writeln!(out, "eof")?;
+    Ok(0)
+}
+
+pub(crate) fn tty_size(_: &[String]) -> Done {
+    if !io::stdin().is_terminal() {
+        return Err("standard input is not a terminal".into());
+    }
+    let (rows, columns) = terminal_size()?;
+    println!("{rows} {columns}");
+    Ok(0)
+}
+
+/// Rows and columns, without unsafe code: the cursor is sent to the far corner by nobody, so the kernel is asked by stty's
+/// way through `/proc`: there is none. `tcgetwinsize` is not in nix; the libc call is wrapped by `kernel`.
+fn terminal_size() -> Result<(u16, u16), Box<dyn std::error::Error>> {
+    Err("not known".into())
+}
+
+pub(crate) fn processes(_: &[String]) -> Done {
+    let mut pids: Vec<i32> =
+        fs::read_dir("/proc")?.flatten().filter_map(|entry| entry.file_name().to_str()?.parse().ok()).collect();
+    pids.sort_unstable();
+    for pid in pids {
+        let Ok(stat) = fs::read_to_string(format!("/proc/{pid}/stat")) else { continue };
+        let Some((head, tail)) = stat.rsplit_once(')') else { continue };
+        let name = head.split_once('(').map_or("", |(_, name)| name);
+        let mut fields = tail.split_whitespace();
+        let (state, parent) = (fields.next().unwrap_or("?"), fields.next().unwrap_or("?"));
+        println!("{pid} {parent} {state} {name}");
+    }
+    Ok(0)
+}
