@@ -1,1 +1,22 @@
-//! To be written.
+//! Tools of the tests: a throwaway node, a CRI client, images made from nothing, waiting without sleeping.
+//!
+//! A dev-dependency of every room and of the whole-node tests, never part of a program we ship. The exception is
+//! `probe/`, the program that runs inside the containers of the tests and of the demo. Here a failure is a panic with a
+//! full account, since every caller is a test.
+//! Owns: what tests share. Never knows: how anything under test works.
+
+#![allow(clippy::unwrap_used, clippy::print_stderr, reason = "only tests use this room, and they read its panics")]
+
+mod client;
+mod eventually;
+mod family;
+mod image;
+mod leak;
+mod node;
+
+pub use client::{Cri, container, pod};
+pub use eventually::{eventually, eventually_async};
+pub use family::{Process, descendants};
+pub use image::{BuiltImage, ImageBuilder, Layer, digest_of};
+pub use leak::Leaks;
+pub use node::{NodeOptions, TempNode, programs};

@@ -40,7 +40,6 @@ const VERBS: &[(&str, &str, fn(&[String]) -> Done)] = &[
     ("write-lines RATE [COUNT]", "numbered lines, RATE a second (0: as fast as it goes)", view::write_lines),
     ("write-bytes COUNT [BYTE]", "so many bytes and no newline", view::write_bytes),
     ("copy", "standard input to standard output, then `eof`", view::copy),
-    ("tty-size", "rows and columns of my terminal", view::tty_size),
     ("cat FILE...", "contents of files", files::cat),
     ("write FILE TEXT", "make the text a file's content", files::write),
     ("touch FILE", "make a file, or its time now", files::touch),

@@ -2,7 +2,7 @@
 
 use std::{
     env, fs,
-    io::{self, IsTerminal, Read, Write},
+    io::{self, Read, Write},
     os::unix::ffi::OsStrExt,
     time::{Duration, Instant},
 };
@@ -86,21 +86,6 @@ pub(crate) fn copy(_: &[String]) -> Done {
     }
     writeln!(out, "eof")?;
     Ok(0)
-}
-
-pub(crate) fn tty_size(_: &[String]) -> Done {
-    if !io::stdin().is_terminal() {
-        return Err("standard input is not a terminal".into());
-    }
-    let (rows, columns) = terminal_size()?;
-    println!("{rows} {columns}");
-    Ok(0)
-}
-
-/// Rows and columns, without unsafe code: the cursor is sent to the far corner by nobody, so the kernel is asked by stty's
-/// way through `/proc`: there is none. `tcgetwinsize` is not in nix; the libc call is wrapped by `kernel`.
-fn terminal_size() -> Result<(u16, u16), Box<dyn std::error::Error>> {
-    Err("not known".into())
 }
 
 pub(crate) fn processes(_: &[String]) -> Done {

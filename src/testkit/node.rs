@@ -1,0 +1,343 @@
+//! A throwaway node: the daemon as `deploy/build` made it, on directories, a bridge and address ranges of its own.
+//!
+//! Many run side by side. A test ends with [`TempNode::finish`], which removes the pods, stops the daemon and panics if
+//! anything is left; a test that panics first is cleaned up by `Drop`, and its daemon's log is printed.
+
+use std::{
+    env,
+    fs::{self, File},
+    os::unix::{net::UnixStream, process::ExitStatusExt},
+    path::{Path, PathBuf},
+    process::{Child, Command, ExitStatus, Stdio},
+    time::Duration,
+};
+
+use nix::{
+    sys::signal::{Signal, kill},
+    unistd::Pid,
+};
+
+use crate::{
+    Cri, Leaks, Process, descendants, eventually,
+    leak::{Places, hierarchies},
+};
+
+/// How long a daemon may take until it answers. It takes milliseconds; a loaded machine takes longer.
+const READY: Duration = Duration::from_secs(20);
+
+/// How long a daemon may take to end after SIGTERM, and the last process to be gone.
+const GONE: Duration = Duration::from_secs(20);
+
+/// Directory of the programs under test: what `CORACLE_BIN_DIR` names. Panics without it, since a program that Cargo
+/// linked for a test would not be the one we ship.
+pub fn programs() -> PathBuf {
+    let dir = env::var_os("CORACLE_BIN_DIR").map(PathBuf::from);
+    dir.expect("CORACLE_BIN_DIR is not set: run `export CORACLE_BIN_DIR=$(deploy/build)` first, or tests/run node")
+}
+
+/// What a test wants of its node beyond the ordinary.
+#[derive(Debug, Clone, Default)]
+pub struct NodeOptions {
+    /// More lines for the configuration file, as whole tables. `[network]`, `[engine]` and `[images]` are taken.
+    pub config: String,
+    /// More lines for the `[images]` table.
+    pub images: String,
+    /// Environment of the daemon, beside ours.
+    pub environment: Vec<(String, String)>,
+}
+
+/// A running node. See the head of this file.
+#[derive(Debug)]
+pub struct TempNode {
+    dir: PathBuf,
+    seed: String,
+    options: NodeOptions,
+    daemon: Option<Child>,
+    /// Everything that ever descended from the daemon, seen at each turn of its life.
+    family: Vec<Process>,
+    /// `Drop` has nothing left to do.
+    finished: bool,
+}
+
+impl TempNode {
+    /// Starts a node with nothing in it and waits until it answers.
+    pub fn start() -> TempNode {
+        TempNode::start_with(NodeOptions::default())
+    }
+
+    /// As [`TempNode::start`], with options.
+    pub fn start_with(options: NodeOptions) -> TempNode {
+        assert!(nix::unistd::geteuid().is_root(), "a node needs root");
+        let dir = tempfile::Builder::new().prefix("crt-").tempdir().unwrap().keep();
+        let seed = dir.file_name().unwrap().to_string_lossy().trim_start_matches("crt-").to_lowercase();
+        for below in ["root", "state", "netns", "certs.d", "logs"] {
+            fs::create_dir(dir.join(below)).unwrap();
+        }
+        let mut node = TempNode { dir, seed, options, daemon: None, family: Vec::new(), finished: false };
+        fs::write(node.dir.join("config.toml"), node.config()).unwrap();
+        node.start_daemon();
+        node
+    }
+
+    /// The CRI socket.
+    pub fn socket(&self) -> PathBuf {
+        self.dir.join("coracle.sock")
+    }
+
+    /// The node's directory: `root/`, `state/`, `netns/`, `certs.d/`, `logs/` for pods' logs, `coracled.log`.
+    pub fn dir(&self) -> &Path {
+        &self.dir
+    }
+
+    /// Name of the node's bridge.
+    pub fn bridge(&self) -> String {
+        format!("crt-{}", self.seed)
+    }
+
+    /// cgroup below which all of the node's are.
+    pub fn cgroup_root(&self) -> String {
+        format!("/coracle-test-{}", self.seed)
+    }
+
+    /// The daemon's process.
+    pub fn daemon_pid(&self) -> i32 {
+        self.daemon.as_ref().expect("the daemon runs").id() as i32
+    }
+
+    /// All that the daemon has written to its log so far, over all of its lives.
+    pub fn log(&self) -> String {
+        fs::read_to_string(self.dir.join("coracled.log")).unwrap_or_default()
+    }
+
+    /// A client of its own connection.
+    pub async fn client(&self) -> Cri {
+        Cri::connect(&self.socket()).await.expect("the daemon answered before")
+    }
+
+    /// Sends pulls from `host` to a registry at `address` (as `127.0.0.1:5000`) over plain HTTP.
+    pub fn mirror(&self, host: &str, address: &str) {
+        let dir = self.dir.join("certs.d").join(host);
+        fs::create_dir_all(&dir).unwrap();
+        let hosts = format!(
+            "server = \"http://{address}\"\n\n[host.\"http://{address}\"]\ncapabilities = [\"pull\", \"resolve\"]\n"
+        );
+        fs::write(dir.join("hosts.toml"), hosts).unwrap();
+    }
+
+    /// Starts the daemon, which must not run, and waits until it answers.
+    pub fn start_daemon(&mut self) {
+        assert!(self.daemon.is_none(), "the daemon runs already");
+        let log = File::options().create(true).append(true).open(self.dir.join("coracled.log")).unwrap();
+        let mut command = Command::new(programs().join("coracled"));
+        command
+            .arg("--root")
+            .arg(self.dir.join("root"))
+            .arg("--state")
+            .arg(self.dir.join("state"))
+            .arg("--config")
+            .arg(self.dir.join("config.toml"))
+            .arg("--listen")
+            .arg(format!("unix://{}", self.socket().display()))
+            .envs(self.options.environment.iter().cloned())
+            .stdin(Stdio::null())
+            .stdout(log.try_clone().unwrap())
+            .stderr(log);
+        let mut child = command.spawn().unwrap_or_else(|error| panic!("start {:?}: {error}", command.get_program()));
+        let socket = self.socket();
+        eventually(READY, "the daemon answers", || {
+            if let Some(status) = child.try_wait().unwrap() {
+                panic!("the daemon ended with {status} before it answered:\n{}", self.log());
+            }
+            UnixStream::connect(&socket).map(drop)
+        });
+        self.daemon = Some(child);
+        self.look();
+    }
+
+    /// SIGKILL to the daemon, and nothing else.
+    pub fn kill_daemon(&mut self) {
+        self.look();
+        let mut child = self.daemon.take().expect("the daemon runs");
+        child.kill().unwrap();
+        assert_eq!(child.wait().unwrap().signal(), Some(9));
+    }
+
+    /// SIGTERM to the daemon; how it ended.
+    pub fn stop_daemon(&mut self) -> ExitStatus {
+        self.look();
+        let mut child = self.daemon.take().expect("the daemon runs");
+        kill(Pid::from_raw(child.id() as i32), Signal::SIGTERM).unwrap();
+        eventually(GONE, "the daemon ends after SIGTERM", || child.try_wait().unwrap().ok_or("it runs"))
+    }
+
+    /// SIGKILL to the daemon and another one in its place.
+    pub fn restart_daemon(&mut self) {
+        self.kill_daemon();
+        self.start_daemon();
+    }
+
+    /// What a reboot does, as far as one can have it without one: every process of the node killed, mounts and the state
+    /// directory gone; `root` stays. The daemon has to be started again by the caller.
+    pub fn lose_power(&mut self) {
+        self.kill_everything();
+        self.unmount();
+        for below in ["state", "netns"] {
+            fs::remove_dir_all(self.dir.join(below)).unwrap();
+            fs::create_dir(self.dir.join(below)).unwrap();
+        }
+        let _ = fs::remove_file(self.socket());
+    }
+
+    /// Removes every pod, stops the daemon politely and panics if it did not end well or left anything.
+    pub async fn finish(mut self) {
+        self.client().await.remove_all().await.unwrap_or_else(|status| panic!("remove all pods: {status}"));
+        let status = self.stop_daemon();
+        assert!(status.success(), "the daemon ended with {status}:\n{}", self.log());
+        self.assert_no_leaks();
+        self.finished = true;
+        self.clean();
+    }
+
+    /// Panics if anything is left of pods, or of the daemon when it does not run. Removals may take a moment.
+    pub fn assert_no_leaks(&mut self) {
+        self.look();
+        eventually(GONE, "nothing is left of the node", || {
+            let leaks = self.leaks();
+            if leaks.is_empty() { Ok(()) } else { Err(leaks) }
+        });
+    }
+
+    /// What is left of pods now; and of the daemon's own processes, when it does not run.
+    pub fn leaks(&self) -> Leaks {
+        let processes: &[Process] = if self.daemon.is_none() { &self.family } else { &[] };
+        let (cgroup_root, bridge) = (self.cgroup_root(), self.bridge());
+        Leaks::find(&Places { dir: &self.dir, cgroup_root: &cgroup_root, bridge: &bridge, processes })
+    }
+
+    /// The configuration of this node: what has to be its own, then what the test adds.
+    fn config(&self) -> String {
+        // Address ranges from the seed: 10.128–255.x.0/24 and a /64 of the local IPv6 range.
+        let hash = self
+            .seed
+            .bytes()
+            .fold(0xcbf2_9ce4_8422_2325_u64, |hash, byte| (hash ^ u64::from(byte)).wrapping_mul(0x0100_0000_01b3));
+        let bytes = hash.to_be_bytes();
+        format!(
+            "[network]\nbridge = \"{bridge}\"\nsubnet_v4 = \"10.{a}.{b}.0/24\"\nsubnet_v6 = \"fd{c:02x}:{d:02x}{e:02x}:{f:02x}{g:02x}::/64\"\n\
+             netns_dir = \"{dir}/netns\"\n\n\
+             [engine]\ncgroup_root = \"{cgroup_root}\"\n\n\
+             [images]\nconfig_path = [\"{dir}/certs.d\"]\n{images}\n{more}\n",
+            bridge = self.bridge(),
+            a = 128 + bytes[0] % 128,
+            b = bytes[1],
+            c = bytes[2],
+            d = bytes[3],
+            e = bytes[4],
+            f = bytes[5],
+            g = bytes[6],
+            dir = self.dir.display(),
+            cgroup_root = self.cgroup_root(),
+            images = self.options.images,
+            more = self.options.config,
+        )
+    }
+
+    /// Remembers who descends from the daemon now: after its death they are nobody's children.
+    fn look(&mut self) {
+        self.family.retain(Process::alive);
+        let mut roots: Vec<i32> = self.family.iter().map(|process| process.pid).collect();
+        roots.extend(self.daemon.as_ref().map(|daemon| daemon.id() as i32));
+        for process in descendants(&roots) {
+            if !self.family.contains(&process) {
+                self.family.push(process);
+            }
+        }
+    }
+
+    fn kill_everything(&mut self) {
+        self.look();
+        if let Some(mut child) = self.daemon.take() {
+            let _ = child.kill();
+            let _ = child.wait();
+        }
+        for process in &self.family {
+            process.kill();
+        }
+        for pid in self.cgroups().iter().flat_map(|cgroup| members(cgroup)) {
+            let _ = kill(Pid::from_raw(pid), Signal::SIGKILL);
+        }
+        eventually(GONE, "every process of the node is gone", || {
+            match self.family.iter().find(|process| process.alive()) {
+                Some(process) => Err(process.clone()),
+                None => Ok(()),
+            }
+        });
+    }
+
+    fn unmount(&self) {
+        let dir = self.dir.display().to_string();
+        let mounts = fs::read_to_string("/proc/self/mountinfo").unwrap_or_default();
+        for line in mounts.lines().rev() {
+            if let Some(at) = line.split(' ').nth(4).filter(|at| at.starts_with(&dir)) {
+                let _ = nix::mount::umount2(at, nix::mount::MntFlags::MNT_DETACH);
+            }
+        }
+    }
+
+    /// Every cgroup of the node, the deepest first.
+    fn cgroups(&self) -> Vec<PathBuf> {
+        let mut found = Vec::new();
+        for hierarchy in hierarchies() {
+            let mut next = vec![hierarchy.join(self.cgroup_root().trim_start_matches('/'))];
+            while let Some(dir) = next.pop().filter(|dir| dir.is_dir()) {
+                next.extend(
+                    fs::read_dir(&dir).into_iter().flatten().flatten().map(|e| e.path()).filter(|p| p.is_dir()),
+                );
+                found.push(dir);
+            }
+        }
+        found.sort_by_key(|dir| std::cmp::Reverse(dir.components().count()));
+        found
+    }
+
+    /// Gives everything back, by force where needed.
+    fn clean(&mut self) {
+        self.unmount();
+        for cgroup in self.cgroups() {
+            let _ = fs::remove_dir(cgroup);
+        }
+        for link in fs::read_dir(Path::new("/sys/class/net").join(self.bridge()).join("brif")).into_iter().flatten() {
+            delete_link(&link.unwrap().file_name().to_string_lossy());
+        }
+        delete_link(&self.bridge());
+        let _ = fs::remove_dir_all(&self.dir);
+    }
+}
+
+impl Drop for TempNode {
+    fn drop(&mut self) {
+        if self.finished {
+            return;
+        }
+        if std::thread::panicking() {
+            let log = self.log();
+            let tail: Vec<_> = log.lines().rev().take(60).collect();
+            eprintln!("the end of the daemon's log:");
+            tail.iter().rev().for_each(|line| eprintln!("  {line}"));
+        }
+        self.kill_everything();
+        self.clean();
+    }
+}
+
+fn members(cgroup: &Path) -> Vec<i32> {
+    let text = fs::read_to_string(cgroup.join("cgroup.procs")).unwrap_or_default();
+    text.lines().filter_map(|line| line.parse().ok()).collect()
+}
+
+/// By the tool: this is clean-up after a failure, and no room of ours is to be trusted with it.
+fn delete_link(name: &str) {
+    if Path::new("/sys/class/net").join(name).exists() {
+        let _ = Command::new("ip").args(["link", "delete", name]).status();
+    }
+}
