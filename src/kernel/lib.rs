@@ -19,6 +19,7 @@ pub mod identity;
 pub mod limit;
 pub mod memfd;
 pub mod mount;
+pub mod mount_table;
 pub mod namespace;
 pub mod path_in_root;
 pub mod poll;

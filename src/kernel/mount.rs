@@ -23,21 +23,21 @@ bitflags! {
     #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Default)]
     pub struct MountAttrs: u64 {
         /// Nothing can be written through it.
-        const RDONLY = libc::MOUNT_ATTR_RDONLY as u64;
+        const RDONLY = libc::MOUNT_ATTR_RDONLY;
         /// Set-user-id bits and file capabilities do nothing.
-        const NOSUID = libc::MOUNT_ATTR_NOSUID as u64;
+        const NOSUID = libc::MOUNT_ATTR_NOSUID;
         /// Device nodes cannot be opened.
-        const NODEV = libc::MOUNT_ATTR_NODEV as u64;
+        const NODEV = libc::MOUNT_ATTR_NODEV;
         /// Nothing can be executed.
-        const NOEXEC = libc::MOUNT_ATTR_NOEXEC as u64;
+        const NOEXEC = libc::MOUNT_ATTR_NOEXEC;
         /// Reading leaves access times alone.
-        const NOATIME = libc::MOUNT_ATTR_NOATIME as u64;
+        const NOATIME = libc::MOUNT_ATTR_NOATIME;
         /// Reading always writes access times.
-        const STRICTATIME = libc::MOUNT_ATTR_STRICTATIME as u64;
+        const STRICTATIME = libc::MOUNT_ATTR_STRICTATIME;
         /// Reading directories leaves their access times alone.
-        const NODIRATIME = libc::MOUNT_ATTR_NODIRATIME as u64;
+        const NODIRATIME = libc::MOUNT_ATTR_NODIRATIME;
         /// Symbolic links are not followed (Linux 5.10).
-        const NOSYMFOLLOW = libc::MOUNT_ATTR_NOSYMFOLLOW as u64;
+        const NOSYMFOLLOW = libc::MOUNT_ATTR_NOSYMFOLLOW;
         /// Access times at most once a day. The kernel's number for it is 0; this bit of our own tells "asked for
         /// relatime" from "asked for nothing", and never reaches the kernel.
         const RELATIME = 1 << 62;
@@ -97,8 +97,9 @@ pub fn open_tree_clone(dir: BorrowedFd<'_>, path: &Path, recursive: bool) -> io:
 
 /// Places a detached mount on the opened file or directory `target` (`O_PATH` is enough).
 ///
-/// `move_mount(2)` with both paths empty: nothing is looked up, so nothing can be swapped. `ENOTDIR`: one is a
-/// directory and the other is not. `EINVAL`: `mount` is already placed or shared under a shared parent. Does not allocate.
+/// `move_mount(2)` with both paths empty: nothing is looked up, so nothing can be swapped. `target` was opened in
+/// the calling thread's own mount namespace: a descriptor from before the clone is `EINVAL`; so is a directory on a file
+/// or a file on a directory, and a `mount` that is already placed under a shared parent. Does not allocate.
 pub fn move_mount(mount: BorrowedFd<'_>, target: BorrowedFd<'_>) -> io::Result<()> {
     let flags = libc::MOVE_MOUNT_F_EMPTY_PATH | libc::MOVE_MOUNT_T_EMPTY_PATH;
     // SAFETY: both paths are static C strings, the rest are numbers.
@@ -121,7 +122,7 @@ pub fn mount_setattr(
     let mut attr_clr = clear.kernel();
     if (set | clear).intersects(MountAttrs::ATIME) {
         // The kernel wants the whole field cleared whenever any of it changes.
-        attr_clr |= libc::MOUNT_ATTR__ATIME as u64;
+        attr_clr |= libc::MOUNT_ATTR__ATIME;
     }
     change(
         mount,
@@ -141,7 +142,7 @@ pub fn mount_setattr(
 /// layers (5.19), tmpfs (6.3). `EINVAL`: the filesystem is not, or the mount is placed. Cannot be changed again.
 pub fn map_ids(mount: BorrowedFd<'_>, recursive: bool, users: BorrowedFd<'_>) -> io::Result<()> {
     let attr = libc::mount_attr {
-        attr_set: libc::MOUNT_ATTR_IDMAP as u64,
+        attr_set: libc::MOUNT_ATTR_IDMAP,
         attr_clr: 0,
         propagation: 0,
         userns_fd: users.as_raw_fd() as u64,
@@ -163,7 +164,7 @@ pub fn set_propagation(path: &Path, kind: PropagationType, recursive: bool) -> i
 pub fn pivot_root_here() -> io::Result<()> {
     nix::unistd::pivot_root(c".", c".")?;
     nix::mount::umount2(c".", MntFlags::MNT_DETACH)?;
-    // The detach left the working directory in the old root; every later relative path would still see it.
+    // The manual promises a new root only; the working directory is the caller's to move.
     nix::unistd::chdir(c"/")?;
     Ok(())
 }

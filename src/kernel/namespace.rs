@@ -91,7 +91,7 @@ pub fn of_process(pid: Pid, kind: Namespaces) -> io::Result<OwnedFd> {
 
 /// Whether a descriptor stands for a namespace, as a bind-mounted netns file should.
 pub fn is_nsfs(fd: BorrowedFd<'_>) -> io::Result<bool> {
-    Ok(crate::file::filesystem(fd)?.magic == libc::NSFS_MAGIC as i64)
+    Ok(crate::file::filesystem(fd)?.magic == libc::NSFS_MAGIC)
 }
 
 /// Which kind of namespace a descriptor stands for. `ENOTTY`: none at all. Linux 4.11.

@@ -2,7 +2,7 @@
 //!
 //! `openat2(2)`, Linux 5.6. `..`, absolute paths and links cannot lead out of the root, whatever another process
 //! renames meanwhile; magic links (`/proc/*/fd/*`, `/proc/*/root`) are refused with `ELOOP` everywhere.
-//! Nothing here allocates except [`read_limited`], so the child may use it between clone and exec.
+//! Nothing here allocates except what reads, so the child may use it between clone and exec.
 
 use std::{
     ffi::OsStr,
@@ -46,7 +46,7 @@ pub fn open_no_links(dir: BorrowedFd<'_>, path: &Path, flags: OpenFlags, mode: u
     open(dir, path, flags, mode, resolve)
 }
 
-/// Makes the directories of `path` that are missing in `root` and opens the last (`O_PATH`).
+/// Makes the directories of `path` that are missing in `root` and opens the last (`O_PATH`); for no path, `root` itself.
 ///
 /// Links that exist are followed as in [`open_in_root`]; a dangling one is `ENOENT`, never made real. New directories
 /// get `mode` less the umask. Safe to repeat, and to run beside others making the same path.
@@ -108,6 +108,18 @@ pub fn make_file(root: BorrowedFd<'_>, path: &Path, file_mode: u32, directory_mo
 /// Through `/proc/self/fd`, so a procfs must be at `/proc`: not for the child after its pivot.
 pub fn reopen(fd: BorrowedFd<'_>, flags: OpenFlags) -> io::Result<OwnedFd> {
     Ok(nix::fcntl::open(FdPath::of(fd).as_c_str(), flags | OpenFlags::O_CLOEXEC, Mode::empty())?)
+}
+
+/// Reads the regular file at `path` in `root`; more than `max` bytes is `EFBIG`, anything but a file `EINVAL`.
+///
+/// For files that strangers own, such as an image's `/etc/passwd`: a pipe would block for ever and opening a device
+/// would act on it, so what is there is looked at before it is opened. Needs `/proc`, as [`reopen`] does.
+pub fn read_regular(root: BorrowedFd<'_>, path: &Path, max: usize) -> io::Result<Vec<u8>> {
+    let found = open_in_root(root, path, OpenFlags::O_PATH, 0)?;
+    if nix::sys::stat::fstat(&found)?.st_mode & libc::S_IFMT != libc::S_IFREG {
+        return Err(io::Error::from_raw_os_error(libc::EINVAL));
+    }
+    read_limited(reopen(found.as_fd(), OpenFlags::O_RDONLY)?, max)
 }
 
 /// Reads a file to its end. More than `max` bytes is `EFBIG`, and no more than that is ever held.

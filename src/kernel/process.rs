@@ -71,7 +71,7 @@ impl CStringArray {
 /// `clone3(2)` as a fork: the child has a copy of all memory. The law of the caller:
 /// * This process has one thread. Of several, only the calling one exists in the child, and a lock that another held
 ///   (the allocator's too) stays held for ever. Only the launcher and the monitors call this; `coracled` never does.
-/// * The child leaves by [`exec`] or [`exit_now`]; a panic in it ends it with code 101, never the parent's stack again.
+/// * The child leaves by [`exec`] or [`exit_now`]; a panic in it ends it (SIGABRT, or code 101 where panics unwind).
 /// * The C library is not told: its fork handlers do not run and its cached thread id stays the parent's. A child that
 ///   is to live on without exec is made by [`fork`].
 ///

@@ -111,11 +111,12 @@ pub fn send(socket: BorrowedFd<'_>, message: &[u8], fds: &[BorrowedFd<'_>]) -> i
         header.msg_control = control.0.as_mut_ptr().cast();
         header.msg_controllen = HEADER + size_of_val(fds);
     }
-    // SAFETY: `header` points to one iovec over `message` and to `msg_controllen` bytes of `control`; all outlive the
-    // call, which only reads them.
-    uninterrupted(
-        || check(unsafe { libc::sendmsg(socket.as_raw_fd(), &raw const header, libc::MSG_NOSIGNAL) } as i64),
-    )?;
+    uninterrupted(|| {
+        // SAFETY: `header` points to one iovec over `message` and to `msg_controllen` bytes of `control`; all outlive
+        // the call, which only reads them.
+        let sent = unsafe { libc::sendmsg(socket.as_raw_fd(), &raw const header, libc::MSG_NOSIGNAL) };
+        check(sent as i64)
+    })?;
     Ok(())
 }
 
@@ -136,10 +137,11 @@ pub fn receive(socket: BorrowedFd<'_>, buffer: &mut [u8], max_fds: usize) -> io:
         header.msg_control = control.0.as_mut_ptr().cast();
         header.msg_controllen = HEADER + max_fds * FD;
     }
-    // SAFETY: the kernel writes at most `buffer.len()` bytes to `buffer` and `msg_controllen` bytes to `control`, which
-    // is that large by the check above; both are borrowed by us alone during the call.
     let read = uninterrupted(|| {
-        check(unsafe { libc::recvmsg(socket.as_raw_fd(), &raw mut header, libc::MSG_CMSG_CLOEXEC) } as i64)
+        // SAFETY: the kernel writes at most `buffer.len()` bytes to `buffer` and `msg_controllen` bytes to `control`,
+        // which is that large by the check above; both are borrowed by us alone during the call.
+        let read = unsafe { libc::recvmsg(socket.as_raw_fd(), &raw mut header, libc::MSG_CMSG_CLOEXEC) };
+        check(read as i64)
     })?;
     let mut fds = Vec::new();
     control.for_each_fd(header.msg_controllen, |number| {
