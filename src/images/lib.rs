@@ -1,1 +1,53 @@
-//! To be written.
+//! Images: from a name to layers on disk that an overlay can be made of.
+//!
+//! `reference → registry (hosts, auth) → content (blobs by digest) → unpack (a layer a directory) → record`. A blob or a
+//! layer has its final name only once its digest is verified, and an image is listed only once everything it needs is on
+//! the medium. A layer's name is its chain id, which binds it to every layer below: no image can poison another.
+//!
+//! ```text
+//! <root>/records/<config digest>     one record an image: names, digests, layers, sizes
+//! <root>/blobs/<digest>              manifests, configurations, compressed layers
+//! <root>/layers/<chain id>/          a layer, as overlay wants a lower directory
+//! <root>/ingest/                     what is being made; emptied at start
+//! <root>/trash/                      what is being deleted; emptied at start
+//! ```
+//!
+//! Owns: everything below its root. Never knows: pods, containers, the CRI.
+
+mod assemble;
+mod blob;
+mod chain;
+mod claim;
+mod config;
+mod credentials;
+mod error;
+mod facts;
+mod flight;
+mod hash;
+mod image;
+mod import;
+mod index;
+mod inflate;
+mod layer;
+mod manifest;
+mod open;
+mod platform;
+mod pull;
+mod record;
+mod registry;
+mod shelf;
+mod store;
+mod tar_stream;
+mod trash;
+mod turns;
+mod unpack;
+
+pub use claim::Lease;
+pub use config::{Config, Limits};
+pub use credentials::{AuthFields, Credentials};
+pub use error::{Attempt, Error, Fault, Outcome};
+pub use image::{FsUsage, Image, ImageUser, Leased};
+pub use store::Images;
+
+/// What the acts of this room return.
+pub type Result<T, E = Error> = std::result::Result<T, E>;

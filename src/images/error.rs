@@ -1,0 +1,327 @@
+//! What can go wrong with images.
+
+use std::{fmt, io, path::PathBuf, sync::Arc};
+
+use model::{Class, Digest, InvalidImageRef};
+
+/// The words that the kubelet looks for at the start of a pull's error.
+const REGISTRY_UNAVAILABLE: &str = "RegistryUnavailable";
+
+/// Why an act on images did not succeed.
+#[derive(Debug, thiserror::Error)]
+pub enum Error {
+    /// No image has that id or name.
+    #[error("image {what:?} not found")]
+    NotFound {
+        /// What was looked for.
+        what: String,
+    },
+    /// Several images have ids that begin so.
+    #[error("{what:?} is the beginning of more than one image id")]
+    Ambiguous {
+        /// What was looked for.
+        what: String,
+    },
+    /// The text names no image.
+    #[error(transparent)]
+    Reference(#[from] InvalidImageRef),
+    /// The credentials of the request cannot be read.
+    #[error("read the credentials: {why}")]
+    Credentials {
+        /// What is wrong with them; never a part of them.
+        why: &'static str,
+    },
+    /// No host gave what was asked for. The text lists each with its answer.
+    #[error("{}", describe(what, tried))]
+    Registry {
+        /// What was asked for: a reference, or a blob of one.
+        what: String,
+        /// Each host in the order asked.
+        tried: Vec<Attempt>,
+    },
+    /// A `hosts.toml`, or a certificate that it names, cannot be used.
+    #[error("read {}: {why}", path.display())]
+    Hosts {
+        /// The file.
+        path: PathBuf,
+        /// What is wrong with it.
+        why: String,
+    },
+    /// A manifest, index or configuration cannot be used.
+    #[error("{what} {digest}: {why}")]
+    Content {
+        /// Which of the three.
+        what: &'static str,
+        /// Its digest.
+        digest: Digest,
+        /// What is wrong with it.
+        why: String,
+    },
+    /// A kind of content that is not for us.
+    #[error("media type {media_type:?} is not supported: {why}")]
+    MediaType {
+        /// The media type.
+        media_type: String,
+        /// What is, or why this is not.
+        why: &'static str,
+    },
+    /// An index has no image for this machine.
+    #[error("no match for platform in manifest {digest}: not found: wanted {wanted}")]
+    NoPlatform {
+        /// Digest of the index.
+        digest: Digest,
+        /// Platform of this machine.
+        wanted: String,
+    },
+    /// What came is not what was asked for.
+    #[error("blob {expected}: got {found}")]
+    Mismatch {
+        /// The digest that was asked for.
+        expected: Digest,
+        /// What came: another digest, or another size.
+        found: String,
+    },
+    /// A layer could not be unpacked.
+    #[error("unpack layer {layer}")]
+    Layer {
+        /// Digest of the layer's blob.
+        layer: Digest,
+        /// What is wrong with it, or with our disk.
+        source: Fault,
+    },
+    /// An archive given to import cannot be used.
+    #[error("import the archive: {why}")]
+    Archive {
+        /// What is wrong with it.
+        why: String,
+    },
+    /// The store on disk could not be read or written.
+    #[error("{act} {}", path.display())]
+    Disk {
+        /// What was done.
+        act: &'static str,
+        /// Where.
+        path: PathBuf,
+        /// The kernel's reason.
+        source: io::Error,
+    },
+    /// A record of the store could not be read or written.
+    #[error("keep the record of an image")]
+    Record(#[from] disk::Error),
+    /// Everyone who wanted this pull has gone.
+    #[error("the pull was cancelled")]
+    Cancelled,
+    /// The same, for each of several callers who waited for one act.
+    #[error(transparent)]
+    Joined(Arc<Error>),
+}
+
+impl Error {
+    /// What the caller may do about it.
+    pub fn class(&self) -> Class {
+        match self {
+            Error::NotFound { .. } | Error::NoPlatform { .. } => Class::NotFound,
+            Error::Ambiguous { .. } | Error::Reference(_) | Error::Credentials { .. } | Error::Archive { .. } => {
+                Class::Invalid
+            }
+            Error::Registry { tried, .. } => registry_class(tried),
+            Error::Hosts { .. } => Class::Precondition,
+            Error::Content { .. } | Error::Mismatch { .. } => Class::Invalid,
+            Error::MediaType { .. } => Class::Unsupported,
+            Error::Layer { source, .. } => source.class(),
+            Error::Disk { source, .. } => disk_class(source),
+            Error::Record(error) => error.class(),
+            Error::Cancelled => Class::Cancelled,
+            Error::Joined(error) => error.class(),
+        }
+    }
+
+    /// The constant of the kubelet's `cri-api/pkg/errors` that the text begins with, if it does. The kubelet matches it
+    /// only in errors of gRPC code Unknown.
+    pub fn kubelet_const(&self) -> Option<&'static str> {
+        match self {
+            Error::Registry { tried, .. } if registry_class(tried) == Class::Unavailable => Some(REGISTRY_UNAVAILABLE),
+            Error::Joined(error) => error.kubelet_const(),
+            _ => None,
+        }
+    }
+
+    /// For `map_err`: the act and the place of an I/O error of ours.
+    pub(crate) fn disk(act: &'static str, path: impl Into<PathBuf>) -> impl FnOnce(io::Error) -> Error {
+        let path = path.into();
+        move |source| Error::Disk { act, path, source }
+    }
+}
+
+/// One host that was asked, and what came of it.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Attempt {
+    /// Host and port.
+    pub host: String,
+    /// What came of it.
+    pub outcome: Outcome,
+}
+
+/// How a host disappointed.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Outcome {
+    /// It answered, and not with what was asked for.
+    Refused {
+        /// HTTP status.
+        status: u16,
+        /// Codes and messages of the body, as far as it had any; at most a few hundred bytes.
+        detail: String,
+    },
+    /// It did not answer, or not to the end.
+    Unreachable {
+        /// What went wrong; without query strings, which may hold signatures.
+        why: String,
+    },
+}
+
+impl fmt::Display for Attempt {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match &self.outcome {
+            Outcome::Unreachable { why } => write!(f, "{}: {why}", self.host),
+            Outcome::Refused { status, detail } => {
+                let meaning = match status {
+                    401 | 403 => ": pull access denied, repository does not exist or may require authorization",
+                    404 => ": not found",
+                    _ => "",
+                };
+                write!(f, "{}: HTTP {status}{meaning}", self.host)?;
+                if detail.is_empty() { Ok(()) } else { write!(f, ": {detail}") }
+            }
+        }
+    }
+}
+
+/// What is wrong with a layer.
+#[derive(Debug, thiserror::Error)]
+pub enum Fault {
+    /// The kernel refused something.
+    #[error("{act} {path:?}")]
+    Kernel {
+        /// What was done.
+        act: &'static str,
+        /// The entry it was done for.
+        path: String,
+        /// The kernel's reason.
+        source: io::Error,
+    },
+    /// The archive has an entry that is not for us.
+    #[error("entry {path:?}: {why}")]
+    Entry {
+        /// The entry.
+        path: String,
+        /// What is wrong with it.
+        why: &'static str,
+    },
+    /// The archive is not one.
+    #[error("read the archive: {why}")]
+    Archive {
+        /// What is wrong with it.
+        why: &'static str,
+    },
+    /// The stream could not be read or inflated.
+    #[error("inflate")]
+    Stream {
+        /// What is wrong with it.
+        source: io::Error,
+    },
+    /// It is larger than the configuration allows.
+    #[error("it has more than {limit} {what} (images.limits)")]
+    Budget {
+        /// What there is too much of.
+        what: &'static str,
+        /// How much is allowed.
+        limit: u64,
+    },
+    /// Its content is not what the image's configuration says.
+    #[error("its diff id is {found}, the configuration says {expected}")]
+    DiffId {
+        /// As the configuration has it.
+        expected: Digest,
+        /// As it is.
+        found: Digest,
+    },
+    /// Nobody wants it any more.
+    #[error("cancelled")]
+    Cancelled,
+}
+
+impl Fault {
+    fn class(&self) -> Class {
+        match self {
+            Fault::Kernel { source, .. } => disk_class(source),
+            Fault::Entry { .. } | Fault::Archive { .. } | Fault::Stream { .. } | Fault::DiffId { .. } => Class::Invalid,
+            Fault::Budget { .. } => Class::Exhausted,
+            Fault::Cancelled => Class::Cancelled,
+        }
+    }
+}
+
+fn disk_class(source: &io::Error) -> Class {
+    match source.kind() {
+        io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded => Class::Exhausted,
+        _ if source.raw_os_error() == Some(nix::libc::EMFILE) => Class::Exhausted,
+        _ => Class::Internal,
+    }
+}
+
+/// The most telling answer decides: a refusal by name before an absence, an absence before a silence.
+fn registry_class(tried: &[Attempt]) -> Class {
+    let any = |wanted: fn(u16) -> bool| {
+        tried.iter().any(|attempt| matches!(attempt.outcome, Outcome::Refused { status, .. } if wanted(status)))
+    };
+    if any(|status| status == 401 || status == 403) {
+        Class::Denied
+    } else if any(|status| status == 404) {
+        Class::NotFound
+    } else if any(|status| status == 429 || status == 408) || !any(|status| (300..500).contains(&status)) {
+        Class::Unavailable
+    } else {
+        Class::Invalid
+    }
+}
+
+fn describe(what: &str, tried: &[Attempt]) -> String {
+    let prefix = match registry_class(tried) {
+        Class::Unavailable => format!("{REGISTRY_UNAVAILABLE}: "),
+        _ => String::new(),
+    };
+    let tried = match tried {
+        [] => "no configured host may be asked for it".to_owned(),
+        tried => tried.iter().map(ToString::to_string).collect::<Vec<_>>().join("; "),
+    };
+    format!("{prefix}pull {what}: {tried}")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn error(outcomes: &[Outcome]) -> Error {
+        let tried = outcomes.iter().map(|o| Attempt { host: "r.io".into(), outcome: o.clone() }).collect();
+        Error::Registry { what: "r.io/x:y".into(), tried }
+    }
+
+    #[test]
+    fn the_most_telling_answer_of_all_hosts_decides() {
+        let silent = Outcome::Unreachable { why: "connection refused".into() };
+        let status = |status| Outcome::Refused { status, detail: String::new() };
+        for (outcomes, class) in [
+            (vec![silent.clone()], Class::Unavailable),
+            (vec![status(503), silent.clone()], Class::Unavailable),
+            (vec![silent.clone(), status(404)], Class::NotFound),
+            (vec![status(404), status(401)], Class::Denied),
+            (vec![status(429)], Class::Unavailable),
+            (vec![status(400)], Class::Invalid),
+        ] {
+            let error = error(&outcomes);
+            assert_eq!(error.class(), class, "{error}");
+            assert_eq!(error.kubelet_const().is_some(), class == Class::Unavailable);
+            assert_eq!(error.to_string().starts_with("RegistryUnavailable: "), class == Class::Unavailable);
+        }
+    }
+}
