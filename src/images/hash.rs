@@ -6,7 +6,14 @@ use aws_lc_rs::digest::{Context, SHA256};
 use model::Digest;
 
 /// A hash under way.
+#[derive(Clone)]
 pub(crate) struct Hasher(Context);
+
+impl std::fmt::Debug for Hasher {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str("Hasher(…)")
+    }
+}
 
 impl Hasher {
     /// Nothing seen yet.

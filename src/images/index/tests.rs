@@ -1,0 +1,1 @@
+//! The index keeps what is needed and hands back what is not.
