@@ -8,6 +8,7 @@
 #![allow(clippy::unwrap_used, clippy::print_stderr, reason = "only tests use this room, and they read its panics")]
 
 mod client;
+mod debian_registry;
 mod eventually;
 mod family;
 mod image;
@@ -15,6 +16,7 @@ mod leak;
 mod node;
 
 pub use client::{Cri, container, pod};
+pub use debian_registry::{DebianRegistry, HOSTS};
 pub use eventually::{eventually, eventually_async};
 pub use family::{Process, descendants};
 pub use image::{BuiltImage, ImageBuilder, Layer, digest_of};
