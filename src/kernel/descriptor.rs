@@ -20,6 +20,25 @@ pub fn close_others_on_exec() -> io::Result<()> {
     done(unsafe { libc::syscall(libc::SYS_close_range, FIRST, u32::MAX, libc::CLOSE_RANGE_CLOEXEC) })
 }
 
+/// Closes every descriptor but the standard ones and `keep`. For a child between clone and exec alone: the copies of its
+/// parent's owners (`OwnedFd`) stand in its memory, name nothing any more, and must never be used or dropped.
+///
+/// A waiting child that held copies of other containers' pipes and sockets would keep their ends of file from coming.
+pub fn close_all_but(keep: &[BorrowedFd<'_>]) -> io::Result<()> {
+    let mut numbers: Vec<u32> = keep.iter().map(|fd| fd.as_raw_fd() as u32).filter(|number| *number >= FIRST).collect();
+    numbers.sort_unstable();
+    let mut from = FIRST;
+    for number in numbers.into_iter().chain([u32::MAX]) {
+        if number > from {
+            // SAFETY: takes numbers only. What is closed has owners in memory that this process, by the law above, never
+            // touches again.
+            done(unsafe { libc::syscall(libc::SYS_close_range, from, number - 1, 0) })?;
+        }
+        from = from.max(number.saturating_add(1));
+    }
+    Ok(())
+}
+
 /// Lets a descriptor pass the next exec under its number. For the number itself see `AsRawFd`.
 pub fn keep_on_exec(fd: BorrowedFd<'_>) -> io::Result<()> {
     fcntl(fd, FcntlArg::F_SETFD(FdFlag::empty()))?;
