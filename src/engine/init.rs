@@ -20,7 +20,7 @@ use nix::{fcntl::OFlag, sys::stat::Mode};
 
 use crate::{
     child,
-    launch::{Beside, During, Failure, LANDING, PodPlaces, read_filter, word_pair},
+    launch::{During, Failure, LANDING, PodPlaces, read_filter, word_pair},
 };
 
 /// The pod's init, from its birth on.

@@ -404,10 +404,7 @@ pub(crate) fn inside_path(bytes: &[u8], field: &str) -> Result<PathBuf, Failure>
 /// the working directory, which an image chooses.
 fn search(name: &[u8], env: &[Vec<u8>]) -> Vec<Vec<u8>> {
     let path = env.iter().rev().find_map(|variable| variable.strip_prefix(b"PATH=")).unwrap_or(DEFAULT_PATH);
-    path.split(|byte| *byte == b':')
-        .filter(|dir| dir.starts_with(b"/"))
-        .map(|dir| [dir, b"/", name].concat())
-        .collect()
+    path.split(|byte| *byte == b':').filter(|dir| dir.starts_with(b"/")).map(|dir| [dir, b"/", name].concat()).collect()
 }
 
 pub(crate) fn read_filter(memfd: BorrowedFd<'_>) -> Result<Vec<SockFilter>, Failure> {

@@ -182,8 +182,7 @@ fn file_place(root: BorrowedFd<'_>, target: &Path) -> io::Result<OwnedFd> {
 fn attach(root: BorrowedFd<'_>, it: &wire::Attach, source: BorrowedFd<'_>) -> Result<(), Failure> {
     let target = inside_path(&it.target, "target")?;
     let step = || format!("mount on {}", target.display());
-    let place =
-        if it.file { file_place(root, &target) } else { make_directories(root, &target) }.during(step)?;
+    let place = if it.file { file_place(root, &target) } else { make_directories(root, &target) }.during(step)?;
     // A file of the image's choice over /proc/self/attr/exec or the like would make the kernel's words lies.
     if is_on_proc(place.as_fd()).during(step)? && !is_on_proc(source).during(step)? {
         let by_name = path_in_root::open_no_links(root, below(&target), OpenFlags::O_PATH, 0);
