@@ -7,6 +7,7 @@
 mod context;
 
 use std::{
+    ffi::CStr,
     io,
     os::fd::{AsRawFd, BorrowedFd, OwnedFd},
     path::Path,
@@ -16,7 +17,10 @@ use bitflags::bitflags;
 use nix::mount::{MntFlags, MsFlags};
 
 pub use self::context::{FsContext, overlay_takes_layers_one_by_one};
-use crate::sys::{done, take, with_path};
+use crate::{
+    namespace::{self, Namespaces},
+    sys::{done, take, with_path},
+};
 
 bitflags! {
     /// Attributes of one mount (not of its filesystem), `MOUNT_ATTR_*`.
@@ -148,6 +152,32 @@ pub fn map_ids(mount: BorrowedFd<'_>, recursive: bool, users: BorrowedFd<'_>) ->
         userns_fd: users.as_raw_fd() as u64,
     };
     change(mount, recursive, &attr)
+}
+
+/// A filesystem mounted the old way, by one string of options, and then detached: for what [`FsContext`] cannot do on
+/// this kernel, such as an overlay of many layers before Linux 6.8.
+///
+/// `mount(2)` with `options` of at most a page (4095 bytes), in which relative paths start at `dir`. It happens on a
+/// thread with a mount namespace of its own that ends here, so nothing ever shows in the host's table; copying the
+/// table makes it slower than an [`FsContext`]. Not for a process that clones.
+pub fn mount_detached_by_options(fstype: &CStr, dir: BorrowedFd<'_>, options: &CStr) -> io::Result<OwnedFd> {
+    if options.count_bytes() > 4095 {
+        // mount(2) would cut it off in silence.
+        return Err(io::Error::from_raw_os_error(libc::E2BIG));
+    }
+    let mount = || {
+        // The working directory first: the new namespace takes it along, while `dir` stays in the old one.
+        namespace::unshare_working_directory()?;
+        nix::unistd::fchdir(dir)?;
+        namespace::unshare(Namespaces::MOUNT)?;
+        set_propagation(Path::new("/"), PropagationType::Private, true)?;
+        // Any directory will do, for nobody else sees this table; `dir` itself is the one that surely exists.
+        nix::mount::mount(Some(fstype), c".", Some(fstype), MsFlags::empty(), Some(options))?;
+        // "." is what lies below the new mount, and this path is what lies above.
+        let place = nix::unistd::getcwd()?;
+        open_tree_clone(dir, &place, false)
+    };
+    std::thread::scope(|scope| scope.spawn(mount).join()).unwrap_or_else(|_| Err(io::ErrorKind::Other.into()))
 }
 
 /// Sets how the mount at `path` sends and receives mounts. `mount(2)`. `EINVAL`: `path` is no mount point.

@@ -41,6 +41,8 @@ impl FsContext {
     }
 
     /// Sets a key to a path of this process's root, such as `source` or overlay's `lowerdir+`.
+    ///
+    /// A path over 255 bytes is `EINVAL`: open it and give [`crate::file::path_of`] the descriptor.
     pub fn set_path(&self, key: &CStr, path: &Path) -> io::Result<()> {
         with_path(path, |path| self.configure(SET_STRING, Some(key), path.as_ptr(), 0))
     }
@@ -133,8 +135,8 @@ impl std::error::Error for Explained {
     }
 }
 
-/// Whether overlay takes its layers one by one (`lowerdir+`, Linux 6.7). Without it all layers share one `lowerdir`
-/// string, which `fsconfig` ends at 255 bytes and `mount(2)` at 4 KiB.
+/// Whether overlay takes its layers one by one (`lowerdir+`, Linux 6.8). Without it all layers share one `lowerdir`
+/// string, which `fsconfig` ends at 255 bytes and [`super::mount_detached_by_options`] at a page.
 pub fn overlay_takes_layers_one_by_one() -> bool {
     FsContext::open(c"overlay").is_ok_and(|context| context.set_string(c"lowerdir+", c"/").is_ok())
 }

@@ -43,7 +43,7 @@ fn a_child_becomes_a_user_with_one_capability() {
         if capabilities().ok() != Some(left) || bounding() != KEPT {
             exit_now(2);
         }
-        if nix::unistd::setuid(nix::unistd::Uid::from_raw(0)).is_ok() || set_groups(&[]).is_ok() {
+        if set_user(0).is_ok() || set_groups(&[]).is_ok() {
             exit_now(3);
         }
         // Nothing comes back.

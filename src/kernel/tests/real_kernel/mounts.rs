@@ -130,6 +130,34 @@ fn an_overlay_of_many_layers_is_mounted_detached() {
 }
 
 #[test]
+#[ignore = "needs root: mounts an overlay"]
+fn an_older_kernel_gets_its_overlay_by_one_string() {
+    in_private_mounts(|| {
+        let top = tempfile::tempdir().unwrap();
+        for name in ["a", "b", "upper", "work", "merged"] {
+            fs::create_dir(top.path().join(name)).unwrap();
+        }
+        fs::write(top.path().join("a/which"), "a").unwrap();
+        fs::write(top.path().join("b/which"), "b").unwrap();
+        let dir = place(top.path());
+        let before = mount_table::read().unwrap().len();
+        let options = c"lowerdir=a:b,upperdir=upper,workdir=work,volatile";
+        let overlay = mount::mount_detached_by_options(c"overlay", dir.as_fd(), options).unwrap();
+        assert_eq!(mount_table::read().unwrap().len(), before);
+
+        move_mount(overlay.as_fd(), place(&top.path().join("merged")).as_fd()).unwrap();
+        assert_eq!(fs::read(top.path().join("merged/which")).unwrap(), b"a");
+        fs::write(top.path().join("merged/new"), "").unwrap();
+        assert!(top.path().join("upper/new").exists());
+        umount_detach(&top.path().join("merged")).unwrap();
+
+        let long = std::ffi::CString::new("lowerdir=".to_owned() + &"a:".repeat(2100)).unwrap();
+        let refused = mount::mount_detached_by_options(c"overlay", dir.as_fd(), &long).unwrap_err();
+        assert_eq!(refused.raw_os_error(), Some(libc::E2BIG));
+    });
+}
+
+#[test]
 #[ignore = "needs root: opens filesystems"]
 fn what_the_kernel_says_about_a_mistake_is_kept() {
     super::assert_root();
