@@ -4,6 +4,8 @@ use std::{io, net::IpAddr, path::PathBuf};
 
 use model::{Class, PodId};
 
+use crate::netlink;
+
 /// Shorthand of this room.
 pub type Result<T> = std::result::Result<T, Error>;
 
@@ -57,6 +59,12 @@ pub enum Error {
         set: String,
         /// How many addresses it can hand out.
         size: u128,
+    },
+    /// Every port of the bridge is taken: the kernel has 1023.
+    #[error("bridge {bridge} has no free port: it carries at most 1023 pods")]
+    BridgeFull {
+        /// The bridge.
+        bridge: String,
     },
     /// The address that was asked for belongs to another pod.
     #[error("requested address {address} of network {network} is taken")]
@@ -150,7 +158,7 @@ impl Error {
             Self::NotNative { .. } => Class::Unsupported,
             Self::NotReady { .. } => Class::Unavailable,
             Self::Attached { .. } | Self::AddressTaken { .. } => Class::Conflict,
-            Self::Exhausted { .. } => Class::Exhausted,
+            Self::Exhausted { .. } | Self::BridgeFull { .. } => Class::Exhausted,
             Self::Lease { source, .. }
             | Self::Netns { source, .. }
             | Self::Link { source, .. }
@@ -163,7 +171,7 @@ impl Error {
 }
 
 fn of_kernel(error: &io::Error) -> Class {
-    match error.raw_os_error() {
+    match netlink::errno(error) {
         // EXFULL is how a bridge says that it has no port left.
         Some(
             libc::ENOSPC | libc::EDQUOT | libc::EMFILE | libc::ENFILE | libc::ENOMEM | libc::EAGAIN | libc::EXFULL,

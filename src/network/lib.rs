@@ -8,16 +8,27 @@
 //! Never knows: what a container is, what CRI is, when a pod should live.
 
 mod attachment;
+mod bridge;
+mod builtin;
 mod config;
+mod conflist;
 mod dns;
 mod error;
+mod host_local;
+mod link;
+mod masquerade;
+mod netlink;
 mod netns;
 mod network;
+mod nft;
 mod readiness;
+mod reconcile;
+mod sysctl;
 mod thread;
 
 pub use attachment::{Address, Attachment, PodNames, Request};
 pub use config::Config;
+pub use conflist::{Conflist, PluginConf};
 pub use error::{Error, Result};
 pub use netns::Netns;
 pub use network::Network;

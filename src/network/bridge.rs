@@ -1,0 +1,224 @@
+//! The `bridge` plugin: a bridge with the gateways' addresses on the host, a veth from it into every pod.
+//!
+//! [`Bridge::prepare`] makes what all pods share, once, and may be repeated at any time: it mends what somebody broke.
+//! [`Bridge::add`] and [`Bridge::remove`] do what one pod needs and touch nothing shared.
+
+use std::net::IpAddr;
+
+use ipnet::IpNet;
+use serde::Deserialize;
+
+use crate::{
+    Error, PluginConf, Result,
+    host_local::{self, HostLocal, Route},
+    link::Links,
+    masquerade, sysctl,
+};
+
+mod ground;
+mod pod;
+
+pub(crate) use pod::{Port, link_names};
+
+/// The plugin's options as written. Unknown ones are refused; known ones that we do not do are refused when they ask for
+/// anything.
+#[derive(Debug, Clone, Deserialize)]
+#[serde(deny_unknown_fields, rename_all = "camelCase")]
+struct Conf {
+    #[serde(default = "default_bridge")]
+    bridge: String,
+    #[serde(default)]
+    is_gateway: bool,
+    #[serde(default)]
+    is_default_gateway: bool,
+    #[serde(default)]
+    ip_masq: bool,
+    ip_masq_backend: Option<String>,
+    #[serde(default)]
+    hairpin_mode: bool,
+    #[serde(default)]
+    port_isolation: bool,
+    #[serde(default)]
+    mtu: u32,
+    ipam: host_local::Conf,
+    // Not done natively.
+    #[serde(default)]
+    force_address: bool,
+    #[serde(default)]
+    promisc_mode: bool,
+    #[serde(default)]
+    vlan: u32,
+    #[serde(default)]
+    macspoofchk: bool,
+    #[serde(default)]
+    enabledad: bool,
+    #[serde(default)]
+    disable_container_interface: bool,
+}
+
+fn default_bridge() -> String {
+    "cni0".into()
+}
+
+/// Largest packet where the configuration names none, in bytes: Ethernet's.
+const MTU: u32 = 1500;
+
+/// A checked `bridge` plugin of one network.
+#[derive(Debug, Clone)]
+pub(crate) struct Bridge {
+    pub(crate) name: String,
+    pub(crate) mtu: u32,
+    pub(crate) ipam: HostLocal,
+    gateway: bool,
+    default_routes: bool,
+    masquerade: bool,
+    hairpin: bool,
+    isolated: bool,
+}
+
+/// What [`Bridge::prepare`] found or made.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct Ground {
+    /// Index of the bridge.
+    pub(crate) index: u32,
+    /// What an operator should know though it works.
+    pub(crate) notes: Vec<String>,
+}
+
+impl Bridge {
+    /// Checks the plugin's object. Touches nothing.
+    pub(crate) fn new(network: &str, plugin: &PluginConf) -> Result<Self> {
+        let not_native = |key: &str| Err(Error::NotNative { plugin: plugin.kind.clone(), key: key.to_owned() });
+        if plugin.kind != "bridge" {
+            return not_native("this type");
+        }
+        let conf: Conf = plugin.own()?;
+        for (asked, key) in [
+            (conf.force_address, "forceAddress"),
+            (conf.promisc_mode, "promiscMode"),
+            (conf.vlan != 0, "vlan"),
+            (conf.macspoofchk, "macspoofchk"),
+            (conf.enabledad, "enabledad"),
+            (conf.disable_container_interface, "disableContainerInterface"),
+            (conf.ip_masq_backend.as_deref().is_some_and(|backend| backend != "nftables"), "ipMasqBackend"),
+        ] {
+            if asked {
+                return not_native(key);
+            }
+        }
+        if !crate::config::is_link_name(&conf.bridge) {
+            let why = format!("{:?} is not a link's name", conf.bridge);
+            return Err(Error::Conflist { key: "bridge.bridge".into(), why });
+        }
+        Ok(Self {
+            ipam: HostLocal::new(network, conf.ipam)?,
+            name: conf.bridge,
+            mtu: if conf.mtu == 0 { MTU } else { conf.mtu },
+            gateway: conf.is_gateway || conf.is_default_gateway,
+            default_routes: conf.is_default_gateway,
+            masquerade: conf.ip_masq,
+            hairpin: conf.hairpin_mode,
+            isolated: conf.port_isolation,
+        })
+    }
+
+    /// Makes or mends what all pods of the network share: the bridge, its addresses, forwarding, the way out.
+    ///
+    /// `owner` is written on the bridge (`ip link` shows it as the alias); one that carries another instance's name is
+    /// not touched. With `None` any bridge of that name will do, as for the reference plugin.
+    pub(crate) fn prepare(&self, links: &mut Links, owner: Option<&str>) -> Result<Ground> {
+        let subnets = self.subnets();
+        let notes = ground::check_subnets(links, &self.name, &subnets)?;
+        let bridge = ground::ensure_bridge(links, self, owner)?;
+        if self.gateway {
+            let gateways = self.ipam.gateways();
+            ground::ensure_addresses(links, &bridge, &gateways)?;
+            if gateways.iter().any(|gateway| gateway.addr().is_ipv4()) {
+                sysctl::forward_ipv4()?;
+            }
+            if gateways.iter().any(|gateway| gateway.addr().is_ipv6()) {
+                sysctl::forward_ipv6(links)?;
+            }
+        }
+        if self.masquerade && !masquerade::is_in_place(&self.name, &subnets)? {
+            masquerade::ensure(&self.name, &subnets)?;
+        }
+        Ok(Ground { index: bridge.index, notes })
+    }
+
+    /// Takes down what [`Bridge::prepare`] made, if no pod uses it and it is `owner`'s. Slow, and never needed by a
+    /// running node: for throwaway instances.
+    pub(crate) fn dismantle(&self, links: &mut Links, owner: &str) -> Result<()> {
+        if ground::remove_bridge(links, &self.name, owner)? && self.masquerade {
+            masquerade::remove(&self.name)?;
+        }
+        Ok(())
+    }
+
+    /// The networks that pods of this network live in.
+    fn subnets(&self) -> Vec<IpNet> {
+        let mut all: Vec<IpNet> = self.ipam.gateways().iter().map(IpNet::trunc).collect();
+        all.dedup();
+        all
+    }
+
+    /// Routes of a pod with these gateways: the configuration's, and a default one for each family that has none yet.
+    fn routes(&self, gateways: &[IpAddr]) -> Vec<(IpNet, IpAddr)> {
+        let same_family = |dst: &IpNet| gateways.iter().copied().find(|gw| gw.is_ipv4() == dst.addr().is_ipv4());
+        let configured = self.ipam.routes.iter();
+        let mut all: Vec<(IpNet, IpAddr)> =
+            configured.filter_map(|Route { dst, gw }| Some((*dst, gw.or_else(|| same_family(dst))?))).collect();
+        if self.default_routes {
+            for gateway in gateways {
+                let any = IpNet::new(*gateway, 0).expect("no prefix is too short").trunc();
+                if !all.iter().any(|(dst, _)| *dst == any) {
+                    all.push((any, *gateway));
+                }
+            }
+        }
+        all
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use serde_json::{Value, json};
+
+    use super::*;
+    use crate::Conflist;
+
+    fn bridge(options: Value) -> Result<Bridge> {
+        let mut plugin = json!({
+            "type": "bridge", "bridge": "crtn-unit", "capabilities": {"ips": true},
+            "ipam": {"type": "host-local", "ranges": [[{"subnet": "10.1.0.0/24"}], [{"subnet": "fd00:1::/64"}]],
+                     "routes": [{"dst": "192.168.0.0/16"}, {"dst": "0.0.0.0/0", "gw": "10.1.0.9"}]},
+        });
+        plugin.as_object_mut().unwrap().extend(options.as_object().unwrap().clone());
+        let list = json!({"name": "net", "cniVersion": "1.0.0", "plugins": [plugin]});
+        let list = Conflist::parse(list.to_string().as_bytes()).unwrap();
+        Bridge::new(&list.name, &list.plugins[0])
+    }
+
+    #[test]
+    fn an_option_that_is_not_done_is_refused_and_never_ignored() {
+        for key in ["promiscMode", "macspoofchk", "forceAddress", "enabledad", "disableContainerInterface"] {
+            assert!(bridge(json!({ key: false })).is_ok(), "{key}");
+            match bridge(json!({ key: true })) {
+                Err(Error::NotNative { key: named, .. }) => assert_eq!(named, key),
+                other => panic!("{key} gave {other:?}"),
+            }
+        }
+        assert!(matches!(bridge(json!({"vlan": 7})), Err(Error::NotNative { .. })));
+        assert!(matches!(bridge(json!({"ipMasqBackend": "iptables"})), Err(Error::NotNative { .. })));
+        assert!(matches!(bridge(json!({"newIn2031": 1})), Err(Error::Conflist { .. })));
+    }
+
+    #[test]
+    fn a_default_route_of_the_configuration_is_not_doubled() {
+        let bridge = bridge(json!({"isDefaultGateway": true})).unwrap();
+        let gateways: Vec<IpAddr> = vec!["10.1.0.1".parse().unwrap(), "fd00:1::1".parse().unwrap()];
+        let routes: Vec<String> =
+            bridge.routes(&gateways).iter().map(|(to, gateway)| format!("{to} via {gateway}")).collect();
+        assert_eq!(routes, ["192.168.0.0/16 via 10.1.0.1", "0.0.0.0/0 via 10.1.0.9", "::/0 via fd00:1::1"]);
+    }
+}

@@ -1,0 +1,182 @@
+//! What the pods of a bridge share: the bridge itself, its addresses, and a subnet that is nobody else's.
+
+use ipnet::IpNet;
+
+use super::Bridge;
+use crate::{
+    Error, Result,
+    bridge::pod::mac_of,
+    link::{Batch, Link, Links},
+    netlink::errno,
+    sysctl,
+};
+
+/// Every owner's name begins so; a bridge with another alias, or none, was made by somebody else.
+pub(crate) const OWNER_PREFIX: &str = "coracle ";
+
+/// Finds or makes the bridge. Refuses one that belongs to another instance, and a link that is no bridge.
+pub(super) fn ensure_bridge(links: &mut Links, bridge: &Bridge, owner: Option<&str>) -> Result<Link> {
+    let name = &bridge.name;
+    if links.by_name(name)?.is_none() {
+        let gateway = bridge.ipam.gateways().first().map(IpNet::addr);
+        let mut batch = Batch::default();
+        batch.make_bridge(name, gateway.map_or([0x0a, 0x58, 0, 0, 0, 1], mac_of), bridge.mtu);
+        if let Some(owner) = owner {
+            batch.set_alias(name, owner);
+        }
+        match links.run(batch) {
+            // Another thread or process was faster; what it made is looked at below.
+            Err(Error::Link { source, .. }) if errno(&source) == Some(libc::EEXIST) => {}
+            done => done?,
+        }
+    }
+    let Some(found) = links.by_name(name)? else {
+        return not_ready(format!("bridge {name} vanished while it was being made"));
+    };
+    if !found.is_bridge {
+        return not_ready(format!("the link {name} exists and is not a bridge; choose another network.bridge"));
+    }
+    if let Some(owner) = owner {
+        match found.alias.as_deref() {
+            Some(alias) if alias == owner => {}
+            Some(alias) if alias.starts_with(OWNER_PREFIX) && !is_orphan(alias) => {
+                let other = &alias[OWNER_PREFIX.len()..];
+                return not_ready(format!(
+                    "bridge {name} belongs to the instance with root {other}; choose another network.bridge and subnets"
+                ));
+            }
+            // Made by hand, or by an instance whose root is no more: it becomes ours.
+            _ => label(links, name, owner)?,
+        }
+    }
+    if !found.up {
+        let mut batch = Batch::default();
+        batch.set_up(name);
+        links.run(batch)?;
+    }
+    Ok(found)
+}
+
+/// Gives the bridge the gateways' addresses.
+///
+/// A different address of the same family (the subnet's setting has changed) is replaced while no pod is on the bridge,
+/// and refused otherwise: those pods' gateway must not vanish.
+pub(super) fn ensure_addresses(links: &mut Links, bridge: &Link, gateways: &[IpNet]) -> Result<()> {
+    let present: Vec<IpNet> =
+        links.addresses()?.into_iter().filter(|(link, _)| *link == bridge.index).map(|(_, net)| net).collect();
+    let mut batch = Batch::default();
+    let mut used = None;
+    for gateway in gateways.iter().filter(|gateway| !present.contains(gateway)) {
+        for old in present.iter().filter(|old| is_in_the_way(**old, *gateway) && !gateways.contains(old)) {
+            let used = match used {
+                Some(used) => used,
+                None => *used.insert(has_ports(links, bridge.index)?),
+            };
+            if used {
+                return not_ready(format!(
+                    "bridge {} has address {old} and pods, the settings want {gateway}; stop the pods first, or name \
+                     another network.bridge",
+                    bridge.name
+                ));
+            }
+            batch.remove_address(bridge.index, *old);
+        }
+        if gateway.addr().is_ipv6() {
+            sysctl::enable_ipv6(&bridge.name)?;
+        }
+        batch.add_address(bridge.index, *gateway);
+    }
+    // Pods must not teach the host routes (CVE-2020-10749).
+    if gateways.iter().any(|gateway| gateway.addr().is_ipv6()) {
+        sysctl::ignore_advertisements(&bridge.name)?;
+    }
+    match links.run(batch) {
+        Err(Error::Link { source, .. }) if errno(&source) == Some(libc::EEXIST) => Ok(()),
+        done => done,
+    }
+}
+
+/// Looks for others who use the subnets. What would take pods' packets away is an error; what pods will hide from the
+/// host is a note.
+pub(super) fn check_subnets(links: &mut Links, bridge: &str, subnets: &[IpNet]) -> Result<Vec<String>> {
+    let own = links.by_name(bridge)?.map(|link| link.index);
+    let mut notes = Vec::new();
+    let addresses = links.addresses()?;
+    for subnet in subnets {
+        if let Some((link, net)) =
+            addresses.iter().find(|(link, net)| Some(*link) != own && subnet.contains(&net.addr()))
+        {
+            let name = name_of(links, Some(*link))?;
+            return not_ready(format!("subnet {subnet} is in use: {name} has address {net}; choose another subnet"));
+        }
+        for route in links.routes(subnet.addr().is_ipv6())? {
+            if route.link == own && own.is_some() || route.to.prefix_len() == 0 {
+                continue;
+            }
+            if subnet.contains(&route.to) {
+                let name = name_of(links, route.link)?;
+                return not_ready(format!(
+                    "subnet {subnet} is in use: a route to {} goes by {name}; choose another subnet",
+                    route.to
+                ));
+            }
+            if route.to.contains(subnet) {
+                let name = name_of(links, route.link)?;
+                notes.push(format!("subnet {subnet} hides a part of {}, which is reached by {name}", route.to));
+            }
+        }
+    }
+    notes.dedup();
+    Ok(notes)
+}
+
+/// Removes the bridge if it is `owner`'s and has no port. Returns whether it is gone.
+pub(super) fn remove_bridge(links: &mut Links, name: &str, owner: &str) -> Result<bool> {
+    let Some(found) = links.by_name(name)? else { return Ok(true) };
+    if found.alias.as_deref() != Some(owner) || has_ports(links, found.index)? {
+        return Ok(false);
+    }
+    let mut batch = Batch::default();
+    batch.delete(found.index, name);
+    match links.run(batch) {
+        Err(Error::Link { source, .. }) if errno(&source) == Some(libc::ENODEV) => Ok(true),
+        done => done.map(|()| true),
+    }
+}
+
+fn has_ports(links: &mut Links, bridge: u32) -> Result<bool> {
+    Ok(links.all()?.iter().any(|link| link.master == Some(bridge)))
+}
+
+/// Whether an address on the bridge cannot stay beside the gateway. IPv6 links carry several addresses, IPv4 gateways
+/// do not share; link-local ones are the kernel's.
+fn is_in_the_way(old: IpNet, gateway: IpNet) -> bool {
+    match (old, gateway) {
+        (IpNet::V4(_), IpNet::V4(_)) => true,
+        (IpNet::V6(old), IpNet::V6(gateway)) => {
+            !old.addr().is_unicast_link_local() && (old.contains(&gateway.addr()) || gateway.contains(&old.addr()))
+        }
+        _ => false,
+    }
+}
+
+/// Whether the instance that the alias names is no more: its root directory does not exist.
+fn is_orphan(alias: &str) -> bool {
+    let root = std::path::Path::new(&alias[OWNER_PREFIX.len()..]);
+    root.is_absolute() && !root.exists()
+}
+
+fn label(links: &mut Links, name: &str, owner: &str) -> Result<()> {
+    let mut batch = Batch::default();
+    batch.set_alias(name, owner);
+    links.run(batch)
+}
+
+fn name_of(links: &mut Links, index: Option<u32>) -> Result<String> {
+    let Some(index) = index else { return Ok("several links".into()) };
+    Ok(links.by_index(index)?.map_or_else(|| format!("link {index}"), |link| link.name))
+}
+
+fn not_ready<T>(why: String) -> Result<T> {
+    Err(Error::NotReady { why })
+}

@@ -1,0 +1,158 @@
+//! The `host-local` address plugin: addresses out of ranges, remembered as files that the reference plugin shares.
+//!
+//! Order of an allocation: take the directory's lock, for each range set walk on from the last address handed out,
+//! create the first lease that nobody has. The lease is the intent: it is on disk before any link has the address.
+
+use std::{net::IpAddr, path::PathBuf};
+
+use ipnet::IpNet;
+use serde::{Deserialize, Serialize};
+
+use crate::{Address, Error, Result};
+
+mod leases;
+mod range;
+
+pub(crate) use leases::{Holder, Leases};
+pub(crate) use range::RangeSet;
+
+use range::RangeConf;
+
+/// Where the reference plugin keeps leases when its configuration names no directory.
+const DATA_DIR: &str = "/var/lib/cni/networks";
+
+/// The `ipam` object of a configuration, as written. Keys that we do not know are refused.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields, rename_all = "camelCase")]
+pub(crate) struct Conf {
+    #[serde(rename = "type")]
+    kind: String,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    data_dir: Option<PathBuf>,
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    ranges: Vec<Vec<RangeConf>>,
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    routes: Vec<Route>,
+    // The form from before there were ranges: one set of one range, written out.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    subnet: Option<IpNet>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    range_start: Option<IpAddr>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    range_end: Option<IpAddr>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    gateway: Option<IpAddr>,
+}
+
+/// A route that a configuration adds to every pod.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(crate) struct Route {
+    /// Where to.
+    pub(crate) dst: IpNet,
+    /// By way of; the gateway of the pod's address of that family when missing.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub(crate) gw: Option<IpAddr>,
+}
+
+/// A checked address plugin of one network.
+#[derive(Debug, Clone)]
+pub(crate) struct HostLocal {
+    network: String,
+    sets: Vec<RangeSet>,
+    pub(crate) routes: Vec<Route>,
+    pub(crate) leases: Leases,
+}
+
+impl HostLocal {
+    /// Checks the configuration of the named network. Touches no file.
+    pub(crate) fn new(network: &str, conf: Conf) -> Result<Self> {
+        let refused = |key: &str, why: String| Err(Error::Conflist { key: format!("ipam.{key}"), why });
+        if conf.kind != "host-local" {
+            return Err(Error::NotNative { plugin: "ipam".into(), key: format!("type {:?}", conf.kind) });
+        }
+        let mut ranges = conf.ranges;
+        if let Some(subnet) = conf.subnet {
+            let alone =
+                RangeConf { subnet, range_start: conf.range_start, range_end: conf.range_end, gateway: conf.gateway };
+            ranges.insert(0, vec![alone]);
+        }
+        if ranges.is_empty() {
+            return refused("ranges", "no address range is given".into());
+        }
+        let sets: Vec<RangeSet> =
+            ranges.iter().enumerate().map(|(at, set)| RangeSet::new(at, set)).collect::<Result<_>>()?;
+        for (at, set) in sets.iter().enumerate() {
+            if let Some(other) = sets[..at].iter().position(|other| other.overlaps(set)) {
+                return refused(&format!("ranges[{at}]"), format!("overlaps with ranges[{other}]"));
+            }
+        }
+        let dir = conf.data_dir.unwrap_or_else(|| DATA_DIR.into());
+        if !dir.is_absolute() {
+            return refused("dataDir", format!("{} is not an absolute path", dir.display()));
+        }
+        let leases = Leases::new(dir.join(network));
+        Ok(Self { network: network.to_owned(), sets, routes: conf.routes, leases })
+    }
+
+    /// Takes one address of every set for `holder`. All or none: a set without a free address gives back the others.
+    pub(crate) fn allocate(&self, holder: &Holder<'_>, requested: &[IpAddr]) -> Result<Vec<Address>> {
+        for &address in requested {
+            if !self.sets.iter().any(|set| set.range_of(address).is_some()) {
+                return Err(Error::AddressOutside { network: self.network.clone(), address });
+            }
+        }
+        let locked = self.leases.lock()?;
+        let mut taken = Vec::with_capacity(self.sets.len());
+        for (at, set) in self.sets.iter().enumerate() {
+            let wanted = requested.iter().copied().find(|&address| set.range_of(address).is_some());
+            match self.take(&locked, at, set, wanted, holder) {
+                Ok(address) => taken.push(address),
+                Err(error) => {
+                    for Address { net, .. } in &taken {
+                        // Best effort: a lease that stays is given back by reconciliation, its holder never lived.
+                        let _ = locked.release(net.addr(), holder);
+                    }
+                    return Err(error);
+                }
+            }
+        }
+        Ok(taken)
+    }
+
+    fn take(
+        &self,
+        locked: &leases::Locked<'_>,
+        at: usize,
+        set: &RangeSet,
+        wanted: Option<IpAddr>,
+        holder: &Holder<'_>,
+    ) -> Result<Address> {
+        let reserved = match wanted {
+            Some(address) => match locked.reserve(address, at, holder)? {
+                true => Some(address),
+                false => return Err(Error::AddressTaken { network: self.network.clone(), address }),
+            },
+            None => locked.reserve_first(set.walk(locked.last(at)), at, holder)?,
+        };
+        let range = reserved.and_then(|address| set.range_of(address).map(|range| (address, range)));
+        let Some((address, range)) = range else {
+            return Err(Error::Exhausted { network: self.network.clone(), set: set.to_string(), size: set.size() });
+        };
+        let net = IpNet::new(address, range.subnet.prefix_len()).expect("the prefix of a subnet of the same family");
+        Ok(Address { net, gateway: Some(range.gateway) })
+    }
+
+    /// The gateway and prefix of every range: what a bridge in front of them must answer to.
+    pub(crate) fn gateways(&self) -> Vec<IpNet> {
+        let ranges = self.sets.iter().flat_map(|set| set.ranges());
+        let mut all: Vec<IpNet> = ranges
+            .map(|range| IpNet::new(range.gateway, range.subnet.prefix_len()).expect("the subnet's own prefix"))
+            .collect();
+        all.dedup();
+        all
+    }
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,231 @@
+//! Lease files: who has which address, in the reference plugin's form.
+//!
+//! `<data dir>/<network>/<address>` holds `<container id>\r\n<interface>`; `last_reserved_ip.<set>` holds the address
+//! handed out last; `lock` is held (flock) around every change, so that several processes may share the directory.
+//! Giving back is one unlink: it works on a full disk.
+
+use std::{
+    collections::HashSet,
+    fs::{self, DirBuilder, File, OpenOptions},
+    io::{self, ErrorKind, Read, Write},
+    marker::PhantomData,
+    net::IpAddr,
+    os::unix::fs::{DirBuilderExt, OpenOptionsExt},
+    path::{Path, PathBuf},
+};
+
+use nix::fcntl::{Flock, FlockArg};
+
+use crate::{Error, Result};
+
+/// Largest lease that is believed, in bytes: an id and a link's name have far less.
+const LEASE_MAX: u64 = 4096;
+
+/// Taken addresses met one by one before the directory is listed once instead: listing costs as much as some thirty
+/// attempts, and a nearly full range would need thousands.
+const MISSES_BEFORE_LISTING: usize = 32;
+
+/// Whose a lease is.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct Holder<'a> {
+    /// The container id that CNI speaks of: our pod id.
+    pub(crate) id: &'a str,
+    /// The link inside the pod.
+    pub(crate) interface: &'a str,
+}
+
+impl Holder<'_> {
+    fn text(&self) -> String {
+        format!("{}\r\n{}", self.id, self.interface)
+    }
+}
+
+/// The lease directory of one network.
+#[derive(Debug, Clone)]
+pub(crate) struct Leases {
+    dir: PathBuf,
+}
+
+/// The directory while its lock is held.
+pub(crate) struct Locked<'a> {
+    dir: &'a Path,
+    _lock: Flock<File>,
+    // Leases are looked at by one thread at a time: the lock is the process's word to others.
+    _single: PhantomData<*const ()>,
+}
+
+impl Leases {
+    pub(crate) fn new(dir: PathBuf) -> Self {
+        Self { dir }
+    }
+
+    /// Waits for the lock. Makes the directory when it is missing.
+    pub(crate) fn lock(&self) -> Result<Locked<'_>> {
+        let path = self.dir.join("lock");
+        let open = || OpenOptions::new().read(true).write(true).create(true).truncate(false).mode(0o644).open(&path);
+        let file = match open() {
+            Err(error) if error.kind() == ErrorKind::NotFound => {
+                let made = DirBuilder::new().recursive(true).mode(0o755).create(&self.dir);
+                made.map_err(failed("make directory", &self.dir))?;
+                open()
+            }
+            other => other,
+        };
+        let file = file.map_err(failed("open", &path))?;
+        let lock = Flock::lock(file, FlockArg::LockExclusive).map_err(|(_, errno)| Error::Lease {
+            act: "lock",
+            path,
+            source: errno.into(),
+        })?;
+        Ok(Locked { dir: &self.dir, _lock: lock, _single: PhantomData })
+    }
+
+    /// Gives back what `holder` has, among these addresses only. Safe to repeat; a lease that has meanwhile become
+    /// somebody else's stays. Returns how many were given back.
+    pub(crate) fn release(&self, holder: &Holder<'_>, addresses: &[IpAddr]) -> Result<usize> {
+        let Some(locked) = self.lock_existing()? else { return Ok(0) };
+        let mut given = 0;
+        for &address in addresses {
+            given += usize::from(locked.release(address, holder)?);
+        }
+        Ok(given)
+    }
+
+    /// Gives back every lease whose holder's id `is_dead`, and every lease without a readable holder (the trace of a
+    /// crash between creating and filling it). Looks at every file.
+    pub(crate) fn release_all(&self, is_dead: impl Fn(&str) -> bool) -> Result<usize> {
+        let Some(locked) = self.lock_existing()? else { return Ok(0) };
+        let mut given = 0;
+        for address in locked.taken()? {
+            let path = locked.path(address);
+            let dead = match read(&path)? {
+                None => false,
+                Some(text) => text.lines().next().map(str::trim).filter(|id| !id.is_empty()).is_none_or(&is_dead),
+            };
+            if dead {
+                given += usize::from(locked.unlink(&path)?);
+            }
+        }
+        Ok(given)
+    }
+
+    /// Ids that hold a lease.
+    pub(crate) fn holders(&self) -> Result<HashSet<String>> {
+        let Some(locked) = self.lock_existing()? else { return Ok(HashSet::new()) };
+        let mut ids = HashSet::new();
+        for address in locked.taken()? {
+            let text = read(&locked.path(address))?.unwrap_or_default();
+            ids.extend(text.lines().next().map(str::trim).filter(|id| !id.is_empty()).map(str::to_owned));
+        }
+        Ok(ids)
+    }
+
+    fn lock_existing(&self) -> Result<Option<Locked<'_>>> {
+        if self.dir.is_dir() { self.lock().map(Some) } else { Ok(None) }
+    }
+}
+
+impl Locked<'_> {
+    /// Takes the address if nobody has it. `set` is the number of the range set it comes from.
+    pub(crate) fn reserve(&self, address: IpAddr, set: usize, holder: &Holder<'_>) -> Result<bool> {
+        let path = self.path(address);
+        let created = OpenOptions::new().write(true).create_new(true).mode(0o600).open(&path);
+        let mut file = match created {
+            Ok(file) => file,
+            Err(error) if error.kind() == ErrorKind::AlreadyExists => return Ok(false),
+            Err(source) => return Err(Error::Lease { act: "create", path, source }),
+        };
+        let filled = file.write_all(holder.text().as_bytes()).map_err(failed("write", &path)).and_then(|()| {
+            let last = self.last_path(set);
+            write_over(&last, &address.to_string()).map_err(failed("write", &last))
+        });
+        if let Err(error) = filled {
+            self.unlink(&path)?;
+            return Err(error);
+        }
+        Ok(true)
+    }
+
+    /// Takes the first of the candidates that nobody has.
+    pub(crate) fn reserve_first(
+        &self,
+        candidates: impl Iterator<Item = IpAddr>,
+        set: usize,
+        holder: &Holder<'_>,
+    ) -> Result<Option<IpAddr>> {
+        let mut taken = None;
+        for (misses, candidate) in candidates.enumerate() {
+            if misses == MISSES_BEFORE_LISTING {
+                taken = Some(self.taken()?.into_iter().collect::<HashSet<_>>());
+            }
+            if taken.as_ref().is_some_and(|taken| taken.contains(&candidate)) {
+                continue;
+            }
+            if self.reserve(candidate, set, holder)? {
+                return Ok(Some(candidate));
+            }
+        }
+        Ok(None)
+    }
+
+    /// The address of this set that was handed out last; unreadable counts as none.
+    pub(crate) fn last(&self, set: usize) -> Option<IpAddr> {
+        read(&self.last_path(set)).ok().flatten()?.trim().parse().ok()
+    }
+
+    /// Gives the address back if it is the holder's.
+    pub(crate) fn release(&self, address: IpAddr, holder: &Holder<'_>) -> Result<bool> {
+        let path = self.path(address);
+        match read(&path)? {
+            // Very old leases name no interface.
+            Some(text) if text.trim() == holder.text() || text.trim() == holder.id => self.unlink(&path),
+            _ => Ok(false),
+        }
+    }
+
+    fn taken(&self) -> Result<Vec<IpAddr>> {
+        let fail = |source| Error::Lease { act: "list", path: self.dir.to_owned(), source };
+        let mut all = Vec::new();
+        for entry in fs::read_dir(self.dir).map_err(fail)? {
+            let name = entry.map_err(fail)?.file_name();
+            all.extend(name.to_str().and_then(|name| name.parse::<IpAddr>().ok()));
+        }
+        Ok(all)
+    }
+
+    fn unlink(&self, path: &Path) -> Result<bool> {
+        match fs::remove_file(path) {
+            Ok(()) => Ok(true),
+            Err(error) if error.kind() == ErrorKind::NotFound => Ok(false),
+            Err(source) => Err(Error::Lease { act: "give back", path: path.to_owned(), source }),
+        }
+    }
+
+    fn path(&self, address: IpAddr) -> PathBuf {
+        self.dir.join(address.to_string())
+    }
+
+    fn last_path(&self, set: usize) -> PathBuf {
+        self.dir.join(format!("last_reserved_ip.{set}"))
+    }
+}
+
+/// Overwrites in place: a torn write costs the round robin its place, never an address.
+fn write_over(path: &Path, text: &str) -> io::Result<()> {
+    OpenOptions::new().write(true).create(true).truncate(true).mode(0o600).open(path)?.write_all(text.as_bytes())
+}
+
+fn read(path: &Path) -> Result<Option<String>> {
+    let file = match File::open(path) {
+        Ok(file) => file,
+        Err(error) if error.kind() == ErrorKind::NotFound => return Ok(None),
+        Err(source) => return Err(Error::Lease { act: "open", path: path.to_owned(), source }),
+    };
+    let mut bytes = Vec::new();
+    file.take(LEASE_MAX).read_to_end(&mut bytes).map_err(failed("read", path))?;
+    Ok(Some(String::from_utf8_lossy(&bytes).into_owned()))
+}
+
+fn failed(act: &'static str, path: &Path) -> impl FnOnce(io::Error) -> Error {
+    move |source| Error::Lease { act, path: path.to_owned(), source }
+}

@@ -1,0 +1,70 @@
+//! Kernel parameters of the thread's own network namespace, below `/proc/sys/net`.
+
+use std::{fs, io};
+
+use crate::{Error, Result, link::Links};
+
+/// Whether this kernel has IPv6 at all and it is not switched off for new links.
+pub(crate) fn has_ipv6() -> bool {
+    read("ipv6/conf/default/disable_ipv6").is_some_and(|value| value == "0")
+}
+
+/// Lets the host pass IPv4 packets on. Left alone when it does already.
+pub(crate) fn forward_ipv4() -> Result<()> {
+    set("ipv4/ip_forward", "1")
+}
+
+/// Lets the host pass IPv6 packets on.
+///
+/// A forwarding host stops listening to router advertisements and would lose a default route that it has from one:
+/// links with such a route are told first to go on listening (`accept_ra = 2`).
+pub(crate) fn forward_ipv6(links: &mut Links) -> Result<()> {
+    let all = "ipv6/conf/all/forwarding";
+    if read(all).as_deref() == Some("1") {
+        return Ok(());
+    }
+    let routes = links.routes(true)?;
+    for index in routes.iter().filter(|route| route.advertised).filter_map(|route| route.link) {
+        if let Some(link) = links.by_index(index)? {
+            let listen = conf("ipv6", &link.name, "accept_ra");
+            if read(&listen).as_deref() == Some("1") {
+                set(&listen, "2")?;
+            }
+        }
+    }
+    set(all, "1")
+}
+
+/// Turns IPv6 on for one link, where the kernel has it and it is off.
+pub(crate) fn enable_ipv6(link: &str) -> Result<()> {
+    set(&conf("ipv6", link, "disable_ipv6"), "0")
+}
+
+/// Makes link-local addresses of a pod's link usable at once. With hairpin on, the search for a duplicate would meet
+/// its own echo.
+pub(crate) fn skip_duplicate_detection(link: &str) -> Result<()> {
+    set(&conf("ipv6", link, "accept_dad"), "0")
+}
+
+/// Makes the host ignore router advertisements on one link.
+pub(crate) fn ignore_advertisements(link: &str) -> Result<()> {
+    set(&conf("ipv6", link, "accept_ra"), "0")
+}
+
+/// The parameter of one link. Parameters are files: a dot in a link's name is just a character there.
+fn conf(family: &str, link: &str, key: &str) -> String {
+    format!("{family}/conf/{link}/{key}")
+}
+
+fn read(name: &str) -> Option<String> {
+    fs::read_to_string(format!("/proc/sys/net/{name}")).ok().map(|text| text.trim().to_owned())
+}
+
+/// Writes the value unless it is that already: a host with read-only sysctls that are right is fine.
+fn set(name: &str, value: &'static str) -> Result<()> {
+    if read(name).as_deref() == Some(value) {
+        return Ok(());
+    }
+    let fail = |source: io::Error| Error::Sysctl { name: format!("net/{name}"), value, source };
+    fs::write(format!("/proc/sys/net/{name}"), value).map_err(fail)
+}
