@@ -118,11 +118,6 @@ impl Incoming {
         self.file.write_all(bytes).map_err(Error::disk("write", &self.path))
     }
 
-    /// Bytes so far.
-    pub(crate) fn bytes(&self) -> u64 {
-        self.bytes
-    }
-
     /// Ends it with whatever it is.
     pub(crate) fn finish(mut self) -> Finished {
         let hasher = std::mem::replace(&mut self.hasher, Hasher::new());

@@ -177,12 +177,17 @@ pub enum Outcome {
         /// What went wrong; without query strings, which may hold signatures.
         why: String,
     },
+    /// It sent something else than was asked for, or more.
+    Spoiled {
+        /// What came.
+        why: String,
+    },
 }
 
 impl fmt::Display for Attempt {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match &self.outcome {
-            Outcome::Unreachable { why } => write!(f, "{}: {why}", self.host),
+            Outcome::Unreachable { why } | Outcome::Spoiled { why } => write!(f, "{}: {why}", self.host),
             Outcome::Refused { status, detail } => {
                 let meaning = match status {
                     401 | 403 => ": pull access denied, repository does not exist or may require authorization",
@@ -278,6 +283,8 @@ fn registry_class(tried: &[Attempt]) -> Class {
         Class::Denied
     } else if any(|status| status == 404) {
         Class::NotFound
+    } else if tried.iter().any(|attempt| matches!(attempt.outcome, Outcome::Spoiled { .. })) {
+        Class::Invalid
     } else if any(|status| status == 429 || status == 408) || !any(|status| (300..500).contains(&status)) {
         Class::Unavailable
     } else {
@@ -317,6 +324,7 @@ mod tests {
             (vec![status(404), status(401)], Class::Denied),
             (vec![status(429)], Class::Unavailable),
             (vec![status(400)], Class::Invalid),
+            (vec![silent, Outcome::Spoiled { why: "garbage".into() }], Class::Invalid),
         ] {
             let error = error(&outcomes);
             assert_eq!(error.class(), class, "{error}");

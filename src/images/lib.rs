@@ -14,6 +14,7 @@
 //!
 //! Owns: everything below its root. Never knows: pods, containers, the CRI.
 
+mod assemble;
 mod blob;
 mod chain;
 mod claim;
@@ -24,16 +25,22 @@ mod facts;
 mod flight;
 mod hash;
 mod image;
+mod import;
 mod index;
 mod inflate;
+mod layer;
 mod manifest;
 mod open;
 mod platform;
+mod pull;
 mod record;
+mod registry;
 mod shelf;
 mod store;
+mod tar_stream;
 mod trash;
 mod turns;
+mod unpack;
 
 pub use claim::Lease;
 pub use config::{Config, Limits};

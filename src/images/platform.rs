@@ -39,6 +39,11 @@ impl Platforms {
         rated.min_by_key(|(rank, _)| *rank).map(|(_, entry)| entry)
     }
 
+    /// Whether the entry is an image for this machine.
+    pub(crate) fn run(&self, entry: &Descriptor) -> bool {
+        self.rank(entry).is_some()
+    }
+
     fn rank(&self, entry: &Descriptor) -> Option<usize> {
         if entry.annotations().as_ref().is_some_and(|annotations| annotations.contains_key(ATTESTATION)) {
             return None;

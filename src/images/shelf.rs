@@ -70,7 +70,7 @@ pub(crate) struct Made {
     pub(crate) record: ImageRecord,
     pub(crate) config: ImageConfiguration,
     /// Keep all of it until a record does.
-    pub(crate) claims: Vec<Claim>,
+    pub(crate) _claims: Vec<Arc<Claim>>,
 }
 
 /// The names that a made image gets.

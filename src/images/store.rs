@@ -5,7 +5,7 @@ use std::{io::Read, path::Path, sync::Arc, time::{Duration, SystemTime}};
 use model::{Digest, ImageRef};
 
 use crate::{
-    Config, Credentials, Error, FsUsage, Image, Leased, Result, flight::Flights, open, shelf::Shelf,
+    Config, Credentials, Error, FsUsage, Image, Leased, Result, flight::Flights, import, open, pull, shelf::Shelf,
 };
 
 /// How long a removal waits until the disk is really free. Well under the two seconds that crictl waits for an answer.
@@ -30,8 +30,7 @@ impl Images {
     /// Dropping the future cancels; what was fetched and verified stays for the next attempt.
     pub async fn pull(&self, reference: &str, credentials: Option<Credentials>) -> Result<Digest> {
         let reference: ImageRef = reference.parse()?;
-        let _ = (&self.flights, credentials);
-        Err(Error::NotFound { what: reference.to_string() })
+        pull::pull(&self.shelf, &self.flights, &reference, credentials).await
     }
 
     /// Every image, in a stable order. Never waits for a disk.
@@ -96,8 +95,7 @@ impl Images {
 
     /// Takes in the images of an archive: an OCI image layout, or what `docker save` writes; as a plain tar.
     pub async fn import(&self, archive: impl Read + Send + 'static) -> Result<Vec<Arc<Image>>> {
-        let _ = archive;
-        Err(Error::Archive { why: "not yet".to_owned() })
+        import::import(&self.shelf, archive).await
     }
 }
 

@@ -1,0 +1,368 @@
+//! Asking registries: which host, with what proof, for a manifest or a blob (the OCI distribution specification).
+//!
+//! Hosts are tried in the order of the configuration; the error of a failed pull lists each with its answer. What comes is
+//! verified against what was asked for, so a host can fail us but not deceive us.
+//! Seams: the finer rules of mirrors belong in `hosts`, going on with half a blob in [`Registry::blob`].
+
+use std::{sync::Arc, time::Duration};
+
+use model::{Digest, ImageRef};
+use reqwest::{Method, Response, StatusCode, header::CONTENT_TYPE};
+use tokio::sync::mpsc;
+use url::Url;
+
+use crate::{
+    Attempt, Credentials, Error, Outcome, Result,
+    blob::{Blobs, Finished, Incoming},
+    hash::digest_of,
+    manifest::{DOCKER_INDEX, DOCKER_MANIFEST, LARGEST_DOCUMENT, LayerPlan, OCI_INDEX, OCI_MANIFEST},
+    registry::session::{Ask, Session},
+    shelf::Shelf,
+};
+
+mod challenge;
+mod hosts;
+mod session;
+mod tls;
+mod token;
+
+/// How often a blob is asked for when hosts are busy or connections break.
+const ROUNDS: u32 = 4;
+/// Pause before the second round; doubled with each.
+const PAUSE: Duration = Duration::from_millis(250);
+/// Chunks that may wait for the disk. With chunks of at most some 64 KiB, a few MiB.
+const WAITING_CHUNKS: usize = 64;
+/// Bytes of a refusal's body that are read, and characters of it that are told.
+const REFUSAL: usize = 64 << 10;
+const REFUSAL_TOLD: usize = 300;
+
+/// The hosts for one reference, for the time of one pull.
+#[derive(Debug)]
+pub(crate) struct Registry {
+    reference: ImageRef,
+    sessions: Vec<Session>,
+}
+
+/// What a reference points to now.
+#[derive(Debug)]
+pub(crate) struct Resolved {
+    pub(crate) digest: Digest,
+    pub(crate) media_type: Option<String>,
+    /// The document itself, when it had to be fetched to know its digest.
+    pub(crate) bytes: Option<Vec<u8>>,
+}
+
+impl Registry {
+    /// Reads the configuration of the hosts and makes ready to ask them. Blocks for the files.
+    pub(crate) fn open(shelf: &Shelf, reference: &ImageRef, credentials: Option<&Credentials>) -> Result<Self> {
+        let domain = reference.domain();
+        let mut sessions = Vec::new();
+        for host in hosts::hosts(&shelf.config.config_path, domain)? {
+            let client = tls::client(&shelf.config, &host)?;
+            let shown = credentials.filter(|credentials| credentials.are_for(&host.name(), domain));
+            let proof = shown.map(|credentials| credentials.proof.clone());
+            sessions.push(Session::new(host, client, reference.path(), domain, proof));
+        }
+        Ok(Self { reference: reference.clone(), sessions })
+    }
+
+    /// Asks what the reference points to. This is also where the caller's right to it is checked.
+    pub(crate) async fn resolve(&self) -> Result<Resolved> {
+        let what = match self.reference.digest() {
+            Some(digest) => format!("manifests/{digest}"),
+            None => format!("manifests/{}", self.reference.tag().unwrap_or_default()),
+        };
+        let by_digest = self.reference.digest().is_some();
+        let mut tried = Vec::new();
+        for session in self.sessions.iter().filter(|session| session.host.resolve || (by_digest && session.host.pull)) {
+            match self.resolve_at(session, &what).await {
+                Ok(resolved) => return Ok(resolved),
+                Err(outcome) => tried.push(Attempt { host: session.host.name(), outcome }),
+            }
+        }
+        Err(Error::Registry { what: self.reference.to_string(), tried })
+    }
+
+    async fn resolve_at(&self, session: &Session, what: &str) -> Result<Resolved, Outcome> {
+        let accept = [DOCKER_MANIFEST, DOCKER_INDEX, OCI_MANIFEST, OCI_INDEX, "*/*"].join(", ");
+        let response = session.ask(Ask { method: &Method::HEAD, what, accept: &accept }).await?;
+        if response.status() == StatusCode::OK
+            && let Some(digest) = self.reference.digest().cloned().or_else(|| told_digest(&response))
+        {
+            return Ok(Resolved { digest, media_type: media_type(&response), bytes: None });
+        }
+        if response.status().is_server_error() || response.status() == StatusCode::TOO_MANY_REQUESTS {
+            return Err(Session::refusal(response).await);
+        }
+        // Some servers know no HEAD, some tell no digest, and a refusal has its reasons in the body only.
+        let response = session.ask(Ask { method: &Method::GET, what, accept: &accept }).await?;
+        if response.status() != StatusCode::OK {
+            return Err(Session::refusal(response).await);
+        }
+        let told = self.reference.digest().cloned().or_else(|| told_digest(&response));
+        let media_type = media_type(&response);
+        let bytes = body(response, LARGEST_DOCUMENT as usize).await?;
+        let digest = digest_of(&bytes);
+        if told.is_some_and(|told| told != digest) {
+            let why = format!("it sent a manifest with digest {digest} for {what}");
+            return Err(Outcome::Spoiled { why });
+        }
+        Ok(Resolved { digest, media_type, bytes: Some(bytes) })
+    }
+
+    /// Fetches a manifest or index, verified.
+    pub(crate) async fn manifest(&self, digest: &Digest) -> Result<(Vec<u8>, Option<String>)> {
+        let accept = [DOCKER_MANIFEST, DOCKER_INDEX, OCI_MANIFEST, OCI_INDEX, "*/*"].join(", ");
+        let what = format!("manifests/{digest}");
+        let mut tried = Vec::new();
+        for session in self.sessions.iter().filter(|session| session.host.pull) {
+            match get_document(session, &what, &accept, digest).await {
+                Ok(document) => return Ok(document),
+                Err(outcome) => tried.push(Attempt { host: session.host.name(), outcome }),
+            }
+        }
+        Err(Error::Registry { what: format!("{}@{digest}", self.reference.name()), tried })
+    }
+
+    /// Fetches a blob into the store's workplace, verified; `bytes` is its size when that is known.
+    pub(crate) async fn blob(&self, shelf: &Arc<Shelf>, blob: &Wanted<'_>) -> Result<Finished> {
+        let mut pause = PAUSE;
+        let mut tried = Vec::new();
+        for round in 0..ROUNDS {
+            if round > 0 {
+                tokio::time::sleep(pause).await;
+                pause *= 2;
+            }
+            tried.clear();
+            let mut again = false;
+            for from in self.places(blob) {
+                let (host, result) = self.blob_from(shelf, blob, from).await;
+                match result {
+                    Ok(finished) => return Ok(finished),
+                    // Ours, not the host's: the disk.
+                    Err(Failed::Disk(error)) => return Err(error),
+                    Err(Failed::Host(outcome)) => {
+                        again |= is_passing(&outcome);
+                        tracing::debug!(blob = %blob.digest, host, ?outcome, round, "a host did not give a blob");
+                        tried.push(Attempt { host, outcome });
+                    }
+                }
+            }
+            if !again {
+                break;
+            }
+        }
+        Err(Error::Registry { what: format!("{}@{}", self.reference.name(), blob.digest), tried })
+    }
+
+    /// Where a blob may come from, best first: addresses that the manifest names, then the hosts.
+    fn places<'a>(&'a self, blob: &'a Wanted<'_>) -> Vec<(&'a Session, Option<Url>)> {
+        let strangers = blob.urls.iter().filter_map(|url| url.parse::<Url>().ok());
+        let strangers = strangers.filter(|url| matches!(url.scheme(), "http" | "https"));
+        let mut places = Vec::new();
+        if let Some(session) = self.sessions.last() {
+            places.extend(strangers.map(|url| (session, Some(url))));
+        }
+        places.extend(self.sessions.iter().filter(|session| session.host.pull).map(|session| (session, None)));
+        places
+    }
+
+    async fn blob_from(
+        &self,
+        shelf: &Arc<Shelf>,
+        blob: &Wanted<'_>,
+        (session, stranger): (&Session, Option<Url>),
+    ) -> (String, Result<Finished, Failed>) {
+        let host = match &stranger {
+            Some(url) => url.host_str().unwrap_or_default().to_owned(),
+            None => session.host.name(),
+        };
+        let what = format!("blobs/{}", blob.digest);
+        let response = match stranger {
+            Some(url) => session.ask_stranger(url).await,
+            None => session.ask(Ask { method: &Method::GET, what: &what, accept: "*/*" }).await,
+        };
+        let result = match response {
+            Ok(response) if response.status() == StatusCode::OK => store(shelf, blob, response).await,
+            Ok(response) => Err(Failed::Host(Session::refusal(response).await)),
+            Err(outcome) => Err(Failed::Host(outcome)),
+        };
+        (host, result)
+    }
+}
+
+/// A blob to fetch.
+#[derive(Debug)]
+pub(crate) struct Wanted<'a> {
+    pub(crate) digest: &'a Digest,
+    /// Its size, as the manifest has it.
+    pub(crate) bytes: u64,
+    /// Where else it may be.
+    pub(crate) urls: &'a [String],
+}
+
+impl<'a> From<&'a LayerPlan> for Wanted<'a> {
+    fn from(layer: &'a LayerPlan) -> Self {
+        Wanted { digest: &layer.blob, bytes: layer.bytes, urls: &layer.urls }
+    }
+}
+
+/// Whose fault it is that a blob did not come.
+enum Failed {
+    Host(Outcome),
+    Disk(Error),
+}
+
+/// Streams a body to the disk: the network on the async side, hashing and writing on a thread that may wait.
+async fn store(shelf: &Arc<Shelf>, blob: &Wanted<'_>, mut response: Response) -> Result<Finished, Failed> {
+    let (sender, chunks) = mpsc::channel(WAITING_CHUNKS);
+    // When this future is dropped the channel closes, and the writer ends and leaves nothing.
+    let writer = tokio::task::spawn_blocking({
+        let shelf = shelf.clone();
+        move || write(&shelf.blobs, chunks)
+    });
+    let mut bytes = 0;
+    let mut ended = Ok(());
+    loop {
+        match response.chunk().await {
+            Ok(Some(chunk)) => {
+                bytes += chunk.len() as u64;
+                if bytes > blob.bytes {
+                    let why = format!("it sent more than the {} bytes of the blob", blob.bytes);
+                    ended = Err(Outcome::Spoiled { why });
+                    break;
+                }
+                // The writer has given up: its own error says why.
+                if sender.send(chunk).await.is_err() {
+                    break;
+                }
+            }
+            Ok(None) => break,
+            Err(error) => {
+                ended = Err(unreachable(error));
+                break;
+            }
+        }
+    }
+    drop(sender);
+    let written = writer.await.unwrap_or(Err(Error::Cancelled)).map_err(Failed::Disk)?;
+    ended.map_err(Failed::Host)?;
+    let spoiled = |error: Error| Failed::Host(Outcome::Spoiled { why: error.to_string() });
+    written.finish_as(blob.digest, Some(blob.bytes)).map_err(spoiled)
+}
+
+fn write(blobs: &Blobs, mut chunks: mpsc::Receiver<bytes::Bytes>) -> Result<Incoming> {
+    let mut incoming = blobs.begin()?;
+    while let Some(chunk) = chunks.blocking_recv() {
+        incoming.write(&chunk)?;
+    }
+    Ok(incoming)
+}
+
+async fn get_document(
+    session: &Session,
+    what: &str,
+    accept: &str,
+    digest: &Digest,
+) -> Result<(Vec<u8>, Option<String>), Outcome> {
+    let response = session.ask(Ask { method: &Method::GET, what, accept }).await?;
+    if response.status() != StatusCode::OK {
+        return Err(Session::refusal(response).await);
+    }
+    let media_type = media_type(&response);
+    let bytes = body(response, LARGEST_DOCUMENT as usize).await?;
+    let found = digest_of(&bytes);
+    if found != *digest {
+        return Err(Outcome::Spoiled { why: format!("it sent a document with digest {found} for {digest}") });
+    }
+    Ok((bytes, media_type))
+}
+
+/// Whether the same request may succeed in a moment.
+fn is_passing(outcome: &Outcome) -> bool {
+    match outcome {
+        Outcome::Refused { status, .. } => *status >= 500 || matches!(status, 408 | 429),
+        Outcome::Unreachable { .. } => true,
+        Outcome::Spoiled { .. } => false,
+    }
+}
+
+fn told_digest(response: &Response) -> Option<Digest> {
+    response.headers().get("docker-content-digest")?.to_str().ok()?.parse().ok()
+}
+
+fn media_type(response: &Response) -> Option<String> {
+    let value = response.headers().get(CONTENT_TYPE)?.to_str().ok()?;
+    value.split(';').next().map(|value| value.trim().to_owned())
+}
+
+/// A whole body of at most `limit` bytes.
+pub(crate) async fn body(mut response: Response, limit: usize) -> Result<Vec<u8>, Outcome> {
+    let mut bytes = Vec::new();
+    while let Some(chunk) = response.chunk().await.map_err(unreachable)? {
+        if bytes.len() + chunk.len() > limit {
+            return Err(Outcome::Spoiled { why: format!("its answer is larger than {limit} bytes") });
+        }
+        bytes.extend_from_slice(&chunk);
+    }
+    Ok(bytes)
+}
+
+/// What a refusal says: the status, and the codes and messages of its body.
+pub(crate) async fn outcome(response: Response) -> Outcome {
+    let status = response.status().as_u16();
+    let bytes = body(response, REFUSAL).await.unwrap_or_default();
+    Outcome::Refused { status, detail: detail(&bytes) }
+}
+
+fn detail(bytes: &[u8]) -> String {
+    let parsed: Option<serde_json::Value> = serde_json::from_slice(bytes).ok();
+    let texts = parsed.as_ref().map(|value| {
+        let errors = value.get("errors").and_then(|errors| errors.as_array()).map(Vec::as_slice).unwrap_or_default();
+        let listed = errors.iter().flat_map(|error| ["code", "message"].map(|key| error.get(key)));
+        // Token servers have their own forms.
+        let others = ["details", "message", "error", "error_description"].map(|key| value.get(key));
+        let texts = listed.chain(others).flatten().filter_map(|text| text.as_str()).filter(|text| !text.is_empty());
+        texts.collect::<Vec<_>>().join(": ")
+    });
+    let text = texts.unwrap_or_else(|| match std::str::from_utf8(bytes) {
+        Ok(text) if !text.trim_start().starts_with('<') => text.trim().to_owned(),
+        _ => String::new(),
+    });
+    text.chars().filter(|c| !c.is_control()).take(REFUSAL_TOLD).collect()
+}
+
+/// A transport error in words, without the URL: its query may hold a signature.
+pub(crate) fn unreachable(error: reqwest::Error) -> Outcome {
+    Outcome::Unreachable { why: reason(error) }
+}
+
+pub(crate) fn reason(error: reqwest::Error) -> String {
+    let error = error.without_url();
+    let mut text = error.to_string();
+    let mut source = std::error::Error::source(&error);
+    while let Some(cause) = source {
+        let more = cause.to_string();
+        if !text.ends_with(&more) {
+            text = format!("{text}: {more}");
+        }
+        source = cause.source();
+    }
+    text
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_refusal_tells_the_registrys_own_words_and_little_else() {
+        let listed = br#"{"errors":[{"code":"MANIFEST_UNKNOWN","message":"manifest unknown","detail":{"Tag":"x"}}]}"#;
+        assert_eq!(detail(listed), "MANIFEST_UNKNOWN: manifest unknown");
+        assert_eq!(detail(br#"{"details":"incorrect username or password"}"#), "incorrect username or password");
+        assert_eq!(detail(b"<html>no</html>"), "");
+        assert_eq!(detail(b"busy\n\x1b[31m"), "busy[31m");
+        assert_eq!(detail(&[0xff; 10]), "");
+        assert_eq!(detail("x".repeat(1000).as_bytes()).len(), REFUSAL_TOLD);
+    }
+}

@@ -1,0 +1,240 @@
+//! Unpacks a layer's archive into a directory of its own, as overlay wants a lower directory.
+//!
+//! Nothing can escape. No path of the archive is ever given to the kernel as a path: names are cleaned, and walked one by
+//! one from the layer's root with `O_NOFOLLOW`; symbolic links on the way are followed by us, in the view that the layers
+//! below and this one make together, so that they lead where they would lead inside a container.
+//!
+//! Order at each entry (facts of the kernel): create, owner, attributes, mode, time. A change of owner clears setuid and
+//! `security.capability`; directories get their times at the very end, since every entry in them changes it.
+//! Whiteouts become character devices 0:0, opaque directories `trusted.overlay.opaque`; no attribute that overlay reads
+//! comes in from an archive.
+
+use std::{
+    ffi::OsStr,
+    io::Read,
+    os::{fd::AsFd, unix::ffi::OsStrExt},
+    path::{Path, PathBuf},
+};
+
+use kernel::file::{Special, make_special};
+use nix::{
+    dir::Dir,
+    errno::Errno,
+    fcntl::{AtFlags, OFlag, openat},
+    sys::stat::{Mode, SFlag, fstatat},
+    unistd::{UnlinkatFlags, linkat, symlinkat, unlinkat},
+};
+
+use crate::{
+    Fault, Limits,
+    record::LayerSize,
+    tar_stream::{Entry, Kind, TarStream},
+};
+
+mod attributes;
+mod lower;
+mod tree;
+
+use attributes::{Attributes, set_attributes};
+use tree::Place;
+pub(crate) use tree::Tree;
+
+/// What marks a name of the layers below as deleted.
+const WHITEOUT: &[u8] = b".wh.";
+/// What marks a directory as hiding all that is below it.
+const OPAQUE: &[u8] = b".wh..wh..opq";
+/// Names that another union file system left for itself.
+const FOREIGN: &[u8] = b".wh..wh.";
+/// The longest path and the longest link that the kernel takes, with its NUL.
+const LONGEST_PATH: usize = 4096;
+/// A file takes whole blocks of this many bytes.
+const BLOCK: u64 = 4096;
+/// Bytes of a file that are written at a time.
+const CHUNK: usize = 128 << 10;
+
+/// Unpacks the whole stream into the tree and answers what it takes on disk.
+pub(crate) fn unpack(stream: impl Read, mut tree: Tree) -> Result<LayerSize, Fault> {
+    let mut stream = TarStream::new(stream, tree.limits().layer_entries);
+    let mut buffer = vec![0; CHUNK];
+    while let Some(entry) = stream.next()? {
+        take(&mut tree, &mut stream, &entry, &mut buffer)?;
+    }
+    // The diff id counts what follows the archive's end too.
+    stream.drain()?;
+    tree.finish()
+}
+
+fn take<R: Read>(tree: &mut Tree, stream: &mut TarStream<R>, entry: &Entry, buffer: &mut [u8]) -> Result<(), Fault> {
+    let names = clean(&entry.path, tree.limits()).map_err(|why| refuse(&entry.path, why))?;
+    let Some((name, parents)) = names.split_last() else {
+        return match entry.kind {
+            Kind::Directory => tree.set_root(&Attributes::of(entry)),
+            _ => Err(refuse(&entry.path, "it stands for the root and is no directory")),
+        };
+    };
+    if names.iter().any(|name| name.starts_with(FOREIGN) && *name != OPAQUE) {
+        return Ok(());
+    }
+    let parent = tree.directory(parents)?;
+    if *name == OPAQUE {
+        return tree.hide_below(&parent);
+    }
+    if let Some(hidden) = name.strip_prefix(WHITEOUT) {
+        if matches!(hidden, b"" | b"." | b"..") {
+            return Err(refuse(&entry.path, "it deletes no name"));
+        }
+        return tree.hide(&Place { directory: parent, name: hidden });
+    }
+    let place = Place { directory: parent, name };
+    match entry.kind {
+        Kind::Directory => tree.take_directory(&place, &Attributes::of(entry)),
+        Kind::File => take_file(tree, stream, &place, entry, buffer),
+        Kind::HardLink => take_hard_link(tree, &place, entry),
+        Kind::Symlink => {
+            if entry.target.is_empty() || entry.target.len() >= LONGEST_PATH || entry.target.contains(&0) {
+                return Err(refuse(&entry.path, "it is a link to no path"));
+            }
+            let target = OsStr::from_bytes(&entry.target);
+            tree.create(&place, || symlinkat(target, place.directory.fd(), place.path()))?;
+            tree.count(if entry.target.len() < 60 { 0 } else { BLOCK });
+            set_attributes(&place, &Attributes::of(entry), SFlag::S_IFLNK)
+        }
+        Kind::Character { major, minor } => {
+            take_special(tree, &place, entry, Special::Char { major, minor }, SFlag::S_IFCHR)
+        }
+        Kind::Block { major, minor } => {
+            take_special(tree, &place, entry, Special::Block { major, minor }, SFlag::S_IFBLK)
+        }
+        Kind::Fifo => take_special(tree, &place, entry, Special::Fifo, SFlag::S_IFIFO),
+    }
+}
+
+fn take_file<R: Read>(
+    tree: &mut Tree,
+    stream: &mut TarStream<R>,
+    place: &Place<'_>,
+    entry: &Entry,
+    buffer: &mut [u8],
+) -> Result<(), Fault> {
+    let flags = OFlag::O_WRONLY | OFlag::O_CREAT | OFlag::O_EXCL | OFlag::O_NOFOLLOW | OFlag::O_CLOEXEC;
+    let file = tree.create(place, || openat(place.directory.fd(), place.path(), flags, Mode::from_bits_truncate(0o600)))?;
+    let mut file = std::fs::File::from(file);
+    loop {
+        let n = stream.read_content(buffer)?;
+        if n == 0 {
+            break;
+        }
+        std::io::Write::write_all(&mut file, &buffer[..n]).map_err(|e| failed("write", place)(e))?;
+    }
+    tree.count(entry.size.next_multiple_of(BLOCK));
+    attributes::set_on_file(&file, &Attributes::of(entry)).map_err(failed("set the attributes of", place))
+}
+
+fn take_special(
+    tree: &mut Tree,
+    place: &Place<'_>,
+    entry: &Entry,
+    special: Special,
+    kind: SFlag,
+) -> Result<(), Fault> {
+    let make = || make_special(place.directory.fd(), place.path(), special, 0o600).map_err(to_errno);
+    tree.create(place, make)?;
+    tree.count(0);
+    set_attributes(place, &Attributes::of(entry), kind)
+}
+
+/// A second name of a file of this layer, or of one below, which is then copied up as overlay would.
+fn take_hard_link(tree: &mut Tree, place: &Place<'_>, entry: &Entry) -> Result<(), Fault> {
+    let names = clean(&entry.target, tree.limits()).map_err(|why| refuse(&entry.path, why))?;
+    let Some((name, parents)) = names.split_last() else {
+        return Err(refuse(&entry.path, "it is a hard link to the root"));
+    };
+    let target = Place { directory: tree.directory(parents)?, name };
+    if target.directory.path() == place.directory.path() && target.name == place.name {
+        return Err(refuse(&entry.path, "it is a hard link to itself"));
+    }
+    if !tree.bring_up(&target)? {
+        return Err(refuse(&entry.path, "it is a hard link to nothing"));
+    }
+    tree.create(place, || {
+        linkat(target.directory.fd(), target.path(), place.directory.fd(), place.path(), AtFlags::empty())
+    })?;
+    Ok(())
+}
+
+/// The names of a path, `.` and `..` resolved as text, as every unpacker does it before it looks at the disk.
+fn clean<'a>(path: &'a [u8], limits: &Limits) -> Result<Vec<&'a [u8]>, &'static str> {
+    if path.len() >= LONGEST_PATH {
+        return Err("its path is longer than the kernel takes");
+    }
+    if path.contains(&0) {
+        return Err("its path holds a NUL");
+    }
+    let mut names = Vec::new();
+    for name in path.split(|b| *b == b'/') {
+        match name {
+            b"" | b"." => {}
+            b".." => drop(names.pop()),
+            name if name.len() > 255 => return Err("a name in its path is longer than 255 bytes"),
+            name => names.push(name),
+        }
+    }
+    if names.len() > limits.depth {
+        return Err("it lies deeper than is allowed (images.limits.depth)");
+    }
+    Ok(names)
+}
+
+/// Deletes what is there, all of it. Never follows a link.
+fn remove(place: &Place<'_>) -> Result<LayerSize, Fault> {
+    remove_name(place.directory.fd(), place.path()).map_err(|errno| failed("replace", place)(errno.into()))
+}
+
+fn remove_name(directory: impl AsFd, name: &Path) -> Result<LayerSize, Errno> {
+    let stat = fstatat(directory.as_fd(), name, AtFlags::AT_SYMLINK_NOFOLLOW)?;
+    let mut freed = LayerSize::default();
+    if stat.st_mode & SFlag::S_IFMT.bits() != SFlag::S_IFDIR.bits() {
+        unlinkat(directory, name, UnlinkatFlags::NoRemoveDir)?;
+        if stat.st_nlink == 1 {
+            let bytes = u64::try_from(stat.st_size).unwrap_or(0);
+            let is_file = stat.st_mode & SFlag::S_IFMT.bits() == SFlag::S_IFREG.bits();
+            freed = LayerSize { bytes: if is_file { bytes.next_multiple_of(BLOCK) } else { 0 }, inodes: 1 };
+        }
+        return Ok(freed);
+    }
+    let flags = OFlag::O_RDONLY | OFlag::O_DIRECTORY | OFlag::O_NOFOLLOW | OFlag::O_CLOEXEC;
+    let inner = openat(directory.as_fd(), name, flags, Mode::empty())?;
+    let mut listing = Dir::from_fd(inner.try_clone().map_err(|_| Errno::EMFILE)?)?;
+    // Listed first: deleting under a listing may skip names.
+    let mut names = Vec::new();
+    for entry in listing.iter() {
+        let entry = entry?;
+        if !matches!(entry.file_name().to_bytes(), b"." | b"..") {
+            names.push(PathBuf::from(OsStr::from_bytes(entry.file_name().to_bytes())));
+        }
+    }
+    for name in names {
+        let more = remove_name(&inner, &name)?;
+        freed.bytes += more.bytes;
+        freed.inodes += more.inodes;
+    }
+    unlinkat(directory, name, UnlinkatFlags::RemoveDir)?;
+    freed.bytes += BLOCK;
+    freed.inodes += 1;
+    Ok(freed)
+}
+
+fn refuse(path: &[u8], why: &'static str) -> Fault {
+    Fault::Entry { path: String::from_utf8_lossy(path).chars().take(200).collect(), why }
+}
+
+fn failed<'a>(act: &'static str, place: &'a Place<'_>) -> impl FnOnce(std::io::Error) -> Fault + 'a {
+    move |source| Fault::Kernel { act, path: place.shown(), source }
+}
+
+fn to_errno(error: std::io::Error) -> Errno {
+    error.raw_os_error().map_or(Errno::EIO, Errno::from_raw)
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,438 @@
+//! The layer that is being made: its directories, found and made by walking, and what must wait until the end.
+
+use std::{
+    collections::{HashMap, HashSet},
+    ffi::OsStr,
+    fs::File,
+    io,
+    os::{
+        fd::{AsFd, BorrowedFd, OwnedFd},
+        unix::ffi::OsStrExt,
+    },
+    path::{Path, PathBuf},
+    rc::Rc,
+};
+
+use kernel::{
+    file::{Special, make_special},
+    path_in_root::{open_no_links, reopen},
+    xattr,
+};
+use nix::{
+    errno::Errno,
+    fcntl::{OFlag, openat},
+    sys::stat::{Mode, SFlag, fchmod, major, minor, mkdirat},
+    unistd::symlinkat,
+};
+
+use crate::{
+    Fault, Limits,
+    record::LayerSize,
+    unpack::{
+        BLOCK,
+        attributes::{Attributes, OPAQUE_XATTR, set_attributes, set_on_directory, set_on_file, set_time},
+        failed,
+        lower::{Found, Lowers},
+        remove, to_errno,
+    },
+};
+
+/// Links that are followed on the way to one entry; the kernel's own number.
+const LINKS: usize = 40;
+/// Bytes of directory names that are remembered until the end. A large image has a few MiB.
+const NAMES: usize = 64 << 20;
+/// To read or change a directory itself.
+const DIRECTORY: OFlag = OFlag::O_RDONLY.union(OFlag::O_DIRECTORY).union(OFlag::O_NOFOLLOW).union(OFlag::O_CLOEXEC);
+/// The device number of a whiteout.
+const WHITEOUT: Special = Special::Char { major: 0, minor: 0 };
+
+/// A layer in the making.
+#[derive(Debug)]
+pub(crate) struct Tree {
+    root: Directory,
+    lowers: Lowers,
+    limits: Limits,
+    size: LayerSize,
+    /// Bytes that were copied up from layers below.
+    copied: u64,
+    /// Times of directories, by path: set at the end.
+    times: HashMap<Vec<u8>, (i64, u32)>,
+    /// Directories of this layer below which nothing shows through.
+    opaque: HashSet<Vec<u8>>,
+    names: usize,
+    /// The last directory that was walked to without following a link.
+    last: Option<Directory>,
+}
+
+/// A directory of the layer that is being made.
+#[derive(Debug, Clone)]
+pub(super) struct Directory {
+    fd: Rc<OwnedFd>,
+    /// From the root, without links, without a slash at either end.
+    path: Vec<u8>,
+}
+
+impl Directory {
+    pub(super) fn fd(&self) -> BorrowedFd<'_> {
+        self.fd.as_fd()
+    }
+
+    pub(super) fn path(&self) -> &[u8] {
+        &self.path
+    }
+
+    fn below(&self, name: &[u8], fd: OwnedFd) -> Directory {
+        Directory { fd: Rc::new(fd), path: joined(&self.path, name) }
+    }
+
+    fn names(&self) -> Vec<&[u8]> {
+        self.path.split(|b| *b == b'/').filter(|name| !name.is_empty()).collect()
+    }
+}
+
+/// A name in a directory: all that any system call here is given.
+#[derive(Debug)]
+pub(super) struct Place<'a> {
+    pub(super) directory: Directory,
+    /// One name, never `.` or `..`.
+    pub(super) name: &'a [u8],
+}
+
+impl Place<'_> {
+    pub(super) fn path(&self) -> &Path {
+        Path::new(OsStr::from_bytes(self.name))
+    }
+
+    /// For people.
+    pub(super) fn shown(&self) -> String {
+        String::from_utf8_lossy(&joined(&self.directory.path, self.name)).chars().take(200).collect()
+    }
+}
+
+impl Tree {
+    /// Begins in an empty directory, on top of the layers in `lowers` (topmost first).
+    pub(crate) fn open(target: &Path, lowers: &[PathBuf], limits: &Limits) -> Result<Self, Fault> {
+        let failed = |source| Fault::Kernel { act: "open", path: target.display().to_string(), source };
+        let root = Directory { fd: Rc::new(File::open(target).map_err(failed)?.into()), path: Vec::new() };
+        // Without an entry of its own the root is as open as any root.
+        fchmod(root.fd(), Mode::from_bits_truncate(0o755)).map_err(|errno| failed(errno.into()))?;
+        Ok(Self {
+            root,
+            lowers: Lowers::open(lowers).map_err(failed)?,
+            limits: limits.clone(),
+            size: LayerSize { bytes: BLOCK, inodes: 1 },
+            copied: 0,
+            times: HashMap::new(),
+            opaque: HashSet::new(),
+            names: 0,
+            last: None,
+        })
+    }
+
+    pub(super) fn limits(&self) -> &Limits {
+        &self.limits
+    }
+
+    /// Counts an inode that was made.
+    pub(super) fn count(&mut self, bytes: u64) {
+        self.size.inodes += 1;
+        self.size.bytes += bytes;
+    }
+
+    /// Gives the root what the archive says of it.
+    pub(super) fn set_root(&mut self, attributes: &Attributes) -> Result<(), Fault> {
+        let place = Place { directory: self.root.clone(), name: b"" };
+        set_on_directory(self.root.fd(), attributes).map_err(failed("set the attributes of", &place))?;
+        self.remember_time(Vec::new(), attributes.modified)
+    }
+
+    /// The directory that these names lead to in the view of all layers, made in this one where it is missing.
+    pub(super) fn directory(&mut self, names: &[&[u8]]) -> Result<Directory, Fault> {
+        if let Some(last) = self.last.as_ref().filter(|last| last.path == names.join(&b'/')) {
+            return Ok(last.clone());
+        }
+        let mut todo: Vec<Vec<u8>> = names.iter().rev().map(|name| name.to_vec()).collect();
+        let mut walked = vec![self.root.clone()];
+        let mut links = 0;
+        while let Some(name) = todo.pop() {
+            let here = walked.last().unwrap_or(&self.root).clone();
+            if name == b".." {
+                // Only from links; above the root is the root.
+                if walked.len() > 1 {
+                    walked.pop();
+                }
+                continue;
+            }
+            let place = Place { directory: here, name: &name };
+            match self.step(&place)? {
+                Step::Into(directory) if walked.len() <= self.limits.depth => walked.push(directory),
+                Step::Into(_) => return Err(entry(&place, "links lead it deeper than images.limits.depth")),
+                Step::Link(target) => {
+                    links += 1;
+                    if links > LINKS {
+                        return Err(entry(&place, "too many links lead to it"));
+                    }
+                    if target.starts_with(b"/") {
+                        walked.truncate(1);
+                    }
+                    let names = target.split(|b| *b == b'/').filter(|name| !matches!(*name, b"" | b"."));
+                    todo.extend(names.rev().map(<[u8]>::to_vec));
+                }
+            }
+        }
+        let found = walked.pop().unwrap_or_else(|| self.root.clone());
+        if links == 0 {
+            self.last = Some(found.clone());
+        }
+        Ok(found)
+    }
+
+    fn step(&mut self, place: &Place<'_>) -> Result<Step, Fault> {
+        let here = Found::at(place.directory.fd(), place.name).map_err(failed("open", place))?;
+        let not_one = || entry(place, "it is used as a directory and is none");
+        match here {
+            Some(found) if found.is_whiteout() => {
+                self.replace(place)?;
+                let made = self.make_directory(place, &Attributes::of_nobody())?;
+                self.set_opaque(&made)?;
+                Ok(Step::Into(made))
+            }
+            Some(found) => match found.kind() {
+                SFlag::S_IFDIR => Ok(Step::Into(place.directory.below(place.name, found.fd))),
+                SFlag::S_IFLNK => found.target().map(Step::Link).map_err(failed("read the link", place)),
+                _ => Err(not_one()),
+            },
+            None => match self.below(place)? {
+                None => self.make_directory(place, &Attributes::of_nobody()).map(Step::Into),
+                Some(found) => match found.kind() {
+                    SFlag::S_IFDIR => {
+                        let attributes = Attributes::of_fd(&found.fd).map_err(failed("read", place))?;
+                        let made = self.make_directory(place, &attributes)?;
+                        self.remember_time(made.path.clone(), attributes.modified)?;
+                        Ok(Step::Into(made))
+                    }
+                    SFlag::S_IFLNK => found.target().map(Step::Link).map_err(failed("read the link", place)),
+                    _ => Err(not_one()),
+                },
+            },
+        }
+    }
+
+    /// A directory entry: merges into a directory that is there, replaces anything else.
+    pub(super) fn take_directory(&mut self, place: &Place<'_>, attributes: &Attributes) -> Result<(), Fault> {
+        let there = Found::at(place.directory.fd(), place.name).map_err(failed("open", place))?;
+        let directory = match there {
+            Some(found) if found.kind() == SFlag::S_IFDIR => {
+                let fd = openat(place.directory.fd(), place.path(), DIRECTORY, Mode::empty());
+                let fd = fd.map_err(|errno| failed("open", place)(errno.into()))?;
+                set_on_directory(fd.as_fd(), attributes).map_err(failed("set the attributes of", place))?;
+                place.directory.below(place.name, fd)
+            }
+            Some(_) => {
+                // What was here hid what is below, and what comes instead must go on hiding it.
+                self.replace(place)?;
+                let directory = self.make_directory(place, attributes)?;
+                self.set_opaque(&directory)?;
+                directory
+            }
+            None => self.make_directory(place, attributes)?,
+        };
+        self.remember_time(directory.path.clone(), attributes.modified)?;
+        self.last = Some(directory);
+        Ok(())
+    }
+
+    /// Makes something new; what has the name already gives way.
+    pub(super) fn create<T>(&mut self, place: &Place<'_>, make: impl Fn() -> nix::Result<T>) -> Result<T, Fault> {
+        let made = match make() {
+            Err(Errno::EEXIST) => {
+                self.replace(place)?;
+                make()
+            }
+            made => made,
+        };
+        made.map_err(|errno| failed("create", place)(errno.into()))
+    }
+
+    /// Hides what the layers below have at this place. What this layer itself has there stays.
+    pub(super) fn hide(&mut self, place: &Place<'_>) -> Result<(), Fault> {
+        match Found::at(place.directory.fd(), place.name).map_err(failed("open", place))? {
+            Some(found) if found.kind() == SFlag::S_IFDIR => {
+                let directory = place.directory.below(place.name, found.fd);
+                self.set_opaque(&directory)
+            }
+            Some(_) => Ok(()),
+            // A whiteout of nothing would show as a device in a directory that is of this layer alone.
+            None if self.below(place)?.is_none() => Ok(()),
+            None => {
+                make_special(place.directory.fd(), place.path(), WHITEOUT, 0).map_err(failed("delete", place))?;
+                self.count(0);
+                Ok(())
+            }
+        }
+    }
+
+    /// Hides everything that the layers below have in this directory.
+    pub(super) fn hide_below(&mut self, directory: &Directory) -> Result<(), Fault> {
+        if !directory.path.is_empty() {
+            return self.set_opaque(directory);
+        }
+        // Overlay does not look at the mark on a layer's root, so each name is hidden by itself.
+        let names = self.lowers.root_names().map_err(|source| list_failed("/", source))?;
+        for name in names {
+            self.hide(&Place { directory: directory.clone(), name: &name })?;
+        }
+        Ok(())
+    }
+
+    /// Sees to it that a hard link has something in this layer to link to; whether there is anything.
+    pub(super) fn bring_up(&mut self, place: &Place<'_>) -> Result<bool, Fault> {
+        if let Some(found) = Found::at(place.directory.fd(), place.name).map_err(failed("open", place))? {
+            return match found.kind() {
+                SFlag::S_IFDIR => Err(entry(place, "a hard link leads to it, and it is a directory")),
+                _ => Ok(!found.is_whiteout()),
+            };
+        }
+        let Some(found) = self.below(place)? else { return Ok(false) };
+        let attributes = Attributes::of_fd(&found.fd).map_err(failed("read", place))?;
+        match found.kind() {
+            SFlag::S_IFDIR => return Err(entry(place, "a hard link leads to it, and it is a directory")),
+            SFlag::S_IFREG => {
+                let bytes = u64::try_from(found.stat.st_size).unwrap_or(0);
+                self.copied = self.copied.saturating_add(bytes);
+                if self.copied > self.limits.layer_bytes {
+                    return Err(Fault::Budget { what: "bytes", limit: self.limits.layer_bytes });
+                }
+                copy(place, &found, &attributes).map_err(failed("copy", place))?;
+                self.count(bytes.next_multiple_of(BLOCK));
+                return Ok(true);
+            }
+            SFlag::S_IFLNK => {
+                let target = found.target().map_err(failed("read the link", place))?;
+                let target = OsStr::from_bytes(&target);
+                self.create(place, || symlinkat(target, place.directory.fd(), place.path()))?;
+            }
+            kind => {
+                let (major, minor) = (major(found.stat.st_rdev), minor(found.stat.st_rdev));
+                let special = match kind {
+                    SFlag::S_IFCHR => Special::Char { major, minor },
+                    SFlag::S_IFBLK => Special::Block { major, minor },
+                    _ => Special::Fifo,
+                };
+                let make = || make_special(place.directory.fd(), place.path(), special, 0o600).map_err(to_errno);
+                self.create(place, make)?;
+            }
+        }
+        self.count(0);
+        set_attributes(place, &attributes, found.kind())?;
+        Ok(true)
+    }
+
+    /// Gives directories their times, now that nothing is made in them any more.
+    pub(super) fn finish(self) -> Result<LayerSize, Fault> {
+        for (path, modified) in &self.times {
+            let name = if path.is_empty() { Path::new(".") } else { Path::new(OsStr::from_bytes(path)) };
+            let set = open_no_links(self.root.fd(), name, DIRECTORY, 0).and_then(|fd| set_time(fd.as_fd(), *modified));
+            match set {
+                // Something else replaced it since.
+                Err(error) if matches!(errno_of(&error), Errno::ENOENT | Errno::ENOTDIR | Errno::ELOOP) => {}
+                set => set.map_err(|source| list_failed(&String::from_utf8_lossy(path), source))?,
+            }
+        }
+        Ok(self.size)
+    }
+
+    /// What the layers below show at a place where this one has nothing.
+    fn below(&self, place: &Place<'_>) -> Result<Option<Found>, Fault> {
+        if self.is_hidden(&place.directory.path) {
+            return Ok(None);
+        }
+        let mut names = place.directory.names();
+        names.push(place.name);
+        self.lowers.look_up(&names).map_err(failed("look up", place))
+    }
+
+    /// Whether the directory or one above it hides what is below.
+    fn is_hidden(&self, path: &[u8]) -> bool {
+        if self.opaque.is_empty() {
+            return false;
+        }
+        let ends = path.iter().enumerate().filter(|(_, b)| **b == b'/').map(|(at, _)| at).chain([path.len()]);
+        let hidden = ends.into_iter().any(|end| self.opaque.contains(&path[..end]));
+        hidden
+    }
+
+    fn make_directory(&mut self, place: &Place<'_>, attributes: &Attributes) -> Result<Directory, Fault> {
+        let make = || mkdirat(place.directory.fd(), place.path(), Mode::from_bits_truncate(0o700));
+        self.create(place, make)?;
+        let fd = openat(place.directory.fd(), place.path(), DIRECTORY, Mode::empty());
+        let fd = fd.map_err(|errno| failed("open", place)(errno.into()))?;
+        set_on_directory(fd.as_fd(), attributes).map_err(failed("set the attributes of", place))?;
+        self.count(BLOCK);
+        Ok(place.directory.below(place.name, fd))
+    }
+
+    fn set_opaque(&mut self, directory: &Directory) -> Result<(), Fault> {
+        let shown = || String::from_utf8_lossy(&directory.path).into_owned();
+        let set = reopen(directory.fd(), OFlag::O_RDONLY | OFlag::O_DIRECTORY)
+            .and_then(|fd| xattr::set(fd.as_fd(), OPAQUE_XATTR, b"y"));
+        set.map_err(|source| Fault::Kernel { act: "hide what is below", path: shown(), source })?;
+        self.remember(directory.path.len())?;
+        self.opaque.insert(directory.path.clone());
+        Ok(())
+    }
+
+    fn replace(&mut self, place: &Place<'_>) -> Result<(), Fault> {
+        let freed = remove(place)?;
+        self.size.bytes = self.size.bytes.saturating_sub(freed.bytes);
+        self.size.inodes = self.size.inodes.saturating_sub(freed.inodes);
+        self.last = None;
+        Ok(())
+    }
+
+    fn remember_time(&mut self, path: Vec<u8>, modified: (i64, u32)) -> Result<(), Fault> {
+        self.remember(path.len())?;
+        self.times.insert(path, modified);
+        Ok(())
+    }
+
+    fn remember(&mut self, bytes: usize) -> Result<(), Fault> {
+        // With what a map takes for each.
+        self.names += bytes + 64;
+        if self.names > NAMES {
+            return Err(Fault::Budget { what: "bytes of directory names", limit: NAMES as u64 });
+        }
+        Ok(())
+    }
+}
+
+/// What one name on the way turned out to be.
+enum Step {
+    Into(Directory),
+    Link(Vec<u8>),
+}
+
+fn copy(place: &Place<'_>, found: &Found, attributes: &Attributes) -> io::Result<()> {
+    let mut from = File::from(reopen(found.fd.as_fd(), OFlag::O_RDONLY)?);
+    let flags = OFlag::O_WRONLY | OFlag::O_CREAT | OFlag::O_EXCL | OFlag::O_NOFOLLOW | OFlag::O_CLOEXEC;
+    let to = openat(place.directory.fd(), place.path(), flags, Mode::from_bits_truncate(0o600))?;
+    let mut to = File::from(to);
+    io::copy(&mut from, &mut to)?;
+    set_on_file(&to, attributes)
+}
+
+fn joined(path: &[u8], name: &[u8]) -> Vec<u8> {
+    if path.is_empty() { name.to_vec() } else { [path, b"/", name].concat() }
+}
+
+fn entry(place: &Place<'_>, why: &'static str) -> Fault {
+    Fault::Entry { path: place.shown(), why }
+}
+
+fn list_failed(path: &str, source: io::Error) -> Fault {
+    Fault::Kernel { act: "finish", path: path.chars().take(200).collect(), source }
+}
+
+fn errno_of(error: &io::Error) -> Errno {
+    error.raw_os_error().map_or(Errno::UnknownErrno, Errno::from_raw)
+}
