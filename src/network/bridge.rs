@@ -149,10 +149,8 @@ impl Bridge {
     /// Takes down what [`Bridge::prepare`] made, if no pod uses it and it is `owner`'s. Slow, and never needed by a
     /// running node: for throwaway instances.
     pub(crate) fn dismantle(&self, links: &mut Links, owner: &str) -> Result<()> {
-        if ground::remove_bridge(links, &self.name, owner)? && self.masquerade {
-            masquerade::remove(&self.name)?;
-        }
-        Ok(())
+        ground::remove_bridge(links, &self.name, owner)?;
+        if self.masquerade { masquerade::remove(&self.name) } else { Ok(()) }
     }
 
     /// The networks that pods of this network live in.

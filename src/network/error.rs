@@ -66,6 +66,12 @@ pub enum Error {
         /// The bridge.
         bridge: String,
     },
+    /// The bridge cannot be taken down: a pod is on it.
+    #[error("bridge {bridge} is in use")]
+    InUse {
+        /// The bridge.
+        bridge: String,
+    },
     /// The address that was asked for belongs to another pod.
     #[error("requested address {address} of network {network} is taken")]
     AddressTaken {
@@ -157,6 +163,7 @@ impl Error {
             Self::Setting { .. } | Self::Conflist { .. } | Self::AddressOutside { .. } => Class::Invalid,
             Self::NotNative { .. } => Class::Unsupported,
             Self::NotReady { .. } => Class::Unavailable,
+            Self::InUse { .. } => Class::Precondition,
             Self::Attached { .. } | Self::AddressTaken { .. } => Class::Conflict,
             Self::Exhausted { .. } | Self::BridgeFull { .. } => Class::Exhausted,
             Self::Lease { source, .. }

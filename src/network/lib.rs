@@ -15,6 +15,7 @@ mod conflist;
 mod dns;
 mod error;
 mod host_local;
+mod linger;
 mod link;
 mod masquerade;
 mod netlink;

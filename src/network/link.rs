@@ -7,7 +7,7 @@ use std::{io, net::IpAddr, os::fd::AsRawFd, os::fd::BorrowedFd};
 
 use ipnet::IpNet;
 use netlink_packet_core::{
-    NLM_F_ACK, NLM_F_CREATE, NLM_F_DUMP, NLM_F_EXCL, NLM_F_REQUEST, NetlinkDeserializable, NetlinkHeader,
+    DefaultNla, NLM_F_ACK, NLM_F_CREATE, NLM_F_DUMP, NLM_F_EXCL, NLM_F_REQUEST, NetlinkDeserializable, NetlinkHeader,
     NetlinkMessage, NetlinkPayload,
 };
 use netlink_packet_route::{
@@ -15,7 +15,7 @@ use netlink_packet_route::{
     address::{AddressAttribute, AddressFlags, AddressHeaderFlags, AddressMessage},
     link::{
         BridgePortState, InfoBridgePort, InfoData, InfoKind, InfoPortData, InfoPortKind, InfoVeth, LinkAttribute,
-        LinkExtentMask, LinkFlags, LinkInfo, LinkMessage, State,
+        LinkExtentMask, LinkFlags, LinkInfo, LinkMessage, LinkProtoInfoBridge, State,
     },
     route::{RouteAttribute, RouteHeader, RouteMessage, RouteProtocol, RouteScope, RouteType},
 };
@@ -27,6 +27,10 @@ use crate::{
 
 /// `NETLINK_ROUTE`.
 const ROUTE: isize = 0;
+
+// linux/if_link.h: options of a bridge port that the library knows only in ordinary link messages.
+const IFLA_BRPORT_STATE: u16 = 1;
+const IFLA_BRPORT_FLUSH: u16 = 24;
 
 /// How often a dump is begun anew because the table changed while it was read.
 const DUMP_ATTEMPTS: usize = 8;
@@ -118,6 +122,21 @@ impl Links {
         let mut query = LinkMessage::default();
         query.attributes = vec![LinkAttribute::IfName(name.to_owned()), without_statistics()];
         self.one(query, name)
+    }
+
+    /// Deletes a link; one that is gone is success. The kernel does that synchronously, in tens of milliseconds: never
+    /// while a request waits.
+    pub(crate) fn delete(&mut self, name: &str) -> Result<()> {
+        let Some(link) = self.by_name(name)? else { return Ok(()) };
+        let mut message = LinkMessage::default();
+        message.header.index = link.index;
+        let mut batch = Batch::default();
+        batch.push(RouteNetlinkMessage::DelLink(message), 0, "delete link", name);
+        match self.run(batch) {
+            // It went by itself just now.
+            Err(Error::Link { source, .. }) if errno(&source) == Some(libc::ENODEV) => Ok(()),
+            done => done,
+        }
     }
 
     /// The link of that index.
@@ -267,9 +286,19 @@ impl Batch {
     }
 
     /// Stops a port's traffic at once and forgets the addresses learnt on it. Cheap, unlike taking the link down.
-    pub(crate) fn shut_port(&mut self, name: &str) {
-        let options = vec![InfoBridgePort::State(BridgePortState::Disabled), InfoBridgePort::Flush];
-        self.push(RouteNetlinkMessage::NewLink(port(name, options)), 0, "shut bridge port", name);
+    ///
+    /// As a message of the bridge family: the same attributes in an ordinary one end in a notice of change, upon which
+    /// the bridge opens the port again.
+    pub(crate) fn shut_port(&mut self, index: u32, name: &str) {
+        let option = |kind, value| LinkProtoInfoBridge::Other(DefaultNla::new(kind, value));
+        let mut message = LinkMessage::default();
+        message.header.interface_family = AddressFamily::Bridge;
+        message.header.index = index;
+        message.attributes = vec![LinkAttribute::ProtoInfoBridge(vec![
+            option(IFLA_BRPORT_STATE, vec![BridgePortState::Disabled.into()]),
+            option(IFLA_BRPORT_FLUSH, Vec::new()),
+        ])];
+        self.push(RouteNetlinkMessage::SetLink(message), 0, "shut bridge port", name);
     }
 
     /// Sets the free text that people see in `ip link`.
@@ -286,13 +315,6 @@ impl Batch {
         message.header.change_mask = LinkFlags::Up;
         message.attributes = vec![LinkAttribute::IfName(name.to_owned())];
         self.push(RouteNetlinkMessage::SetLink(message), 0, "bring up", name);
-    }
-
-    /// Removes the link. The kernel does that synchronously, in tens of milliseconds: never while a request waits.
-    pub(crate) fn delete(&mut self, index: u32, name: &str) {
-        let mut message = LinkMessage::default();
-        message.header.index = index;
-        self.push(RouteNetlinkMessage::DelLink(message), 0, "delete link", name);
     }
 
     /// Adds an address. IPv6 is usable at once: nobody else can have an address that we handed out, so the kernel's

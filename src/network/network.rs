@@ -6,6 +6,7 @@
 
 use std::{
     collections::HashSet,
+    net::IpAddr,
     os::fd::{AsFd, OwnedFd},
     path::Path,
     sync::{
@@ -20,8 +21,9 @@ use tokio::sync::Semaphore;
 
 use crate::{
     Attachment, Config, Conflist, Error, Netns, Readiness, Request, Result,
-    bridge::{Bridge, Ground, Port},
+    bridge::{Bridge, Ground, Port, link_names},
     builtin, dns,
+    linger::Lingering,
     link::Links,
     netlink::errno,
     netns::NetnsDir,
@@ -53,6 +55,7 @@ pub(crate) struct Inner {
     /// What the host cannot do, fixed when the network was opened.
     lacks: Vec<String>,
     jobs: Semaphore,
+    lingering: Lingering,
     state: Mutex<State>,
     /// Held while the bridge is prepared: once at a time.
     preparing: Mutex<()>,
@@ -90,6 +93,7 @@ impl Network {
             netns,
             lacks,
             jobs: Semaphore::new(JOBS_AT_ONCE),
+            lingering: Lingering::default(),
             state: Mutex::new(State {
                 ground: Err("it has not been looked at yet".into()),
                 looked: Instant::now(),
@@ -168,8 +172,8 @@ impl Network {
         .await
     }
 
-    /// Gives the pod's addresses back, exactly once however often it is called. Its link is cut off now and goes with
-    /// its namespace.
+    /// Gives the pod's addresses back, exactly once however often it is called. Its link goes with its namespace; what
+    /// keeps it alive after a second is cut off, and at once when the address is handed out again.
     ///
     /// Works without the namespace, and without the attachment too (then every lease is looked at: slower).
     pub async fn detach(&self, pod: &PodId, attachment: Option<&Attachment>) -> Result<()> {
@@ -192,14 +196,16 @@ impl Network {
         thread::run("reconcile", move || reconcile::run(&inner, live), |()| ()).await
     }
 
-    /// Removes the bridge and the nftables chain of an instance that ends for good (demo, tests), if no pod uses them.
-    /// A running node never needs it.
+    /// Removes the bridge and the nftables chain of an instance that ends for good (demo, tests). A running node never
+    /// needs it. Refused with [`Error::InUse`] while a pod is attached; links of detached pods are deleted first.
     pub async fn dismantle(&self) -> Result<()> {
         let inner = Arc::clone(&self.inner);
         let dismantle = move || {
             let _once = lock(&inner.preparing);
+            inner.delete_links(true);
+            inner.bridge.dismantle(&mut Links::open()?, &inner.owner)?;
             inner.state().dismantled = true;
-            inner.bridge.dismantle(&mut Links::open()?, &inner.owner)
+            Ok(())
         };
         thread::run("dismantle", dismantle, |()| ()).await
     }
@@ -287,37 +293,67 @@ impl Inner {
         };
         let mut links = Links::open()?;
         let netns = (netns.as_fd(), path);
-        match self.bridge.add(&mut links, index, pod.as_str(), netns, request) {
+        match self.bridge.add(&mut links, index, pod.as_str(), netns, request, &self.lingering) {
             // Somebody took the bridge away; it is made anew, once.
             Err(Error::Link { act: "make veth", source, .. })
                 if matches!(errno(&source), Some(libc::ENODEV | libc::EINVAL)) =>
             {
                 let index = self.prepare()?.index;
-                self.bridge.add(&mut links, index, pod.as_str(), netns, request)
+                self.bridge.add(&mut links, index, pod.as_str(), netns, request, &self.lingering)
             }
             done => done,
         }
     }
 
     /// Follows the list that made the attachment, which may be an older one than today's.
-    fn detach(&self, pod: &PodId, attachment: Option<&Attachment>) -> Result<()> {
-        let mut links = Links::open()?;
+    fn detach(self: &Arc<Self>, pod: &PodId, attachment: Option<&Attachment>) -> Result<()> {
         match attachment {
             Some(attachment) if attachment.conflist == self.conflist => {
-                self.bridge.remove(&mut links, pod.as_str(), attachment)?;
+                self.bridge.remove(pod.as_str(), attachment)?;
             }
             Some(attachment) => {
                 let list = Conflist::parse(attachment.conflist.as_bytes())?;
                 for plugin in list.plugins.iter().rev() {
-                    Bridge::new(&list.name, plugin)?.remove(&mut links, pod.as_str(), attachment)?;
+                    Bridge::new(&list.name, plugin)?.remove(pod.as_str(), attachment)?;
                 }
             }
-            None => self.bridge.remove_unknown(&mut links, pod.as_str())?,
+            None => drop(self.bridge.ipam.leases.release_all(|id| id == pod.as_str())?),
+        }
+        match attachment {
+            Some(attachment) => self.linger(attachment.host_interface.clone(), attachment.ips.clone()),
+            None => link_names(pod.as_str()).for_each(|name| self.linger(name, Vec::new())),
         }
         let mut state = self.state();
         state.found.remove(pod);
         state.attached.remove(pod);
         Ok(())
+    }
+
+    /// Sees to it that the link is gone some time after the answer.
+    fn linger(self: &Arc<Self>, link: String, ips: Vec<IpAddr>) {
+        if !self.lingering.add(link, ips) {
+            return;
+        }
+        let inner = Arc::clone(self);
+        let sweep = move || {
+            while let Some(rest) = inner.lingering.rest() {
+                std::thread::sleep(rest);
+                inner.delete_links(false);
+            }
+        };
+        if std::thread::Builder::new().name("network: sweep".into()).spawn(sweep).is_err() {
+            self.lingering.give_up();
+        }
+    }
+
+    /// Deletes links of detached pods whose time is over (or `all`), where the kernel has not done so by itself.
+    fn delete_links(&self, all: bool) {
+        for name in self.lingering.take_due(all) {
+            let deleted = Links::open().and_then(|mut links| links.delete(&name));
+            if let Err(error) = deleted {
+                tracing::warn!(link = name, error = chain(&error), "a detached pod's link stays until the next start");
+            }
+        }
     }
 
     /// Whether this process has attached the pod, or is attaching it right now.

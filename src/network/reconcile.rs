@@ -8,13 +8,7 @@ use std::{collections::HashSet, path::Path};
 
 use model::PodId;
 
-use crate::{
-    Error, Result,
-    bridge::link_names,
-    link::{Batch, Links},
-    netlink::errno,
-    network::Inner,
-};
+use crate::{Result, bridge::link_names, link::Links, network::Inner};
 
 /// Longest root path that fits a link's alias beside our prefix (`IFALIASZ` is 256).
 const ROOT_MAX: usize = 240;
@@ -61,16 +55,8 @@ fn remove_links(network: &Inner, live: &HashSet<PodId>) -> Result<usize> {
         live.iter().chain(&network.attached()).flat_map(|pod| link_names(pod.as_str()).collect::<Vec<_>>()).collect();
     let mut removed = 0;
     for stale in ports.iter().filter(|link| link.name.starts_with("veth") && !kept.contains(&link.name)) {
-        let mut batch = Batch::default();
-        batch.delete(stale.index, &stale.name);
-        match links.run(batch) {
-            // It went with its namespace just now.
-            Err(Error::Link { source, .. }) if errno(&source) == Some(libc::ENODEV) => {}
-            done => {
-                done?;
-                removed += 1;
-            }
-        }
+        links.delete(&stale.name)?;
+        removed += 1;
     }
     Ok(removed)
 }

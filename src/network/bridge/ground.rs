@@ -130,18 +130,16 @@ pub(super) fn check_subnets(links: &mut Links, bridge: &str, subnets: &[IpNet]) 
     Ok(notes)
 }
 
-/// Removes the bridge if it is `owner`'s and has no port. Returns whether it is gone.
-pub(super) fn remove_bridge(links: &mut Links, name: &str, owner: &str) -> Result<bool> {
-    let Some(found) = links.by_name(name)? else { return Ok(true) };
-    if found.alias.as_deref() != Some(owner) || has_ports(links, found.index)? {
-        return Ok(false);
+/// Removes the bridge if it is `owner`'s. One with a port is refused. A missing one is success.
+pub(super) fn remove_bridge(links: &mut Links, name: &str, owner: &str) -> Result<()> {
+    let Some(found) = links.by_name(name)? else { return Ok(()) };
+    if found.alias.as_deref() != Some(owner) {
+        return not_ready(format!("bridge {name} belongs to somebody else"));
     }
-    let mut batch = Batch::default();
-    batch.delete(found.index, name);
-    match links.run(batch) {
-        Err(Error::Link { source, .. }) if errno(&source) == Some(libc::ENODEV) => Ok(true),
-        done => done.map(|()| true),
+    if has_ports(links, found.index)? {
+        return Err(Error::InUse { bridge: name.to_owned() });
     }
+    links.delete(name)
 }
 
 fn has_ports(links: &mut Links, bridge: u32) -> Result<bool> {

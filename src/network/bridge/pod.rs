@@ -15,6 +15,7 @@ use super::Bridge;
 use crate::{
     Address, Attachment, Error, Request, Result,
     host_local::Holder,
+    linger::Lingering,
     link::{Batch, Links, Veth},
     netlink::errno,
     netns, sysctl,
@@ -39,7 +40,8 @@ pub(crate) struct Port {
 impl Bridge {
     /// Attaches a pod: on return its addresses answer. Runs on a thread of its own, which ends in the pod's namespace.
     ///
-    /// `ground` is the index of the prepared bridge; `ENODEV` or `EINVAL` from "make veth" mean that it is gone.
+    /// `ground` is the index of the prepared bridge; `ENODEV` or `EINVAL` from "make veth" mean that it is gone. Links of
+    /// detached pods that `lingering` knows to have had these addresses are cut off.
     pub(crate) fn add(
         &self,
         links: &mut Links,
@@ -47,12 +49,14 @@ impl Bridge {
         pod: &str,
         netns: (BorrowedFd<'_>, &Path),
         request: &Request,
+        lingering: &Lingering,
     ) -> Result<Port> {
         let holder = Holder { id: pod, interface: &request.interface };
         let addresses = self.ipam.allocate(&holder, &request.addresses)?;
         let ips: Vec<IpAddr> = addresses.iter().map(|address| address.net.addr()).collect();
         let mac = mac_of(*ips.first().expect("an address of every set, and there is at least one set"));
-        match self.wire(links, ground, pod, netns, request, &addresses, mac) {
+        let cut_off = lingering.former_links(&ips).iter().try_for_each(|former| shut(links, former));
+        match cut_off.and_then(|()| self.wire(links, ground, pod, netns, request, &addresses, mac)) {
             Ok(host_interface) => Ok(Port { addresses, mac, host_interface }),
             Err(error) => {
                 // Best effort: reconciliation gives back a lease whose pod never came to be.
@@ -62,19 +66,10 @@ impl Bridge {
         }
     }
 
-    /// Cuts a pod off and gives its addresses back. Nothing needs to exist any more; safe to repeat.
-    pub(crate) fn remove(&self, links: &mut Links, pod: &str, attachment: &Attachment) -> Result<()> {
-        shut(links, &attachment.host_interface)?;
+    /// Gives a pod's addresses back. Nothing needs to exist any more; safe to repeat.
+    pub(crate) fn remove(&self, pod: &str, attachment: &Attachment) -> Result<()> {
         let holder = Holder { id: pod, interface: &attachment.interface };
         self.ipam.leases.release(&holder, &attachment.ips).map(drop)
-    }
-
-    /// The same when nothing but the pod's id is known: every name and every lease is looked at.
-    pub(crate) fn remove_unknown(&self, links: &mut Links, pod: &str) -> Result<()> {
-        for name in link_names(pod) {
-            shut(links, &name)?;
-        }
-        self.ipam.leases.release_all(|id| id == pod).map(drop)
     }
 
     #[expect(clippy::too_many_arguments, reason = "the parts of one act, each named where it is made")]
@@ -95,11 +90,7 @@ impl Bridge {
         if let Err(error) = wired {
             // Slow, but an error is rare, and the same namespace may be tried again. Best effort: the link also goes
             // with its namespace.
-            if let Ok(Some(link)) = links.by_name(&name) {
-                let mut batch = Batch::default();
-                batch.delete(link.index, &name);
-                let _ = links.run(batch);
-            }
+            let _ = links.delete(&name);
             return Err(error);
         }
         Ok(name)
@@ -188,11 +179,12 @@ pub(super) fn mac_of(ip: IpAddr) -> [u8; 6] {
     [0x0a, 0x58, a, b, c, d]
 }
 
-/// Closes the port and forgets what was learnt of it, so that the address is free of its old holder even while
-/// something keeps the old namespace alive. A missing port is success.
+/// Closes a port and forgets what was learnt of it, so that an address is free of its old holder even while something
+/// keeps the old namespace alive. A missing port is success.
 fn shut(links: &mut Links, name: &str) -> Result<()> {
+    let Some(link) = links.by_name(name)? else { return Ok(()) };
     let mut batch = Batch::default();
-    batch.shut_port(name);
+    batch.shut_port(link.index, name);
     match links.run(batch) {
         Err(Error::Link { source, .. }) => match errno(&source) {
             // No such link, or one that is being taken down and is no port any more.
