@@ -1,7 +1,36 @@
 //! One container, from what was asked to a process that waits for its start.
+//!
+//! The daemon's half: [`Engine::plan`] merges request, image and host into a [`LaunchPlan`], pure data; then
+//! [`Engine::prepare`] opens what belongs to the host (root filesystem, bind sources, cgroup, filter) and
+//! [`Prepared::send`] hands plan and descriptors to the pod's monitor.
+//! The monitor's half runs a ready plan and decides nothing.
+//! Never knows: images' contents, networks, the CRI's messages.
 
-mod child;
-pub mod enter;
-pub mod init;
-pub mod launch;
-mod place;
+pub mod account;
+pub mod capability;
+pub mod cgroup;
+mod config;
+pub mod device;
+mod engine;
+mod error;
+mod host;
+pub mod launch_plan;
+mod oci;
+mod orders;
+mod plan;
+mod prepare;
+mod rootfs;
+pub mod seccomp;
+mod volume;
+
+pub use account::Accounts;
+pub use cgroup::PodCgroup;
+pub use config::Config;
+pub use engine::{Engine, PodInit};
+pub use error::{Error, Result};
+pub use host::HostFacts;
+pub use launch_plan::LaunchPlan;
+pub use plan::{PlanInput, PodFiles, plan};
+pub use prepare::Prepared;
+pub use rootfs::Rootfs;
+pub use volume::Volume;

@@ -1,0 +1,125 @@
+//! cgroups of pods and containers: found, made, limited, killed, removed.
+//!
+//! Version 2 is what production runs, version 1 (one tree for each group of controllers) what older machines have;
+//! hybrid machines count as version 1. All work goes through descriptors of the hierarchies' roots, opened once:
+//! a container's start writes a dozen small files, and looking up long paths again would cost more than that.
+//! Limits of pods, which are cold, are left to the cgroups-rs crate ([`pod_limits`]).
+
+mod detect;
+mod device_program;
+mod kill;
+mod limits;
+mod make;
+mod pod_limits;
+mod remove;
+
+use std::os::fd::OwnedFd;
+
+use model::{PodId, PodPlan};
+use serde::{Deserialize, Serialize};
+
+pub use detect::{Hierarchy, Layout, V1, V2};
+pub use limits::{IfMissing, Write, v1 as v1_limits, v2 as v2_limits, weight};
+pub use device_program::program as device_program;
+
+use crate::{Error, Result, launch_plan};
+
+/// A pod's cgroup. Goes into the pod's record.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct PodCgroup {
+    /// Path below the root of each hierarchy, absolute.
+    pub path: String,
+    /// We made it, so we remove it; otherwise it is the kubelet's.
+    pub ours: bool,
+}
+
+/// The cgroup hierarchies of this host.
+#[derive(Debug)]
+pub struct Cgroups {
+    layout: Layout,
+}
+
+/// A container's cgroup with what its launch needs of it.
+#[derive(Debug)]
+pub struct Opened {
+    /// v1: `tasks` of each hierarchy. v2: empty.
+    pub tasks: Vec<OwnedFd>,
+    /// v2: the directory.
+    pub dir: Option<OwnedFd>,
+    /// Where all processes are found: v1 the freezer, v2 the directory.
+    pub kill_dir: OwnedFd,
+    /// Where kills by the out-of-memory killer are counted; `None` without a memory controller.
+    pub oom: Option<OwnedFd>,
+}
+
+impl Cgroups {
+    /// Finds the hierarchies of this host.
+    pub fn find() -> Result<Self> {
+        Ok(Self { layout: Layout::find()? })
+    }
+
+    /// Their shape.
+    pub fn layout(&self) -> &Layout {
+        &self.layout
+    }
+
+    /// Makes (or finds) a pod's cgroup: the kubelet's parent itself, or `<root>/<pod id>` where it names none.
+    pub fn make_pod(&self, root: &str, plan: &PodPlan, id: &PodId, pids: Option<u64>) -> Result<PodCgroup> {
+        let pod = match plan.cgroup_parent.as_deref().map(|parent| parent.trim_end_matches('/')) {
+            Some(parent) if parent.rsplit('/').next().is_some_and(|last| last.ends_with(".slice")) => {
+                return Err(Error::CgroupDriver { parent: parent.to_owned() });
+            }
+            Some(parent) if !parent.is_empty() => {
+                let path = checked(parent)?;
+                PodCgroup { ours: !self.exists(&path), path }
+            }
+            _ => PodCgroup { path: format!("{}/{id}", checked(root)?), ours: true },
+        };
+        self.make_directories(&pod.path)?;
+        if let (true, Some(pids)) = (pod.ours, pids) {
+            pod_limits::set_pids(&pod.path, pids)?;
+        }
+        Ok(pod)
+    }
+
+    /// Makes a container's cgroup, sets its limits and device access, and opens what its launch needs.
+    pub fn make_container(&self, plan: &launch_plan::Cgroup) -> Result<Opened> {
+        let made = self.make_leaf(&plan.path)?;
+        made.limit(plan)?;
+        made.open()
+    }
+
+    /// Makes the cgroup of a pod's init, without limits of its own.
+    pub fn make_init(&self, path: &str) -> Result<Opened> {
+        self.make_leaf(path)?.open()
+    }
+}
+
+/// A cgroup path that stays where it says: absolute, without `.` and `..`.
+fn checked(path: &str) -> Result<String> {
+    let fits = path.starts_with('/')
+        && path.len() < 3800
+        && !path.contains('\0')
+        && path.split('/').skip(1).all(|part| !part.is_empty() && part != "." && part != "..");
+    if fits {
+        return Ok(path.to_owned());
+    }
+    Err(Error::Invalid {
+        field: "cgroup_parent",
+        value: path.chars().take(200).collect(),
+        want: "an absolute path without . and ..",
+    })
+}
+
+/// The path as `openat` takes it below a hierarchy's root.
+fn relative(path: &str) -> &str {
+    match path.trim_start_matches('/') {
+        "" => ".",
+        path => path,
+    }
+}
+
+fn failed(act: impl Into<String>, path: &str) -> impl FnOnce(std::io::Error) -> Error {
+    let (act, path) = (act.into(), path.to_owned());
+    move |source| Error::Cgroup { act, path, source }
+}

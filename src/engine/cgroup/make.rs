@@ -1,0 +1,254 @@
+//! Making cgroups, limiting them, and opening what a launch needs.
+
+use std::{
+    fs::File,
+    io::{self, Read, Write as _},
+    os::fd::{AsFd, BorrowedFd, OwnedFd},
+};
+
+use kernel::bpf;
+use nix::{
+    errno::Errno,
+    fcntl::{OFlag, openat},
+    sys::stat::{Mode, mkdirat},
+};
+
+use super::{
+    Cgroups, Hierarchy, IfMissing, Layout, Opened, V2, device_program, failed, relative, v1_limits, v2_limits,
+};
+use crate::{
+    Error, Result,
+    device::DeviceRule,
+    launch_plan,
+};
+
+/// How often a chain of directories is made again when somebody removes its top meanwhile.
+const RACES: usize = 8;
+
+/// Controllers that containers use; version 2 hands each down by name.
+const V2_CONTROLLERS: [&str; 6] = ["cpuset", "cpu", "io", "memory", "hugetlb", "pids"];
+
+/// A container's directories.
+pub(super) enum Made<'a> {
+    V1 { path: &'a str, dirs: Vec<(&'a Hierarchy, OwnedFd)> },
+    V2 { path: &'a str, dir: OwnedFd },
+}
+
+impl Cgroups {
+    /// Whether a cgroup is there (v1: in any hierarchy).
+    pub(super) fn exists(&self, path: &str) -> bool {
+        self.roots().any(|root| open_dir(root, path).is_ok())
+    }
+
+    /// Makes a cgroup that holds others, with its parents.
+    pub(super) fn make_directories(&self, path: &str) -> Result<()> {
+        match &self.layout {
+            Layout::V1(v1) => {
+                for hierarchy in &v1.hierarchies {
+                    make_dir(hierarchy.root.as_fd(), path, hierarchy.has("cpuset")).map_err(failed("make", path))?;
+                }
+                Ok(())
+            }
+            Layout::V2(v2) => {
+                make_dir(v2.root.as_fd(), path, false).map_err(failed("make", path))?;
+                hand_down(v2, path).map_err(failed("enable controllers", path))
+            }
+        }
+    }
+
+    /// Makes a cgroup that holds processes.
+    pub(super) fn make_leaf<'a>(&'a self, path: &'a str) -> Result<Made<'a>> {
+        match &self.layout {
+            Layout::V1(v1) => {
+                let mut dirs = Vec::with_capacity(v1.hierarchies.len());
+                for hierarchy in &v1.hierarchies {
+                    let dir = make_dir(hierarchy.root.as_fd(), path, hierarchy.has("cpuset"))
+                        .and_then(|()| open_dir(hierarchy.root.as_fd(), path))
+                        .map_err(failed(format!("make {}", hierarchy.directory()), path))?;
+                    dirs.push((hierarchy, dir));
+                }
+                Ok(Made::V1 { path, dirs })
+            }
+            Layout::V2(v2) => {
+                let made = make_dir(v2.root.as_fd(), path, false).and_then(|()| open_dir(v2.root.as_fd(), path));
+                Ok(Made::V2 { path, dir: made.map_err(failed("make", path))? })
+            }
+        }
+    }
+
+    pub(super) fn roots(&self) -> impl Iterator<Item = BorrowedFd<'_>> {
+        let (v1, v2) = match &self.layout {
+            Layout::V1(v1) => (Some(v1.hierarchies.iter().map(|hierarchy| hierarchy.root.as_fd())), None),
+            Layout::V2(v2) => (None, Some(v2.root.as_fd())),
+        };
+        v1.into_iter().flatten().chain(v2)
+    }
+}
+
+impl Made<'_> {
+    /// Sets limits and device access.
+    pub(super) fn limit(&self, plan: &launch_plan::Cgroup) -> Result<()> {
+        match self {
+            Made::V1 { path, dirs } => {
+                for write in v1_limits(&plan.resources, plan.pids_limit)? {
+                    let dir = dirs.iter().find(|(hierarchy, _)| hierarchy.has(write.controller));
+                    put(dir.map(|(_, dir)| dir.as_fd()), path, &write)?;
+                }
+                match dirs.iter().find(|(hierarchy, _)| hierarchy.has("devices")) {
+                    Some((_, dir)) => limit_devices_v1(dir.as_fd(), &plan.devices).map_err(failed("limit devices", path)),
+                    None => Ok(()),
+                }
+            }
+            Made::V2 { path, dir } => {
+                for write in v2_limits(&plan.resources, plan.pids_limit)? {
+                    put(Some(dir.as_fd()), path, &write)?;
+                }
+                if plan.devices == [DeviceRule::ANY] {
+                    return Ok(());
+                }
+                let program = bpf::load_device_program(&device_program(&plan.devices));
+                program
+                    .and_then(|program| bpf::attach_device_program(dir.as_fd(), program.as_fd()))
+                    .map_err(failed("limit devices", path))
+            }
+        }
+    }
+
+    /// Opens what a launch needs.
+    pub(super) fn open(self) -> Result<Opened> {
+        match self {
+            Made::V1 { path, dirs } => {
+                let mut tasks = Vec::with_capacity(dirs.len());
+                for (_, dir) in &dirs {
+                    tasks.push(open_file(dir.as_fd(), "tasks", OFlag::O_WRONLY).map_err(failed("open tasks", path))?);
+                }
+                let memory = dirs.iter().find(|(hierarchy, _)| hierarchy.has("memory"));
+                let oom = memory
+                    .map(|(_, dir)| open_file(dir.as_fd(), "memory.oom_control", OFlag::O_RDONLY))
+                    .transpose()
+                    .map_err(failed("open memory.oom_control", path))?;
+                // Without a freezer any hierarchy finds the processes, though not while they hold still.
+                let at = dirs.iter().position(|(hierarchy, _)| hierarchy.has("freezer")).unwrap_or(0);
+                let kill_dir = dirs.into_iter().nth(at).map(|(_, dir)| dir).ok_or(Error::NoCgroups)?;
+                Ok(Opened { tasks, dir: None, kill_dir, oom })
+            }
+            Made::V2 { path, dir } => {
+                let kill_dir = dir.try_clone().map_err(failed("open", path))?;
+                // Absent where the memory controller is not handed down: then no kill is ever counted.
+                let oom = open_file(dir.as_fd(), "memory.events", OFlag::O_RDONLY).ok();
+                Ok(Opened { tasks: Vec::new(), dir: Some(dir), kill_dir, oom })
+            }
+        }
+    }
+}
+
+pub(super) fn open_dir(root: BorrowedFd<'_>, path: &str) -> io::Result<OwnedFd> {
+    open_file(root, relative(path), OFlag::O_RDONLY | OFlag::O_DIRECTORY)
+}
+
+pub(super) fn open_file(dir: BorrowedFd<'_>, name: &str, flags: OFlag) -> io::Result<OwnedFd> {
+    Ok(openat(dir, name, flags | OFlag::O_CLOEXEC | OFlag::O_NOFOLLOW, Mode::empty())?)
+}
+
+pub(super) fn write(dir: BorrowedFd<'_>, file: &str, value: &str) -> io::Result<()> {
+    // One write a value: the kernel takes each write as a whole.
+    File::from(open_file(dir, file, OFlag::O_WRONLY)?).write_all(value.as_bytes())
+}
+
+pub(super) fn read(dir: BorrowedFd<'_>, file: &str) -> io::Result<String> {
+    let mut text = String::new();
+    File::from(open_file(dir, file, OFlag::O_RDONLY)?).read_to_string(&mut text)?;
+    Ok(text)
+}
+
+/// Makes a directory and its parents below a hierarchy's root. The usual case, a parent that is there, is one call.
+fn make_dir(root: BorrowedFd<'_>, path: &str, is_cpuset: bool) -> io::Result<()> {
+    for _ in 0..RACES {
+        match mkdirat(root, relative(path), Mode::from_bits_truncate(0o755)) {
+            Ok(()) => return if is_cpuset { fill_cpuset(root, path) } else { Ok(()) },
+            // Made by us before a crash, by the kubelet, or by a racing call: an unfilled cpuset may be left behind.
+            Err(Errno::EEXIST) => return if is_cpuset { fill_cpuset(root, path) } else { Ok(()) },
+            Err(Errno::ENOENT) => match path.trim_end_matches('/').rsplit_once('/') {
+                Some((parent, _)) if !parent.is_empty() => make_dir(root, parent, is_cpuset)?,
+                _ => return Err(Errno::ENOENT.into()),
+            },
+            Err(errno) => return Err(errno.into()),
+        }
+    }
+    Err(Errno::ENOENT.into())
+}
+
+/// A v1 cpuset starts empty and refuses processes until it has CPUs and memory nodes: take the parent's.
+fn fill_cpuset(root: BorrowedFd<'_>, path: &str) -> io::Result<()> {
+    let dir = open_dir(root, path)?;
+    for file in ["cpuset.cpus", "cpuset.mems"] {
+        if !read(dir.as_fd(), file)?.trim().is_empty() {
+            continue;
+        }
+        let parent = match path.trim_end_matches('/').rsplit_once('/') {
+            Some((parent, _)) if !parent.is_empty() => parent,
+            _ => "/",
+        };
+        let mut value = read(open_dir(root, parent)?.as_fd(), file)?;
+        if value.trim().is_empty() && parent != "/" {
+            fill_cpuset(root, parent)?;
+            value = read(open_dir(root, parent)?.as_fd(), file)?;
+        }
+        write(dir.as_fd(), file, value.trim())?;
+    }
+    Ok(())
+}
+
+/// Hands the controllers down from the root to the children of `path`. Each by itself: one that a parent lacks, or that
+/// a process in the way forbids, must not take the others with it.
+fn hand_down(v2: &V2, path: &str) -> io::Result<()> {
+    let mut at = String::new();
+    let parts = path.split('/').filter(|part| !part.is_empty());
+    for part in std::iter::once("").chain(parts) {
+        if !part.is_empty() {
+            at.push('/');
+            at.push_str(part);
+        }
+        let dir = open_dir(v2.root.as_fd(), &at)?;
+        let (available, enabled) =
+            (read(dir.as_fd(), "cgroup.controllers")?, read(dir.as_fd(), "cgroup.subtree_control")?);
+        let has = |list: &str, name: &str| list.split_whitespace().any(|known| known == name);
+        for name in V2_CONTROLLERS {
+            if has(&available, name)
+                && !has(&enabled, name)
+                && let Err(error) = write(dir.as_fd(), "cgroup.subtree_control", &format!("+{name}"))
+            {
+                tracing::debug!(cgroup = at, controller = name, %error, "controller is not handed down");
+            }
+        }
+    }
+    Ok(())
+}
+
+fn put(dir: Option<BorrowedFd<'_>>, path: &str, limit: &super::Write) -> Result<()> {
+    let Some(dir) = dir else {
+        return match limit.if_missing {
+            IfMissing::PassOver => Ok(()),
+            IfMissing::Refuse => {
+                let source = io::Error::new(io::ErrorKind::NotFound, format!("no {} controller", limit.controller));
+                Err(failed(format!("write {}", limit.file), path)(source))
+            }
+        };
+    };
+    match write(dir, &limit.file, &limit.value) {
+        Err(error) if error.kind() == io::ErrorKind::NotFound && limit.if_missing == IfMissing::PassOver => Ok(()),
+        written => written.map_err(failed(format!("write {} to {}", limit.value, limit.file), path)),
+    }
+}
+
+fn limit_devices_v1(dir: BorrowedFd<'_>, rules: &[DeviceRule]) -> io::Result<()> {
+    if rules == [DeviceRule::ANY] {
+        return Ok(());
+    }
+    write(dir, "devices.deny", "a")?;
+    let mut allow = File::from(open_file(dir, "devices.allow", OFlag::O_WRONLY)?);
+    for line in rules.iter().filter_map(DeviceRule::v1_line) {
+        allow.write_all(line.as_bytes())?;
+    }
+    Ok(())
+}

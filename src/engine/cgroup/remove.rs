@@ -1,0 +1,103 @@
+//! Removing cgroups.
+
+use std::{
+    io,
+    os::fd::{AsFd, BorrowedFd},
+    time::{Duration, Instant},
+};
+
+use nix::{
+    errno::Errno,
+    fcntl::OFlag,
+    poll::{PollFd, PollFlags, PollTimeout, poll},
+    unistd::{UnlinkatFlags, unlinkat},
+};
+
+use super::{
+    Cgroups, PodCgroup, failed,
+    kill::children,
+    make::{open_dir, open_file},
+    relative,
+};
+use crate::Result;
+
+/// How long the last processes of a cgroup may take to leave after they were killed.
+const PATIENCE: Duration = Duration::from_secs(5);
+
+impl Cgroups {
+    /// Removes a cgroup and all below it from every hierarchy; processes that are left are killed. One that is gone
+    /// is fine.
+    pub fn remove(&self, path: &str) -> Result<()> {
+        let deadline = Instant::now() + PATIENCE;
+        for root in self.roots() {
+            let mut asked = false;
+            loop {
+                match remove_tree(root, relative(path)) {
+                    Ok(()) => break,
+                    Err(error) if is_busy(&error) && Instant::now() < deadline => {
+                        if !asked {
+                            self.kill(path)?;
+                            asked = true;
+                        }
+                        wait_for_change(root, path);
+                    }
+                    Err(error) => return Err(failed("remove", path)(error)),
+                }
+            }
+        }
+        Ok(())
+    }
+
+    /// Removes a pod's cgroup where it is ours, and the directory above it when that was the last pod.
+    pub fn remove_pod(&self, pod: &PodCgroup) -> Result<()> {
+        if !pod.ours {
+            return Ok(());
+        }
+        self.remove(&pod.path)?;
+        if let Some((parent, _)) = pod.path.rsplit_once('/').filter(|(parent, _)| !parent.is_empty()) {
+            for root in self.roots() {
+                // Refused while other pods are there; whoever makes the next one makes it again.
+                let _ = unlinkat(root, relative(parent), UnlinkatFlags::RemoveDir);
+            }
+        }
+        Ok(())
+    }
+}
+
+fn remove_tree(parent: BorrowedFd<'_>, name: &str) -> io::Result<()> {
+    match unlinkat(parent, name, UnlinkatFlags::RemoveDir) {
+        Ok(()) | Err(Errno::ENOENT) => Ok(()),
+        // Directories below it, or processes: the former are removed first, the latter make the second try fail.
+        Err(Errno::EBUSY | Errno::ENOTEMPTY) => {
+            let dir = match open_file(parent, name, OFlag::O_RDONLY | OFlag::O_DIRECTORY) {
+                Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(()),
+                opened => opened?,
+            };
+            for child in children(dir.as_fd())? {
+                remove_tree(dir.as_fd(), &child)?;
+            }
+            match unlinkat(parent, name, UnlinkatFlags::RemoveDir) {
+                Ok(()) | Err(Errno::ENOENT) => Ok(()),
+                Err(errno) => Err(errno.into()),
+            }
+        }
+        Err(errno) => Err(errno.into()),
+    }
+}
+
+fn is_busy(error: &io::Error) -> bool {
+    matches!(error.raw_os_error(), Some(libc::EBUSY | libc::ENOTEMPTY))
+}
+
+/// Version 2 tells when a cgroup becomes empty; version 1 tells nobody, so that side is a short pause.
+fn wait_for_change(root: BorrowedFd<'_>, path: &str) {
+    let events = open_dir(root, path).and_then(|dir| open_file(dir.as_fd(), "cgroup.events", OFlag::O_RDONLY));
+    match &events {
+        Ok(events) => {
+            let _ = poll(&mut [PollFd::new(events.as_fd(), PollFlags::POLLPRI)], PollTimeout::from(20u8));
+        }
+        Err(_) => {
+            let _ = poll(&mut [], PollTimeout::from(2u8));
+        }
+    }
+}

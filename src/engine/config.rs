@@ -1,0 +1,40 @@
+//! What an operator may set about containers; every default is what containerd's users are used to.
+
+use serde::Deserialize;
+
+/// The `[engine]` table of the configuration file.
+#[derive(Debug, Clone, PartialEq, Eq, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct Config {
+    /// cgroup below which pods go that come without a parent of their own. Absolute.
+    pub cgroup_root: String,
+    /// Capabilities of a container that asks for no change; without `CAP_`.
+    pub capabilities: Vec<String>,
+    /// Soft limit of open files of a container's first process.
+    pub nofile_soft: u64,
+    /// Hard limit of open files. High enough for servers; not unlimited, because some programs loop over every number.
+    pub nofile_hard: u64,
+    /// Most processes and threads of one container; absent: no limit of ours (the kubelet limits the pod).
+    pub container_pids: Option<u64>,
+    /// Most processes and threads of a pod whose cgroup is ours to make; absent: no limit.
+    pub pod_pids: Option<u64>,
+    /// Keep the host's devices from privileged containers.
+    pub privileged_without_host_devices: bool,
+    /// Give a container's devices to the user and group that the container runs as.
+    pub device_ownership_from_security_context: bool,
+}
+
+impl Default for Config {
+    fn default() -> Self {
+        Self {
+            cgroup_root: "/coracle".to_owned(),
+            capabilities: crate::capability::DEFAULT.iter().map(|name| (*name).to_owned()).collect(),
+            nofile_soft: 1024,
+            nofile_hard: 524_288,
+            container_pids: None,
+            pod_pids: None,
+            privileged_without_host_devices: false,
+            device_ownership_from_security_context: false,
+        }
+    }
+}
