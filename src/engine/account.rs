@@ -45,7 +45,133 @@ struct GroupLine {
 
 impl Accounts {
     /// Reads both files beneath the container's root. Absent files are empty ones.
-    pub fn read(root: BorrowedFd<'_>, file: &'static str) -> Result<Vec<u8>> {
+    pub fn read(root: BorrowedFd<'_>) -> Result<Self> {
+        Ok(Self::parse(&read(root, "/etc/passwd")?, &read(root, "/etc/group")?))
+    }
+
+    /// Reads the content of both files.
+    pub fn parse(passwd: &[u8], group: &[u8]) -> Self {
+        let users = lines(passwd).filter_map(PasswdLine::parse).collect();
+        let groups = lines(group).filter_map(GroupLine::parse).collect();
+        Self { users, groups }
+    }
+
+    /// Who the container runs as. Precedence: the request's user, else the image's `user[:group]`, else root; the
+    /// request's group over both.
+    pub fn user(&self, run_as: &RunAs, image_user: &str) -> Result<User> {
+        let (uid, gid, name) = match &run_as.user {
+            UserChoice::Id(uid) => self.by_uid(checked_id("run_as_user", *uid)?),
+            UserChoice::Name(name) => self.by_text(name)?,
+            UserChoice::Image if run_as.group.is_some() => {
+                return Err(Error::Invalid {
+                    field: "run_as_group",
+                    value: run_as.group.map(|gid| gid.to_string()).unwrap_or_default(),
+                    want: "a group needs run_as_user or run_as_username beside it",
+                });
+            }
+            UserChoice::Image => self.by_image(image_user)?,
+        };
+        let gid = run_as.group.map_or(Ok(gid), |gid| checked_id("run_as_group", gid))?;
+        let mut groups = vec![gid];
+        let of_image = match run_as.groups_policy {
+            GroupsPolicy::Merge => name.map(|name| self.groups_of(&name)).unwrap_or_default(),
+            GroupsPolicy::Strict => Vec::new(),
+        };
+        for group in run_as.supplemental_groups.iter().copied().chain(of_image) {
+            let group = checked_id("supplemental_groups", group)?;
+            if !groups.contains(&group) {
+                groups.push(group);
+            }
+        }
+        Ok(User { uid, gid, groups })
+    }
+
+    /// Home directory of a user, if the file names one.
+    pub fn home(&self, uid: u32) -> Option<&str> {
+        self.users.iter().find(|line| line.uid == uid).map(|line| line.home.as_str()).filter(|home| !home.is_empty())
+    }
+
+    /// An absent id has group 0 and no memberships: images without `/etc/passwd` are common.
+    fn by_uid(&self, uid: u32) -> (u32, u32, Option<String>) {
+        match self.users.iter().find(|line| line.uid == uid) {
+            Some(line) => (uid, line.gid, Some(line.name.clone())),
+            None => (uid, 0, None),
+        }
+    }
+
+    /// A name, or an id written as text.
+    fn by_text(&self, text: &str) -> Result<(u32, u32, Option<String>)> {
+        if let Ok(uid) = text.parse::<u32>() {
+            return Ok(self.by_uid(checked_id("user", uid)?));
+        }
+        let line = self.users.iter().find(|line| line.name == text);
+        let line = line.ok_or_else(|| Error::UserMissing { name: text.chars().take(256).collect() })?;
+        Ok((line.uid, line.gid, Some(line.name.clone())))
+    }
+
+    fn by_image(&self, text: &str) -> Result<(u32, u32, Option<String>)> {
+        let (user, group) = match text.split_once(':') {
+            Some((user, group)) => (user, Some(group).filter(|group| !group.is_empty())),
+            None => (text, None),
+        };
+        let (uid, gid, name) = self.by_text(if user.is_empty() { "0" } else { user })?;
+        let gid = match group {
+            None => gid,
+            Some(group) => match group.parse::<u32>() {
+                Ok(gid) => checked_id("user", gid)?,
+                Err(_) => {
+                    let line = self.groups.iter().find(|line| line.name == group);
+                    line.ok_or_else(|| Error::GroupMissing { name: group.chars().take(256).collect() })?.gid
+                }
+            },
+        };
+        Ok((uid, gid, name))
+    }
+
+    fn groups_of(&self, name: &str) -> Vec<u32> {
+        self.groups.iter().filter(|line| line.members.iter().any(|member| member == name)).map(|line| line.gid).collect()
+    }
+}
+
+impl PasswdLine {
+    /// `name:password:uid:gid:comment:home:shell`
+    fn parse(line: &str) -> Option<Self> {
+        let mut fields = line.split(':');
+        let name = fields.next().filter(|name| !name.is_empty())?;
+        let uid = fields.nth(1)?.parse().ok().filter(|uid| *uid <= MAX_ID)?;
+        let gid = fields.next()?.parse().ok().filter(|gid| *gid <= MAX_ID)?;
+        let home = fields.nth(1).unwrap_or_default();
+        Some(Self { name: name.to_owned(), uid, gid, home: home.to_owned() })
+    }
+}
+
+impl GroupLine {
+    /// `name:password:gid:member,member`
+    fn parse(line: &str) -> Option<Self> {
+        let mut fields = line.split(':');
+        let name = fields.next().filter(|name| !name.is_empty())?;
+        let gid = fields.nth(1)?.parse().ok().filter(|gid| *gid <= MAX_ID)?;
+        let members = fields.next().unwrap_or_default();
+        let members = members.split(',').map(str::trim).filter(|member| !member.is_empty()).map(str::to_owned);
+        Some(Self { name: name.to_owned(), gid, members: members.collect() })
+    }
+}
+
+fn checked_id(field: &'static str, id: u32) -> Result<u32> {
+    if id <= MAX_ID {
+        return Ok(id);
+    }
+    Err(Error::Invalid { field, value: id.to_string(), want: "want a number from 0 to 2147483647" })
+}
+
+fn lines(file: &[u8]) -> impl Iterator<Item = &str> {
+    file.split(|byte| *byte == b'\n')
+        .filter_map(|line| std::str::from_utf8(line).ok())
+        .map(str::trim)
+        .filter(|line| !line.is_empty() && !line.starts_with('#') && !line.contains('\0'))
+}
+
+fn read(root: BorrowedFd<'_>, file: &'static str) -> Result<Vec<u8>> {
     read_regular(root, Path::new(file)).or_else(|source| match source.kind() {
         io::ErrorKind::NotFound | io::ErrorKind::NotADirectory => Ok(Vec::new()),
         _ => Err(Error::Accounts { file, source }),

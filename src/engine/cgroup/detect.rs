@@ -1,12 +1,13 @@
 //! Which cgroup hierarchies this host has, from `/proc/self/mountinfo` and `/proc/self/cgroup`.
 
 use std::{
-    collections::HashMap,
     fs::{self, File},
     io,
     os::fd::OwnedFd,
     path::{Path, PathBuf},
 };
+
+use kernel::mount_table::{self, MountEntry};
 
 use crate::{Error, Result};
 
@@ -49,10 +50,9 @@ pub struct V2 {
 impl Layout {
     /// Looks at this host and opens every root.
     pub fn find() -> Result<Self> {
-        let read = |path: &'static str| {
-            fs::read_to_string(path).map_err(|source| Error::Host { act: "read which cgroups there are", source })
-        };
-        let found = parse(&read("/proc/self/mountinfo")?, &read("/proc/self/cgroup")?);
+        let failed = |source| Error::Host { act: "read which cgroups there are", source };
+        let own = fs::read_to_string("/proc/self/cgroup").map_err(failed)?;
+        let found = sort(&mount_table::read().map_err(failed)?, &own);
         let open = |mount: &Path| -> Result<OwnedFd> {
             let opened: io::Result<File> = File::open(mount);
             opened.map(OwnedFd::from).map_err(super::failed("open root", &mount.display().to_string()))
@@ -109,19 +109,12 @@ enum Found {
 }
 
 /// Hierarchies are matched by controllers: a mount's options hold all that `/proc/self/cgroup` names for one of them.
-fn parse(mountinfo: &str, own: &str) -> Found {
-    let mut v1_mounts: Vec<(Vec<&str>, PathBuf)> = Vec::new();
-    let mut v2_mount = None;
-    for line in mountinfo.lines() {
-        let Some((mount, fs)) = line.split_once(" - ") else { continue };
-        let target = mount.split(' ').nth(4).map(unescape).unwrap_or_default();
-        let mut fs = fs.split(' ');
-        match fs.next() {
-            Some("cgroup") => v1_mounts.push((fs.nth(1).unwrap_or_default().split(',').collect(), target)),
-            Some("cgroup2") => v2_mount = v2_mount.or(Some(target)),
-            _ => {}
-        }
-    }
+fn sort(mounts: &[MountEntry], own: &str) -> Found {
+    let v1_mounts: Vec<(Vec<&str>, &Path)> = mounts
+        .iter()
+        .filter(|mount| mount.fstype == "cgroup")
+        .map(|mount| (mount.options.split(',').collect(), mount.mount_point.as_path()))
+        .collect();
     let mut hierarchies = Vec::new();
     for line in own.lines() {
         let mut fields = line.splitn(3, ':');
@@ -132,54 +125,47 @@ fn parse(mountinfo: &str, own: &str) -> Found {
         let controllers: Vec<String> = controllers.split(',').map(str::to_owned).collect();
         let fits = |options: &[&str]| controllers.iter().all(|controller| options.contains(&controller.as_str()));
         if let Some((_, mount)) = v1_mounts.iter().find(|(options, _)| fits(options)) {
-            hierarchies.push((controllers, mount.clone()));
+            hierarchies.push((controllers, mount.to_path_buf()));
         }
     }
     // systemd keeps a named hierarchy beside version 2 on some hosts: it limits nothing and counts for nothing.
-    let any_controller = hierarchies.iter().flat_map(|(names, _)| names).any(|name| !name.starts_with("name="));
-    match v2_mount {
-        _ if any_controller => Found::V1(hierarchies),
-        Some(mount) => Found::V2(mount),
-        None => Found::Nothing,
+    if hierarchies.iter().flat_map(|(names, _)| names).any(|name| !name.starts_with("name=")) {
+        return Found::V1(hierarchies);
     }
-}
-
-/// Undoes the octal escapes of mountinfo: space, tab, newline, backslash.
-pub(crate) fn unescape(text: &str) -> PathBuf {
-    let escapes: HashMap<&str, char> = [("040", ' '), ("011", '\t'), ("012", '\n'), ("134", '\\')].into();
-    let mut out = String::with_capacity(text.len());
-    let mut rest = text;
-    while let Some((before, after)) = rest.split_once('\\') {
-        out.push_str(before);
-        match after.get(..3).and_then(|code| escapes.get(code)) {
-            Some(character) => {
-                out.push(*character);
-                rest = &after[3..];
-            }
-            None => {
-                out.push('\\');
-                rest = after;
-            }
-        }
-    }
-    out.push_str(rest);
-    PathBuf::from(out)
+    let v2 = mounts.iter().find(|mount| mount.fstype == "cgroup2");
+    v2.map_or(Found::Nothing, |mount| Found::V2(mount.mount_point.clone()))
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
 
-    const V2_MOUNT: &str = "31 23 0:28 / /sys/fs/cgroup rw shared:4 - cgroup2 cgroup2 rw,nsdelegate\n";
+    fn mount(at: &str, fstype: &str, options: &str) -> MountEntry {
+        MountEntry {
+            id: 1,
+            parent: 0,
+            device: (0, 1),
+            root: "/".into(),
+            mount_point: at.into(),
+            attributes: "rw".into(),
+            shared: None,
+            master: None,
+            fstype: fstype.into(),
+            source: fstype.into(),
+            options: options.into(),
+        }
+    }
 
     #[test]
     fn version_1_is_found_with_its_co_mounted_controllers() {
-        let mountinfo = "32 31 0:29 / /sys/fs/cgroup/cpu,cpuacct rw - cgroup cgroup rw,cpu,cpuacct\n\
-            33 31 0:30 / /sys/fs/cgroup/memory rw - cgroup cgroup rw,memory\n\
-            34 31 0:31 / /sys/fs/cgroup/systemd rw - cgroup cgroup rw,xattr,name=systemd\n\
-            35 31 0:32 / /sys/fs/cgroup/unified rw - cgroup2 cgroup2 rw\n";
+        let mounts = [
+            mount("/sys/fs/cgroup/cpu,cpuacct", "cgroup", "rw,cpu,cpuacct"),
+            mount("/sys/fs/cgroup/memory", "cgroup", "rw,memory"),
+            mount("/sys/fs/cgroup/systemd", "cgroup", "rw,xattr,name=systemd"),
+            mount("/sys/fs/cgroup/unified", "cgroup2", "rw"),
+        ];
         let own = "4:memory:/a\n3:cpu,cpuacct:/\n2:name=systemd:/x\n5:blkio:/\n0::/y\n";
-        let Found::V1(found) = parse(mountinfo, own) else { panic!("not version 1") };
+        let Found::V1(found) = sort(&mounts, own) else { panic!("not version 1") };
         let found: Vec<(String, &Path)> = found.iter().map(|(names, mount)| (names.join(","), mount.as_path())).collect();
         assert_eq!(
             found,
@@ -193,14 +179,21 @@ mod tests {
 
     #[test]
     fn version_2_alone_or_beside_a_named_hierarchy_is_version_2() {
-        assert_eq!(parse(V2_MOUNT, "0::/init.scope\n"), Found::V2("/sys/fs/cgroup".into()));
-        let named = format!("{V2_MOUNT}34 31 0:31 / /sys/fs/cgroup/systemd rw - cgroup cgroup rw,name=systemd\n");
-        assert_eq!(parse(&named, "1:name=systemd:/\n0::/\n"), Found::V2("/sys/fs/cgroup".into()));
-        assert_eq!(parse("", "0::/\n"), Found::Nothing);
+        let v2 = mount("/sys/fs/cgroup", "cgroup2", "rw,nsdelegate");
+        assert_eq!(sort(std::slice::from_ref(&v2), "0::/init.scope\n"), Found::V2("/sys/fs/cgroup".into()));
+        let named = [v2, mount("/sys/fs/cgroup/systemd", "cgroup", "rw,name=systemd")];
+        assert_eq!(sort(&named, "1:name=systemd:/\n0::/\n"), Found::V2("/sys/fs/cgroup".into()));
+        assert_eq!(sort(&[], "0::/\n"), Found::Nothing);
     }
 
     #[test]
-    fn escaped_mount_points_are_read_back() {
-        assert_eq!(unescape("/a\\040b\\134c\\x"), Path::new("/a b\\c\\x"));
+    fn co_mounted_controllers_get_links_to_their_directory() {
+        let hierarchy = Hierarchy {
+            controllers: vec!["cpu".into(), "cpuacct".into()],
+            mount: "/sys/fs/cgroup/cpu,cpuacct".into(),
+            root: File::open("/").unwrap().into(),
+        };
+        assert_eq!(hierarchy.links().collect::<Vec<_>>(), ["cpu", "cpuacct"]);
+        assert_eq!(hierarchy.directory(), "cpu,cpuacct");
     }
 }

@@ -1,0 +1,189 @@
+//! The engine: what was learnt of the host at start, and the verbs that `pods` uses.
+//!
+//! Every verb here may block for as long as the kernel takes: callers run it on a thread that may.
+
+use std::{
+    fs::File,
+    os::fd::OwnedFd,
+    path::{Path, PathBuf},
+};
+
+use kernel::{
+    mount::overlay_takes_layers_one_by_one,
+    path_in_root::read_limited,
+};
+use link::ExecOrder;
+use model::{ContainerPlan, ImageFacts, PodId, PodPlan, Seccomp};
+
+use crate::{
+    Config, Error, HostFacts, LaunchPlan, PlanInput, PodCgroup, Result, Rootfs, Volume,
+    capability::CapabilitySet,
+    cgroup::Cgroups,
+    device,
+    launch_plan::SeccompChoice,
+    orders,
+    plan::{self, Resources},
+    rootfs::{Durability, LayerOption},
+    seccomp::{Filters, MAX_PROFILE, Profile},
+    volume,
+};
+
+/// The planning half of this room, on one host.
+#[derive(Debug)]
+pub struct Engine {
+    config: Config,
+    pub(crate) cgroups: Cgroups,
+    host: HostFacts,
+    pub(crate) filters: Filters,
+    layers: LayerOption,
+    /// The host's root: where paths of bind sources begin.
+    pub(crate) host_root: OwnedFd,
+    notes: Vec<String>,
+}
+
+/// What the init of a pod with a shared pid namespace needs.
+#[derive(Debug)]
+pub struct PodInit {
+    /// v1: `tasks` of each hierarchy.
+    pub cgroup_tasks: Vec<OwnedFd>,
+    /// v2: the directory.
+    pub cgroup_dir: Option<OwnedFd>,
+    /// Its system-call filter.
+    pub seccomp: Option<OwnedFd>,
+}
+
+impl Engine {
+    /// Looks at the host. An error means that no container could run here.
+    pub fn new(config: Config) -> Result<Self> {
+        let mut notes = Vec::new();
+        // Refuses a wrong name now, not at the first container.
+        CapabilitySet::of(&config.capabilities)?;
+        let cgroups = Cgroups::find()?;
+        let host = HostFacts::read(cgroups.layout().is_unified(), &mut notes)?;
+        let layers = if overlay_takes_layers_one_by_one() { LayerOption::Each } else { LayerOption::Joined };
+        if layers == LayerOption::Joined {
+            notes.push("before Linux 6.7: an image's layers must fit into one mount option of 4 KiB".to_owned());
+        }
+        let host_root = File::open("/").map_err(|source| Error::Host { act: "open the root directory", source })?;
+        let filters = Filters::new(host.kernel);
+        Ok(Self { config, cgroups, host, filters, layers, host_root: host_root.into(), notes })
+    }
+
+    /// What is done less well than asked on this host: one sentence each, for the log at start.
+    pub fn notes(&self) -> &[String] {
+        &self.notes
+    }
+
+    /// What plans depend on.
+    pub fn host(&self) -> &HostFacts {
+        &self.host
+    }
+
+    /// Makes a pod's cgroup, or finds the kubelet's. Safe to repeat.
+    pub fn pod_cgroup(&self, pod: &PodPlan, id: &PodId) -> Result<PodCgroup> {
+        self.cgroups.make_pod(&self.config.cgroup_root, pod, id, self.config.pod_pids)
+    }
+
+    /// Removes a pod's cgroup where we made it. One that is gone is fine.
+    pub fn remove_pod_cgroup(&self, pod: &PodCgroup) -> Result<()> {
+        self.cgroups.remove_pod(pod)
+    }
+
+    /// What the init of a pod with a shared pid namespace needs: a cgroup below the pod's, and a filter.
+    pub fn pod_init(&self, pod: &PodPlan, cgroup: &PodCgroup, id: &PodId) -> Result<PodInit> {
+        let opened = self.cgroups.make_init(&init_path(cgroup, id))?;
+        let bounding = CapabilitySet::of(&self.config.capabilities)?.and(self.host.capabilities);
+        let seccomp = self.filters.filter(&self.seccomp_choice(&pod.seccomp)?, bounding)?;
+        Ok(PodInit { cgroup_tasks: opened.tasks, cgroup_dir: opened.dir, seccomp })
+    }
+
+    /// Removes the cgroup of a pod's init. One that never was is fine.
+    pub fn remove_pod_init(&self, cgroup: &PodCgroup, id: &PodId) -> Result<()> {
+        self.cgroups.remove(&init_path(cgroup, id))
+    }
+
+    /// Mounts a container's root filesystem, detached. `dir` keeps its writable layer; `layers`: the top one first.
+    /// `volatile`: the writable layer need not survive a power loss.
+    pub fn rootfs(&self, dir: &Path, layers: &[PathBuf], volatile: bool) -> Result<Rootfs> {
+        let durability = if volatile { Durability::Volatile } else { Durability::Durable };
+        Rootfs::make(dir, layers, durability, self.layers)
+    }
+
+    /// Makes storage for the image's volumes that the request gives none, in the container's directory.
+    pub fn volumes(
+        &self,
+        dir: &Path,
+        rootfs: &Rootfs,
+        image: &ImageFacts,
+        container: &ContainerPlan,
+    ) -> Result<Vec<Volume>> {
+        volume::make(dir, rootfs.root(), plan::wanted_volumes(image, container))
+    }
+
+    /// Decides everything about a container. Reads the host's devices and profile files that the request names.
+    pub fn plan(&self, input: &PlanInput<'_>) -> Result<LaunchPlan> {
+        let security = &input.container.security;
+        let mut found = Resources::default();
+        for device in &input.container.devices {
+            found.devices.extend(device::resolve(device)?);
+        }
+        if security.privileged && !self.config.privileged_without_host_devices {
+            found.host_devices = device::host_devices()?;
+        }
+        if let (Seccomp::Localhost(path), false) = (&security.seccomp, security.privileged) {
+            found.profile = Some(read_profile(path)?);
+        }
+        let plan = plan::plan(input, &self.host, &found, &self.config)?;
+        if let SeccompChoice::Profile { path, profile } = &plan.process.seccomp {
+            // A profile that cannot be compiled is the creation's error, not the start's.
+            self.filters.check(&path.display().to_string(), profile, plan.process.capabilities.bounding)?;
+        }
+        Ok(plan)
+    }
+
+    /// A process inside a running container: everything as its first process has it, but the arguments.
+    pub fn exec_order(&self, plan: &LaunchPlan, argv: Vec<Vec<u8>>) -> Result<ExecOrder> {
+        if argv.first().is_none_or(Vec::is_empty) {
+            return Err(Error::NoCommand);
+        }
+        let seccomp = self.filters.filter(&plan.process.seccomp, plan.process.capabilities.bounding)?;
+        let process = link::wire::Process { argv, ..orders::process(&plan.process) };
+        Ok(ExecOrder { process, seccomp, stdin: None, stdout: None, stderr: None })
+    }
+
+    /// Kills every process of a container. For containers whose monitor is gone; otherwise the monitor does it.
+    pub fn kill_cgroup(&self, path: &str) -> Result<()> {
+        self.cgroups.kill(path)
+    }
+
+    /// Removes a container's cgroup, killing what is left in it. One that is gone is fine.
+    pub fn remove_cgroup(&self, plan: &LaunchPlan) -> Result<()> {
+        self.cgroups.remove(&plan.cgroup.path)
+    }
+
+    fn seccomp_choice(&self, asked: &Seccomp) -> Result<SeccompChoice> {
+        Ok(match asked {
+            Seccomp::Unconfined => SeccompChoice::Unconfined,
+            Seccomp::RuntimeDefault => SeccompChoice::Default,
+            Seccomp::Localhost(path) => {
+                SeccompChoice::Profile { path: path.clone(), profile: Box::new(read_profile(path)?) }
+            }
+        })
+    }
+}
+
+/// Where the init lives: on cgroup v2 a pod's own directory, which has children, can hold no process.
+fn init_path(cgroup: &PodCgroup, id: &PodId) -> String {
+    format!("{}/{id}", cgroup.path)
+}
+
+fn read_profile(path: &Path) -> Result<Profile> {
+    let failed = |source| Error::SeccompFile { path: path.to_owned(), source };
+    let file = File::open(path).map_err(failed)?;
+    if !file.metadata().map_err(failed)?.is_file() {
+        return Err(failed(std::io::Error::new(std::io::ErrorKind::NotFound, "not a file")));
+    }
+    let text = read_limited(file, MAX_PROFILE).map_err(failed)?;
+    serde_json::from_slice(&text)
+        .map_err(|error| Error::SeccompProfile { name: path.display().to_string(), why: error.to_string() })
+}

@@ -1,0 +1,1 @@
+//! Behaviour of compiled filters, against an interpreter and against libseccomp.
