@@ -129,7 +129,11 @@ impl Accounts {
     }
 
     fn groups_of(&self, name: &str) -> Vec<u32> {
-        self.groups.iter().filter(|line| line.members.iter().any(|member| member == name)).map(|line| line.gid).collect()
+        self.groups
+            .iter()
+            .filter(|line| line.members.iter().any(|member| member == name))
+            .map(|line| line.gid)
+            .collect()
     }
 }
 

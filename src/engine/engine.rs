@@ -8,10 +8,7 @@ use std::{
     path::{Path, PathBuf},
 };
 
-use kernel::{
-    mount::overlay_takes_layers_one_by_one,
-    path_in_root::read_limited,
-};
+use kernel::{mount::overlay_takes_layers_one_by_one, path_in_root::read_limited};
 use link::ExecOrder;
 use model::{ContainerPlan, ImageFacts, PodId, PodPlan, Seccomp};
 

@@ -3,20 +3,25 @@
 //! The daemon's half: [`Engine::plan`] merges request, image and host into a [`LaunchPlan`], pure data; then
 //! [`Engine::prepare`] opens what belongs to the host (root filesystem, bind sources, cgroup, filter) and
 //! [`Prepared::send`] hands plan and descriptors to the pod's monitor.
-//! The monitor's half runs a ready plan and decides nothing.
+//! The monitor's half ([`launch`], [`enter`], [`init`]) runs a ready plan and decides nothing.
 //! Never knows: images' contents, networks, the CRI's messages.
 
 pub mod account;
 pub mod capability;
 pub mod cgroup;
+mod child;
 mod config;
 pub mod device;
 mod engine;
+pub mod enter;
 mod error;
 mod host;
+pub mod init;
+pub mod launch;
 pub mod launch_plan;
 mod oci;
 mod orders;
+mod place;
 mod plan;
 mod prepare;
 mod rootfs;
@@ -30,7 +35,7 @@ pub use engine::{Engine, PodInit};
 pub use error::{Error, Result};
 pub use host::HostFacts;
 pub use launch_plan::LaunchPlan;
-pub use plan::{PlanInput, PodFiles, plan};
+pub use plan::{PlanInput, PodFiles, Resources, clean, plan, wanted_volumes};
 pub use prepare::Prepared;
 pub use rootfs::Rootfs;
 pub use volume::Volume;

@@ -4,10 +4,7 @@
 //! last so that no mount of the plan can uncover what they hide.
 
 use std::{
-    os::{
-        fd::OwnedFd,
-        unix::ffi::OsStrExt,
-    },
+    os::{fd::OwnedFd, unix::ffi::OsStrExt},
     path::Path,
 };
 

@@ -19,8 +19,8 @@ use crate::{
     config::Config,
     device::{self, DeviceNode, DeviceRule, HostDevice},
     launch_plan::{
-        Capabilities, Cgroup, LaunchPlan, Link, Mount, MountWhat, Namespaces, PidNamespace, Root, SeccompChoice, Shared,
-        Stdio,
+        Capabilities, Cgroup, LaunchPlan, Link, Mount, MountWhat, Namespaces, PidNamespace, Root, SeccompChoice,
+        Shared, Stdio,
     },
     seccomp::Profile,
 };
@@ -90,10 +90,7 @@ pub fn plan(input: &PlanInput<'_>, host: &HostFacts, found: &Resources, config: 
         pod: input.pod_id.clone(),
         hostname: input.hostname.to_owned(),
         namespaces: namespaces(input, host)?,
-        root: Root {
-            readonly: security.readonly_rootfs,
-            propagation: propagation.unwrap_or(Propagation::Private),
-        },
+        root: Root { readonly: security.readonly_rootfs, propagation: propagation.unwrap_or(Propagation::Private) },
         mounts,
         // On the host's own /dev nothing is made: it has what it has, and it is not ours.
         devices: if dev_is_ours { devices } else { Vec::new() },

@@ -143,17 +143,14 @@ impl Engine {
 
 /// Only the top mount: what lies below keeps its own setting.
 fn set_read_only(mount: BorrowedFd<'_>, source: &Path) -> Result<()> {
-    mount_setattr(mount, false, MountAttrs::RDONLY, MountAttrs::empty(), None)
-        .map_err(failed("make read-only", source))
+    mount_setattr(mount, false, MountAttrs::RDONLY, MountAttrs::empty(), None).map_err(failed("make read-only", source))
 }
 
 /// What the kubelet forgot, or a person never made: a directory, as everywhere in the field.
 fn make_missing(source: &Path) -> Result<()> {
     match source.try_exists() {
         Ok(true) => Ok(()),
-        Ok(false) => {
-            DirBuilder::new().recursive(true).mode(0o755).create(source).map_err(failed("make", source))
-        }
+        Ok(false) => DirBuilder::new().recursive(true).mode(0o755).create(source).map_err(failed("make", source)),
         Err(error) => Err(failed("look at", source)(error)),
     }
 }

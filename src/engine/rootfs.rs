@@ -67,7 +67,8 @@ impl Rootfs {
         // The upper directory is what `/` looks like inside: its owner is the image's, as in the layer it covers.
         let covered = fs::metadata(top).map_err(failed("read the top layer"))?;
         if (covered.uid(), covered.gid()) != (0, 0) {
-            chown(&upper, Some(covered.uid()), Some(covered.gid())).map_err(failed("set the owner of the upper layer"))?;
+            chown(&upper, Some(covered.uid()), Some(covered.gid()))
+                .map_err(failed("set the owner of the upper layer"))?;
         }
         let mounted = match option {
             LayerOption::Each => overlay(layers, &upper, &work, durability),

@@ -84,7 +84,12 @@ fn copy_directory(from: BorrowedFd<'_>, to: BorrowedFd<'_>, depth: usize) -> io:
     let about = File::from(from.try_clone_to_owned()?).metadata()?;
     copy_attributes(from, to)?;
     finish(to, &about)?;
-    file::set_times(to, Path::new("."), time(about.atime(), about.atime_nsec()), time(about.mtime(), about.mtime_nsec()))
+    file::set_times(
+        to,
+        Path::new("."),
+        time(about.atime(), about.atime_nsec()),
+        time(about.mtime(), about.mtime_nsec()),
+    )
 }
 
 fn copy_entry(from: BorrowedFd<'_>, to: BorrowedFd<'_>, path: &Path, depth: usize) -> io::Result<()> {
@@ -110,8 +115,7 @@ fn copy_entry(from: BorrowedFd<'_>, to: BorrowedFd<'_>, path: &Path, depth: usiz
         symlinkat(readlinkat(from, path)?.as_os_str(), to, path)?;
         file::set_owner(to, path, Some(about.uid()), Some(about.gid()))?;
     } else {
-        let number = |number: u64| u32::try_from(number).unwrap_or(0);
-        let (major, minor) = (number(major(about.rdev())), number(minor(about.rdev())));
+        let (major, minor) = (major(about.rdev()), minor(about.rdev()));
         let what = if kind.is_char_device() {
             Special::Char { major, minor }
         } else if kind.is_block_device() {

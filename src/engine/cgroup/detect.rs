@@ -166,7 +166,8 @@ mod tests {
         ];
         let own = "4:memory:/a\n3:cpu,cpuacct:/\n2:name=systemd:/x\n5:blkio:/\n0::/y\n";
         let Found::V1(found) = sort(&mounts, own) else { panic!("not version 1") };
-        let found: Vec<(String, &Path)> = found.iter().map(|(names, mount)| (names.join(","), mount.as_path())).collect();
+        let found: Vec<(String, &Path)> =
+            found.iter().map(|(names, mount)| (names.join(","), mount.as_path())).collect();
         assert_eq!(
             found,
             [

@@ -63,8 +63,7 @@ pub fn v1(resources: &Resources, pids: Option<u64>) -> Result<Vec<Write>> {
 pub fn v2(resources: &Resources, pids: Option<u64>) -> Result<Vec<Write>> {
     let mut writes = Writes::default();
     writes.number("cpu", "cpu.weight", positive(resources.cpu_shares).map(weight));
-    let (quota, period) =
-        (resources.cpu_quota_us.filter(|quota| *quota != 0), positive(resources.cpu_period_us));
+    let (quota, period) = (resources.cpu_quota_us.filter(|quota| *quota != 0), positive(resources.cpu_period_us));
     if quota.is_some() || period.is_some() {
         let quota = quota.filter(|quota| *quota > 0).map_or_else(|| "max".to_owned(), |quota| quota.to_string());
         let limit = format!("{quota} {}", period.unwrap_or(DEFAULT_PERIOD));
@@ -274,7 +273,9 @@ mod tests {
 
     #[test]
     fn weights_meet_the_default_and_both_ends() {
-        for (shares, want) in [(0, 1), (2, 1), (3, 2), (102, 17), (512, 59), (1024, 100), (2048, 174), (262_144, 10_000)] {
+        for (shares, want) in
+            [(0, 1), (2, 1), (3, 2), (102, 17), (512, 59), (1024, 100), (2048, 174), (262_144, 10_000)]
+        {
             assert_eq!(weight(shares), want, "{shares}");
         }
     }

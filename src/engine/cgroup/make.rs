@@ -16,11 +16,7 @@ use nix::{
 use super::{
     Cgroups, Hierarchy, IfMissing, Layout, Opened, V2, device_program, failed, relative, v1_limits, v2_limits,
 };
-use crate::{
-    Error, Result,
-    device::DeviceRule,
-    launch_plan,
-};
+use crate::{Error, Result, device::DeviceRule, launch_plan};
 
 /// How often a chain of directories is made again when somebody removes its top meanwhile.
 const RACES: usize = 8;
@@ -95,7 +91,9 @@ impl Made<'_> {
                     put(dir.map(|(_, dir)| dir.as_fd()), path, &write)?;
                 }
                 match dirs.iter().find(|(hierarchy, _)| hierarchy.has("devices")) {
-                    Some((_, dir)) => limit_devices_v1(dir.as_fd(), &plan.devices).map_err(failed("limit devices", path)),
+                    Some((_, dir)) => {
+                        limit_devices_v1(dir.as_fd(), &plan.devices).map_err(failed("limit devices", path))
+                    }
                     None => Ok(()),
                 }
             }

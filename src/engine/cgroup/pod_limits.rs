@@ -11,8 +11,8 @@ use crate::Result;
 pub(super) fn set_pids(path: &str, most: u64) -> Result<()> {
     let most = i64::try_from(most).unwrap_or(i64::MAX);
     let cgroup = Cgroup::load(hierarchies::auto(), relative(path));
-    let pids: &PidController = cgroup
-        .controller_of()
-        .ok_or_else(|| failed("limit processes", path)(io::Error::new(io::ErrorKind::NotFound, "no pids controller")))?;
+    let pids: &PidController = cgroup.controller_of().ok_or_else(|| {
+        failed("limit processes", path)(io::Error::new(io::ErrorKind::NotFound, "no pids controller"))
+    })?;
     pids.set_pid_max(MaxValue::Value(most)).map_err(|error| failed("limit processes", path)(io::Error::other(error)))
 }

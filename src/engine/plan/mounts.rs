@@ -60,11 +60,8 @@ pub(super) fn mounts(input: &PlanInput<'_>, host: &HostFacts) -> Result<(Vec<Mou
 
 fn of_request(mount: &model::Mount) -> Result<Mount> {
     let target = clean(&mount.target);
-    let invalid = |want| Error::Invalid {
-        field: "mounts[].container_path",
-        value: mount.target.display().to_string(),
-        want,
-    };
+    let invalid =
+        |want| Error::Invalid { field: "mounts[].container_path", value: mount.target.display().to_string(), want };
     let source = match &mount.source {
         MountSource::Host(source) => source.clone(),
         MountSource::Image { image, .. } => {
@@ -122,12 +119,7 @@ fn defaults(input: &PlanInput<'_>, host: &HostFacts) -> Vec<Mount> {
     let mut mounts = vec![
         filesystem("/proc", "proc", &[], &[NoSuid, NoDev, NoExec]),
         filesystem("/dev", "tmpfs", &["mode=755", "size=65536k"], &[NoSuid, StrictAtime]),
-        filesystem(
-            "/dev/pts",
-            "devpts",
-            &["newinstance", "ptmxmode=0666", "mode=0620", "gid=5"],
-            &[NoSuid, NoExec],
-        ),
+        filesystem("/dev/pts", "devpts", &["newinstance", "ptmxmode=0666", "mode=0620", "gid=5"], &[NoSuid, NoExec]),
     ];
     if host_ipc {
         // The queues and segments of the host's namespace are seen through the host's own mounts.
@@ -150,17 +142,13 @@ fn defaults(input: &PlanInput<'_>, host: &HostFacts) -> Vec<Mount> {
 /// Written by the pod, shared by its containers; they may change them as everywhere in the field.
 fn pod_files(input: &PlanInput<'_>) -> Vec<Mount> {
     let files = input.pod_files;
-    [
-        ("/etc/hosts", &files.hosts),
-        ("/etc/hostname", &files.hostname),
-        ("/etc/resolv.conf", &files.resolv_conf),
-    ]
-    .into_iter()
-    .filter_map(|(target, source)| {
-        let source = source.clone()?;
-        Some(bind(target.into(), source, input.container.security.readonly_rootfs, Missing::Refuse))
-    })
-    .collect()
+    [("/etc/hosts", &files.hosts), ("/etc/hostname", &files.hostname), ("/etc/resolv.conf", &files.resolv_conf)]
+        .into_iter()
+        .filter_map(|(target, source)| {
+            let source = source.clone()?;
+            Some(bind(target.into(), source, input.container.security.readonly_rootfs, Missing::Refuse))
+        })
+        .collect()
 }
 
 fn filesystem(target: &str, fstype: &str, options: &[&str], flags: &[MountFlag]) -> Mount {

@@ -5,7 +5,7 @@ use std::str::FromStr;
 use syscalls::{aarch64, arm, riscv64, x86, x86_64};
 
 /// Bit that marks a call of the x32 ABI in the number that x86-64 reports.
-pub const X32_BIT: u32 = 0x4000_0000;
+pub(super) const X32_BIT: u32 = 0x4000_0000;
 
 /// An instruction set with its system call table.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]

@@ -87,8 +87,6 @@ impl Filters {
     fn program(&self, name: &str, profile: &Profile, bounding: CapabilitySet) -> Result<Vec<u8>> {
         let here = Circumstances { bounding, native: self.native, kernel: self.kernel };
         let program = resolve(profile, &here).and_then(|resolved| compile(&resolved));
-        program
-            .map(|program| to_bytes(&program))
-            .map_err(|why| Error::SeccompProfile { name: name.to_owned(), why })
+        program.map(|program| to_bytes(&program)).map_err(|why| Error::SeccompProfile { name: name.to_owned(), why })
     }
 }

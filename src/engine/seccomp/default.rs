@@ -94,9 +94,7 @@ pub fn profile() -> Profile {
     let mut syscalls = vec![allow(EVERYONE)];
     let since = Filter { min_kernel: Some("4.8".to_owned()), ..Filter::default() };
     syscalls.push(Rule { includes: since, ..allow(SINCE_4_8) });
-    for (op, family) in
-        [(Compare::Less, AF_ALG), (Compare::Equal, AF_ALG + 1), (Compare::Greater, AF_VSOCK)]
-    {
+    for (op, family) in [(Compare::Less, AF_ALG), (Compare::Equal, AF_ALG + 1), (Compare::Greater, AF_VSOCK)] {
         syscalls.push(Rule { args: vec![argument(op, family, 0)], ..allow("socket") });
     }
     for personality in PERSONALITIES {

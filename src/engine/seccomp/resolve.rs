@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 
 use super::{
     arch::Arch,
-    profile::{Action, Argument, Filter, Profile},
+    profile::{Action, Argument, Filter, Profile, Rule},
 };
 use crate::capability::CapabilitySet;
 
@@ -89,8 +89,10 @@ pub struct Resolved {
 pub fn resolve(profile: &Profile, here: &Circumstances) -> Result<Resolved, String> {
     refuse_unknown(profile)?;
     let default = Verdict::of(profile.default_action, profile.default_errno_ret)?;
-    let mut archs: Vec<ArchRules> =
-        architectures(profile, here.native)?.into_iter().map(|arch| ArchRules { arch, calls: BTreeMap::new() }).collect();
+    let mut archs: Vec<ArchRules> = architectures(profile, here.native)?
+        .into_iter()
+        .map(|arch| ArchRules { arch, calls: BTreeMap::new() })
+        .collect();
     for (index, rule) in profile.syscalls.iter().enumerate() {
         let wrong = |why: String| format!("syscalls[{index}]: {why}");
         let verdict = Verdict::of(rule.action, rule.errno_ret).map_err(wrong)?;
@@ -118,6 +120,12 @@ pub fn resolve(profile: &Profile, here: &Circumstances) -> Result<Resolved, Stri
     // ENOSYS lets C libraries fall back where EPERM would make programs fail.
     let newer = if default.lets_pass() { default } else { Verdict::NO_SUCH_CALL };
     Ok(Resolved { default, newer, archs })
+}
+
+/// The rules of a profile that count under these circumstances, as written.
+pub fn counting<'a>(profile: &'a Profile, here: &Circumstances) -> Vec<&'a Rule> {
+    let fits = |rule: &&Rule| counts(&rule.includes, &rule.excludes, here).unwrap_or(false);
+    profile.syscalls.iter().filter(fits).collect()
 }
 
 fn refuse_unknown(profile: &Profile) -> Result<(), String> {
