@@ -14,15 +14,13 @@ use std::{
     path::{Path, PathBuf},
 };
 
-use model::PodId;
-use nix::{
-    errno::Errno,
-    mount::{MntFlags, MsFlags, mount, umount2},
-    sched::{CloneFlags, setns, unshare},
-    sys::statfs::{NSFS_MAGIC, fstatfs},
+use kernel::{
+    mount::{PropagationType, bind, move_mount, open_tree_clone, set_propagation, umount_detach},
+    namespace::{Namespaces, is_nsfs, of_thread, setns, unshare},
 };
+use model::PodId;
 
-use crate::{Error, Result, thread};
+use crate::{Error, Result};
 
 /// Every file of ours in the shared directory begins so.
 const PREFIX: &str = "coracle-";
@@ -66,35 +64,26 @@ impl NetnsDir {
         self.dir.join(format!("{PREFIX}{}", pod.short()))
     }
 
-    /// Makes the pod's namespace. Blocks for about half a millisecond.
+    /// Makes the pod's namespace and leaves the calling thread in it, which must be one of [`crate::thread`]'s and end
+    /// with this job. Blocks for about half a millisecond.
     pub(crate) fn make(&self, pod: &PodId) -> Result<Netns> {
         let path = self.path(pod);
         let mark = self.mark(&path);
         fs::write(&mark, pod.as_str()).map_err(failed("mark", &mark))?;
-        let made = thread::run_blocking("a new network namespace", || {
-            OpenOptions::new()
-                .write(true)
-                .create_new(true)
-                .mode(0o444)
-                .open(&path)
-                .map_err(failed("make file of", &path))?;
-            unshare(CloneFlags::CLONE_NEWNET).map_err(failed("make", &path))?;
+        let mut options = OpenOptions::new();
+        options.write(true).create_new(true).mode(0o444);
+        // Not undone when it exists: then it is somebody's, most likely this very pod's.
+        options.open(&path).map_err(failed("make file of", &path))?;
+        let made = unshare(Namespaces::NET)
+            .map_err(failed("make", &path))
             // By thread: /proc/self would be the namespace of the process's first thread, the host's.
-            let own = Path::new("/proc/thread-self/ns/net");
-            mount(Some(own), &path, None::<&str>, MsFlags::MS_BIND, None::<&str>).map_err(failed("mount", &path))?;
-            Self::open_netns(&path)
-        });
-        match made {
-            Err(Error::Netns { source, .. }) if source.kind() == io::ErrorKind::AlreadyExists => {
-                Err(Error::Netns { act: "make file of", path, source })
-            }
-            Err(error) => {
-                // Best effort: what cannot be removed here keeps its mark, and reconciliation comes back to it.
-                let _ = self.remove(&path);
-                Err(error)
-            }
-            made => made,
+            .and_then(|()| bind(Path::new("/proc/thread-self/ns/net"), &path).map_err(failed("mount", &path)))
+            .and_then(|()| Self::open_netns(&path));
+        if made.is_err() {
+            // Best effort: what cannot be removed here keeps its mark, and reconciliation comes back to it.
+            let _ = self.remove(&path);
         }
+        made
     }
 
     /// Opens a namespace by its file. A file that is no namespace (left by a reboot) is refused with `EINVAL`.
@@ -112,11 +101,11 @@ impl NetnsDir {
     /// Only a mounted namespace or an empty regular file (what a crash or a reboot leaves) is removed.
     pub(crate) fn remove(&self, path: &Path) -> Result<()> {
         for _ in 0..STACKED_MAX {
-            match umount2(path, MntFlags::MNT_DETACH | MntFlags::UMOUNT_NOFOLLOW) {
+            match umount_detach(path) {
                 Ok(()) => {}
                 // Not a mount point, or gone.
-                Err(Errno::EINVAL | Errno::ENOENT) => break,
-                Err(errno) => return Err(failed("unmount", path)(errno)),
+                Err(error) if matches!(error.raw_os_error(), Some(libc::EINVAL | libc::ENOENT)) => break,
+                Err(error) => return Err(failed("unmount", path)(error)),
             }
         }
         match fs::symlink_metadata(path) {
@@ -152,32 +141,36 @@ impl NetnsDir {
     }
 }
 
-/// Moves the calling thread, which must be one of [`thread`]'s, into a namespace.
-pub(crate) fn enter(netns: BorrowedFd<'_>, path: &Path) -> Result<()> {
-    setns(netns, CloneFlags::CLONE_NEWNET).map_err(failed("enter", path))
+/// Runs `act` inside a namespace and comes back: what the thread does afterwards, it does on the host again. The thread
+/// must be one of [`crate::thread`]'s all the same: should the way back fail, it ends where it is.
+pub(crate) fn inside<T>(netns: BorrowedFd<'_>, path: &Path, act: impl FnOnce() -> Result<T>) -> Result<T> {
+    let home = of_thread(Namespaces::NET).map_err(failed("remember the way out of", path))?;
+    setns(netns, Namespaces::NET).map_err(failed("enter", path))?;
+    let done = act();
+    setns(home.as_fd(), Namespaces::NET).map_err(failed("leave", path))?;
+    done
 }
 
 /// Makes the directory a shared mount of its own, as `ip netns` does: mounts made in it reach the other mount
 /// namespaces that should see them, and unmounting is not held up by copies elsewhere. Done once; safe to repeat.
-fn share(dir: &Path) -> nix::Result<()> {
-    let shared = || mount(None::<&str>, dir, None::<&str>, MsFlags::MS_SHARED | MsFlags::MS_REC, None::<&str>);
+fn share(dir: &Path) -> io::Result<()> {
+    let shared = || set_propagation(dir, PropagationType::Shared, true);
     match shared() {
-        Err(Errno::EINVAL) => {
-            mount(Some(dir), dir, None::<&str>, MsFlags::MS_BIND | MsFlags::MS_REC, None::<&str>)?;
+        Err(error) if error.raw_os_error() == Some(libc::EINVAL) => {
+            let target = File::open(dir)?;
+            // With all that is mounted below it: others' namespaces must not vanish behind ours.
+            let copy = open_tree_clone(target.as_fd(), Path::new(""), true)?;
+            move_mount(copy.as_fd(), target.as_fd())?;
             shared()
         }
         done => done,
     }
 }
 
-fn is_nsfs(fd: BorrowedFd<'_>) -> nix::Result<bool> {
-    Ok(fstatfs(fd)?.filesystem_type() == NSFS_MAGIC)
-}
-
 fn gone(error: io::Error) -> io::Result<()> {
     if error.kind() == io::ErrorKind::NotFound { Ok(()) } else { Err(error) }
 }
 
-fn failed<E: Into<io::Error>>(act: &'static str, path: &Path) -> impl FnOnce(E) -> Error {
-    move |error| Error::Netns { act, path: path.to_owned(), source: error.into() }
+fn failed(act: &'static str, path: &Path) -> impl FnOnce(io::Error) -> Error {
+    move |source| Error::Netns { act, path: path.to_owned(), source }
 }

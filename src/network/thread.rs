@@ -32,15 +32,6 @@ pub(crate) async fn run<T: Send + 'static>(
     told.await.unwrap_or_else(|_| Err(Error::Thread { act, source: io::Error::other("it ended without an answer") }))
 }
 
-/// The same for callers that may block: runs `job` on a thread of its own and waits for its end.
-pub(crate) fn run_blocking<T: Send>(act: &'static str, job: impl FnOnce() -> Result<T> + Send) -> Result<T> {
-    thread::scope(|scope| {
-        let born = thread::Builder::new().name(format!("network: {act}")).stack_size(STACK).spawn_scoped(scope, job);
-        let joined = born.map_err(|source| Error::Thread { act, source })?.join();
-        joined.unwrap_or_else(|_| Err(Error::Thread { act, source: io::Error::other("it panicked") }))
-    })
-}
-
 #[cfg(test)]
 mod tests {
     use std::sync::mpsc;

@@ -38,7 +38,7 @@ pub(crate) struct Port {
 }
 
 impl Bridge {
-    /// Attaches a pod: on return its addresses answer. Runs on a thread of its own, which ends in the pod's namespace.
+    /// Attaches a pod: on return its addresses answer. Runs on a thread of its own.
     ///
     /// `ground` is the index of the prepared bridge; `ENODEV` or `EINVAL` from "make veth" mean that it is gone. Links of
     /// detached pods that `lingering` knows to have had these addresses are cut off.
@@ -84,8 +84,7 @@ impl Bridge {
         mac: [u8; 6],
     ) -> Result<String> {
         let name = self.make_veth(links, ground, pod, netns, request, mac)?;
-        let wired = netns::enter(netns, path)
-            .and_then(|()| self.configure(&request.interface, addresses))
+        let wired = netns::inside(netns, path, || self.configure(&request.interface, addresses))
             .and_then(|()| await_forwarding(links, &name));
         if let Err(error) = wired {
             // Slow, but an error is rare, and the same namespace may be tried again. Best effort: the link also goes
