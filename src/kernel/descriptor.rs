@@ -23,20 +23,23 @@ pub fn close_others_on_exec() -> io::Result<()> {
 /// Closes every descriptor but the standard ones and `keep`. For a child between clone and exec alone: the copies of its
 /// parent's owners (`OwnedFd`) stand in its memory, name nothing any more, and must never be used or dropped.
 ///
-/// A waiting child that held copies of other containers' pipes and sockets would keep their ends of file from coming.
+/// A waiting child that held copies of other containers' pipes and sockets would keep their ends of file from coming. Does not allocate.
 pub fn close_all_but(keep: &[BorrowedFd<'_>]) -> io::Result<()> {
-    let mut numbers: Vec<u32> = keep.iter().map(|fd| fd.as_raw_fd() as u32).filter(|number| *number >= FIRST).collect();
-    numbers.sort_unstable();
     let mut from = FIRST;
-    for number in numbers.into_iter().chain([u32::MAX]) {
-        if number > from {
+    loop {
+        // The next number to be kept, looked for each time instead of sorted: a few descriptors, and no allocation.
+        let kept = keep.iter().map(|fd| fd.as_raw_fd().unsigned_abs()).filter(|number| *number >= from).min();
+        let end = kept.unwrap_or(u32::MAX);
+        if end > from {
             // SAFETY: takes numbers only. What is closed has owners in memory that this process, by the law above, never
             // touches again.
-            done(unsafe { libc::syscall(libc::SYS_close_range, from, number - 1, 0) })?;
+            done(unsafe { libc::syscall(libc::SYS_close_range, from, end - 1, 0) })?;
         }
-        from = from.max(number.saturating_add(1));
+        match kept {
+            Some(number) => from = number + 1,
+            None => return Ok(()),
+        }
     }
-    Ok(())
 }
 
 /// Lets a descriptor pass the next exec under its number. For the number itself see `AsRawFd`.
@@ -75,6 +78,25 @@ mod tests {
 
     use super::*;
     use crate::process::{CStringArray, CloneArgs, Ended, clone3, exec, exit_now, wait_blocking};
+
+    #[test]
+    fn a_child_closes_all_but_what_it_keeps() {
+        let (read, write) = nix::unistd::pipe().unwrap();
+        let files = [(); 3].map(|()| File::open("/").unwrap());
+        let (_, child) = clone3(CloneArgs::default(), || {
+            // Not in order, and one twice.
+            if close_all_but(&[write.as_fd(), files[1].as_fd(), write.as_fd()]).is_err() {
+                exit_now(1);
+            }
+            let open = |fd: BorrowedFd<'_>| fcntl(fd, FcntlArg::F_GETFD).is_ok();
+            let kept = open(write.as_fd()) && open(files[1].as_fd());
+            let closed = !open(read.as_fd()) && !open(files[0].as_fd()) && !open(files[2].as_fd());
+            exit_now(if kept && closed { 0 } else { 2 })
+        })
+        .unwrap();
+        assert_eq!(wait_blocking(child.as_fd()).unwrap(), Ended::Code(0));
+        assert!(fcntl(&read, FcntlArg::F_GETFD).is_ok());
+    }
 
     #[test]
     fn stdio_is_placed_and_nothing_else_passes_exec() {
