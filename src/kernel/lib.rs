@@ -6,7 +6,8 @@
 //! * A path inside a container is resolved beneath a root descriptor ([`path_in_root`]), never joined as a string.
 //! * Doors meant for the child between clone and exec do not allocate; their pages say so.
 //!
-//! The oldest kernel is 6.1; a door that needs a newer one says so and offers the question (`…_supported`).
+//! The oldest kernel is 6.1; a door that needs a newer one says so, and a question beside it tells what this kernel can
+//! ([`mount::overlay_takes_layers_one_by_one`], [`seccomp::knows_action`]).
 //! Owns: system calls. Does not own: what to call in which order (`engine`, `monitor`, `disk`).
 #![allow(unsafe_code, reason = "system calls are foreign functions; this is the room that makes them safe")]
 
