@@ -3,6 +3,7 @@
 //! Every verb here may block for as long as the kernel takes: callers run it on a thread that may.
 
 use std::{
+    collections::BTreeMap,
     fs::File,
     os::fd::OwnedFd,
     path::{Path, PathBuf},
@@ -10,7 +11,7 @@ use std::{
 
 use kernel::{mount::overlay_takes_layers_one_by_one, path_in_root::read_limited};
 use link::ExecOrder;
-use model::{ContainerPlan, ImageFacts, PodId, PodPlan, Seccomp};
+use model::{ContainerId, ContainerPlan, ImageFacts, PodId, PodPlan, Seccomp};
 
 use crate::{
     Config, Error, HostFacts, LaunchPlan, PlanInput, PodCgroup, Result, Rootfs, Volume,
@@ -22,7 +23,7 @@ use crate::{
     plan::{self, Resources},
     rootfs::{Durability, LayerOption},
     seccomp::{Filters, MAX_PROFILE, Profile},
-    volume,
+    sysctl, volume,
 };
 
 /// The planning half of this room, on one host.
@@ -151,6 +152,17 @@ impl Engine {
     /// Kills every process of a container. For containers whose monitor is gone; otherwise the monitor does it.
     pub fn kill_cgroup(&self, path: &str) -> Result<()> {
         self.cgroups.kill(path)
+    }
+
+    /// Kernel parameters that the pod asks for, and those that every pod gets: paths below `/proc/sys`. One that does not
+    /// belong to a namespace of the pod's own is refused.
+    pub fn pod_sysctls(&self, pod: &PodPlan) -> Result<BTreeMap<String, String>> {
+        sysctl::of_pod(pod)
+    }
+
+    /// Removes the cgroup of a container whose launch plan was never recorded. One that never was is fine.
+    pub fn remove_container_cgroup(&self, pod: &PodCgroup, container: &ContainerId) -> Result<()> {
+        self.cgroups.remove(&format!("{}/{container}", pod.path))
     }
 
     /// Removes a container's cgroup, killing what is left in it. One that is gone is fine.

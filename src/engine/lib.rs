@@ -26,6 +26,7 @@ mod plan;
 mod prepare;
 mod rootfs;
 pub mod seccomp;
+mod sysctl;
 mod volume;
 
 pub use account::Accounts;

@@ -167,9 +167,7 @@ fn split_domain(text: &str) -> (&str, &str) {
     match text.split_once('/') {
         Some((LEGACY_DOMAIN, rest)) => (DEFAULT_DOMAIN, rest),
         Some((first, rest))
-            if first.contains(['.', ':'])
-                || first == "localhost"
-                || first.chars().any(|c| c.is_ascii_uppercase()) =>
+            if first.contains(['.', ':']) || first == "localhost" || first.chars().any(|c| c.is_ascii_uppercase()) =>
         {
             (first, rest)
         }
@@ -261,10 +259,36 @@ mod tests {
     fn what_is_no_name_is_refused() {
         let long = "a".repeat(256);
         for text in [
-            "", " ", "UPPER", "a//b", "/a", "a/", "a:", "a:-x", ":a", "a@", "a@sha256:ab", "a.-b/c d", "a___b", "a..b",
-            "-a", "a-", "r.io/../etc", "r.io/a/../b", "http://r.io/a", "r.io:x/a", "r-.io/a", "[::1/a", "[]/a", "ä",
-            "a\0b", &long, &"ab".repeat(32), &format!("a:{}", "t".repeat(129)),
-            &format!("a@sha512:{}", "a".repeat(128)), &"x/".repeat(600),
+            "",
+            " ",
+            "UPPER",
+            "a//b",
+            "/a",
+            "a/",
+            "a:",
+            "a:-x",
+            ":a",
+            "a@",
+            "a@sha256:ab",
+            "a.-b/c d",
+            "a___b",
+            "a..b",
+            "-a",
+            "a-",
+            "r.io/../etc",
+            "r.io/a/../b",
+            "http://r.io/a",
+            "r.io:x/a",
+            "r-.io/a",
+            "[::1/a",
+            "[]/a",
+            "ä",
+            "a\0b",
+            &long,
+            &"ab".repeat(32),
+            &format!("a:{}", "t".repeat(129)),
+            &format!("a@sha512:{}", "a".repeat(128)),
+            &"x/".repeat(600),
         ] {
             assert!(text.parse::<ImageRef>().is_err(), "{text:?}");
         }

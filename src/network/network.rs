@@ -8,7 +8,7 @@ use std::{
     collections::HashSet,
     net::IpAddr,
     os::fd::{AsFd, OwnedFd},
-    path::Path,
+    path::{Path, PathBuf},
     sync::{
         Arc, Mutex, MutexGuard,
         atomic::{AtomicBool, Ordering},
@@ -144,6 +144,11 @@ impl Network {
             let _ = undo.netns.remove(&netns.path);
         })
         .await
+    }
+
+    /// Where a pod's namespace is named, or would be: known before it is made, so that a record can name it first.
+    pub fn netns_path(&self, pod: &PodId) -> PathBuf {
+        self.inner.netns.path(pod)
     }
 
     /// Opens a namespace made earlier, after a restart. One that is gone (reboot) is an error whose source is

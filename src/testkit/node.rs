@@ -67,15 +67,21 @@ impl TempNode {
 
     /// As [`TempNode::start`], with options.
     pub fn start_with(options: NodeOptions) -> TempNode {
+        let mut node = TempNode::prepare(options);
+        node.start_daemon();
+        node
+    }
+
+    /// A node whose daemon has never run: its directories and settings, for what has to be there before.
+    pub fn prepare(options: NodeOptions) -> TempNode {
         assert!(nix::unistd::geteuid().is_root(), "a node needs root");
         let dir = tempfile::Builder::new().prefix("crt-").tempdir().unwrap().keep();
         let seed = dir.file_name().unwrap().to_string_lossy().trim_start_matches("crt-").to_lowercase();
         for below in ["root", "state", "netns", "certs.d", "logs"] {
             fs::create_dir(dir.join(below)).unwrap();
         }
-        let mut node = TempNode { dir, seed, options, daemon: None, family: Vec::new(), finished: false };
+        let node = TempNode { dir, seed, options, daemon: None, family: Vec::new(), finished: false };
         fs::write(node.dir.join("config.toml"), node.config()).unwrap();
-        node.start_daemon();
         node
     }
 

@@ -1,0 +1,69 @@
+//! What this room is given, and how it opens.
+
+use std::{os::fd::OwnedFd, path::PathBuf, sync::Arc};
+
+use engine::Engine;
+use images::Images;
+use network::Network;
+
+use crate::{
+    error::Error,
+    home::Home,
+    index::Index,
+    launcher::LauncherKeeper,
+    record::Records,
+    step::{Faults, Steps},
+    trash::TrashBin,
+};
+
+/// The rooms that pods stand on.
+pub struct Rooms {
+    /// Containers.
+    pub engine: Arc<Engine>,
+    /// Images.
+    pub images: Arc<Images>,
+    /// Networks.
+    pub network: Network,
+    /// The monitor program, in a sealed memfd.
+    pub monitor_program: OwnedFd,
+}
+
+/// Settings of this room.
+#[derive(Debug, Clone)]
+pub struct Config {
+    /// Directory of what survives a reboot.
+    pub root: PathBuf,
+    /// Directory of what does not.
+    pub state: PathBuf,
+    /// Faults to inject; none in ordinary life.
+    pub faults: Faults,
+}
+
+/// Makes the directories and opens the records.
+pub(crate) async fn open(rooms: Rooms, config: Config) -> Result<Arc<Home>, Error> {
+    use std::os::unix::fs::DirBuilderExt;
+    let Config { root, state, faults } = config;
+    for dir in [root.join("containers"), root.join("records"), state.join("pods")] {
+        // Containers' layers hold other people's set-uid programs: nobody but root passes through here.
+        let made = std::fs::DirBuilder::new().recursive(true).mode(0o700).create(&dir);
+        made.map_err(|error| Error::file("make directory", dir, error))?;
+    }
+    let trash = root.join("trash");
+    let trash_bin = TrashBin::start(trash.clone()).map_err(|error| Error::file("open the trash", trash, error))?;
+    let flusher = disk::Flusher::start().map_err(|error| Error::file("start the flusher of", &root, error))?;
+    let boot = kernel::clock::boot_id().map_err(|error| Error::file("read the boot id for", &state, error))?;
+    Ok(Arc::new(Home {
+        engine: rooms.engine,
+        images: rooms.images,
+        network: rooms.network,
+        launcher: LauncherKeeper::start(rooms.monitor_program, &state).await?,
+        records: Records::open(&root)?,
+        flusher,
+        trash_bin,
+        index: Index::default(),
+        steps: Steps::new(faults),
+        root,
+        state,
+        boot,
+    }))
+}

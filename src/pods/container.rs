@@ -1,0 +1,132 @@
+//! One container as its pod's keeper holds it: what is true, what is wanted, and who waits for it.
+//!
+//! Synchronous and without I/O: the keeper does what these methods ask for, so every rule here is tested without a
+//! runtime.
+
+use std::{
+    sync::Arc,
+    time::{Duration, Instant, SystemTime},
+};
+
+use model::{ContainerId, ContainerPlan, Event, ExitRecord, Phase, PodId, Refused};
+
+use crate::{keeper::Reply, record::Made, stop::Stop, view::ContainerView};
+
+/// How far the making of a container has come.
+pub(crate) enum Making {
+    /// A job is making it; these wait for its id.
+    Going(Vec<Reply<ContainerId>>),
+    /// It exists.
+    Done {
+        made: Made,
+        phase: Phase,
+        /// The process that waits for its start.
+        waiting_pid: i32,
+        /// Keeps the image's layers while the container may use them.
+        _lease: Option<images::Lease>,
+    },
+    /// Making it failed and could not be taken back whole; only a removal is left.
+    Failed,
+}
+
+/// A stop under way, and who waits for its end.
+pub(crate) struct Stopping {
+    pub(crate) stop: Stop,
+    pub(crate) waiters: Vec<Reply<()>>,
+}
+
+pub(crate) struct Container {
+    pub(crate) id: ContainerId,
+    pub(crate) plan: Arc<ContainerPlan>,
+    pub(crate) created_at: SystemTime,
+    pub(crate) making: Making,
+    /// Those who wait for the start under way.
+    pub(crate) starting: Option<Vec<Reply<()>>>,
+    /// An exit that overtook the news of its start.
+    pub(crate) early_exit: Option<ExitRecord>,
+    pub(crate) stopping: Option<Stopping>,
+    /// Those who wait for the removal; a removal is wanted as soon as this is `Some`.
+    pub(crate) removing: Option<Vec<Reply<()>>>,
+    /// A job works on its removal.
+    pub(crate) removal_runs: bool,
+}
+
+impl Container {
+    /// A container whose making begins now.
+    pub(crate) fn new(id: ContainerId, plan: Arc<ContainerPlan>, created_at: SystemTime, making: Making) -> Self {
+        Self {
+            id,
+            plan,
+            created_at,
+            making,
+            starting: None,
+            early_exit: None,
+            stopping: None,
+            removing: None,
+            removal_runs: false,
+        }
+    }
+
+    pub(crate) fn phase(&self) -> Option<&Phase> {
+        match &self.making {
+            Making::Done { phase, .. } => Some(phase),
+            _ => None,
+        }
+    }
+
+    /// The name of where it is, for refusals.
+    pub(crate) fn phase_name(&self) -> &'static str {
+        match &self.making {
+            Making::Going(_) => "being created",
+            Making::Failed => "broken",
+            Making::Done { .. } if self.removing.is_some() => "being removed",
+            Making::Done { phase, .. } => phase.name(),
+        }
+    }
+
+    /// Whether a process of it may exist.
+    pub(crate) fn is_alive(&self) -> bool {
+        match &self.making {
+            Making::Going(_) => true,
+            Making::Failed => false,
+            Making::Done { phase, .. } => !matches!(phase, Phase::Exited { .. }),
+        }
+    }
+
+    /// Moves along one arrow of the life cycle.
+    pub(crate) fn take(&mut self, event: Event) -> Result<(), Refused> {
+        if let Making::Done { phase, .. } = &mut self.making {
+            *phase = phase.clone().after(event)?;
+        }
+        Ok(())
+    }
+
+    /// Wants a stop within `grace`; joins one under way.
+    pub(crate) fn stop_within(&mut self, grace: Duration, now: Instant, waiter: Option<Reply<()>>) {
+        let stopping =
+            self.stopping.get_or_insert_with(|| Stopping { stop: Stop::within(grace, now), waiters: Vec::new() });
+        stopping.stop.hasten(grace, now);
+        stopping.waiters.extend(waiter);
+    }
+
+    /// The stop under way, while there is a process to stop.
+    pub(crate) fn stop(&mut self) -> Option<&mut Stop> {
+        let alive = self.is_alive() && matches!(self.making, Making::Done { .. });
+        self.stopping.as_mut().filter(|_| alive).map(|stopping| &mut stopping.stop)
+    }
+
+    /// What readers see; `None` while it is being made.
+    pub(crate) fn view(&self, pod: &PodId) -> Option<Arc<ContainerView>> {
+        let Making::Done { made, phase, .. } = &self.making else { return None };
+        Some(Arc::new(ContainerView {
+            id: self.id.clone(),
+            pod: pod.clone(),
+            plan: self.plan.clone(),
+            image: made.image.clone(),
+            created_at: self.created_at,
+            phase: phase.clone(),
+            log_path: made.log_path.clone(),
+            launch: made.launch.clone(),
+        }))
+    }
+}

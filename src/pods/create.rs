@@ -1,0 +1,164 @@
+//! Creates a container: the steps from an accepted plan to a process that waits just before exec.
+//!
+//! Steps, in order: image and its lease, intent, writable layer and overlay, launch plan, volumes, log, cgroup and
+//! descriptors, clone, record. Each hands its undo to [`Undo`]; a crash at any point is finished by `recover`.
+
+use std::{sync::Arc, time::SystemTime};
+
+use engine::{Accounts, PlanInput};
+use model::{ContainerId, ContainerPlan};
+
+use crate::{
+    error::Error,
+    home::Home,
+    log_file, pod_files,
+    record::{ContainerRecord, Made},
+    remove,
+    run::Sandbox,
+    step::Step,
+    undo::Undo,
+    view::ImageNames,
+    volume,
+};
+
+/// What is to be made.
+pub(crate) struct Request {
+    pub(crate) id: ContainerId,
+    pub(crate) plan: Arc<ContainerPlan>,
+    pub(crate) created_at: SystemTime,
+    /// The container whose processes this one joins, where the plan names one.
+    pub(crate) target: Option<ContainerId>,
+}
+
+/// A container that was made.
+pub(crate) struct Container {
+    pub(crate) made: Made,
+    pub(crate) waiting_pid: i32,
+    pub(crate) lease: images::Lease,
+}
+
+/// A container that could not be made.
+pub(crate) struct Failed {
+    pub(crate) error: Error,
+    /// What could not be taken back; `None` when nothing is left.
+    pub(crate) remains: Option<String>,
+}
+
+/// Makes a container in `sandbox`. On failure everything is taken back, or named.
+pub(crate) async fn create(home: Arc<Home>, sandbox: Arc<Sandbox>, request: Request) -> Result<Container, Failed> {
+    let mut undo = Undo::new();
+    match steps(&home, &sandbox, &request, &mut undo).await {
+        Ok(container) => {
+            undo.keep();
+            Ok(container)
+        }
+        Err(error) => {
+            let remains = undo.take_back().await;
+            for (step, why) in &remains {
+                tracing::warn!(container = %request.id, %step, %why, "take back a container that could not be made");
+            }
+            Err(Failed { error, remains: remains.first().map(|(step, why)| format!("{step}: {why}")) })
+        }
+    }
+}
+
+async fn steps(
+    home: &Arc<Home>,
+    sandbox: &Arc<Sandbox>,
+    request: &Request,
+    undo: &mut Undo,
+) -> Result<Container, Error> {
+    let steps = &home.steps;
+    let Request { id, plan, created_at, target } = request;
+
+    let leased = steps.pass(Step::CreateImage, async {
+        home.images.lease(&plan.image.image).map_err(|e| Error::at(Step::CreateImage, e.class(), e))
+    });
+    let leased = leased.await?;
+
+    let mut record = ContainerRecord {
+        id: id.clone(),
+        pod: sandbox.id.clone(),
+        plan: plan.clone(),
+        created_at: *created_at,
+        boot: home.boot.clone(),
+        made: None,
+    };
+    undo.push(Step::CreateIntent, {
+        let (home, id) = (home.clone(), id.clone());
+        async move { home.forget_container(&id).await }
+    });
+    steps.pass(Step::CreateIntent, home.save_container(&record)).await?;
+
+    undo.push(Step::CreateRootfs, {
+        let (home, id) = (home.clone(), id.clone());
+        async move { remove::container_dir(&home, &id).await }
+    });
+    let rootfs = steps.pass(Step::CreateRootfs, async {
+        let (engine, dir, layers) = (home.engine.clone(), home.container_dir(id), leased.layers.clone());
+        let made = home.blocking(move || engine.rootfs(&dir, &layers, true)).await;
+        made.map_err(|e| Error::at(Step::CreateRootfs, e.class(), e))
+    });
+    let rootfs = rootfs.await?;
+
+    let volumes = steps.pass(Step::CreateVolumes, volume::make(home, id, plan, &leased.facts, &rootfs)).await?;
+
+    let launch = steps.pass(Step::CreatePlan, async {
+        let planned = Accounts::read(rootfs.root()).and_then(|accounts| {
+            home.engine.plan(&PlanInput {
+                pod: &sandbox.plan,
+                pod_id: &sandbox.id,
+                pod_cgroup: sandbox.record.cgroup.as_ref().map_or("", |cgroup| &cgroup.path),
+                hostname: &pod_files::hostname(&sandbox.plan, &sandbox.id),
+                pod_files: &sandbox.files,
+                container: plan,
+                container_id: id,
+                pid_target: target.as_ref(),
+                image: &leased.facts,
+                accounts: &accounts,
+                volumes: &volumes,
+            })
+        });
+        planned.map_err(|e| Error::at(Step::CreatePlan, e.class(), e))
+    });
+    let launch = Arc::new(launch.await?);
+
+    let log_path = log_file::path(&sandbox.plan, plan);
+    let log = steps.pass(Step::CreateLog, async {
+        match (&sandbox.plan.log_directory, &plan.log_path) {
+            (Some(directory), Some(path)) => log_file::open(home, directory, path).await.map(Some),
+            _ => Ok(None),
+        }
+    });
+    let log = log.await?;
+
+    undo.push(Step::CreatePrepare, {
+        let (home, launch) = (home.clone(), launch.clone());
+        async move { remove::cgroup(&home, launch).await }
+    });
+    let prepared = steps.pass(Step::CreatePrepare, async {
+        let (engine, launch) = (home.engine.clone(), launch.clone());
+        let prepared = home.blocking(move || engine.prepare(&launch, rootfs, log)).await;
+        prepared.map_err(|e| Error::at(Step::CreatePrepare, e.class(), e))
+    });
+    let prepared = prepared.await?;
+
+    undo.push(Step::CreateLaunch, {
+        let (monitor, id) = (sandbox.monitor.clone(), id.clone());
+        async move { remove::forget(&monitor, &id).await }
+    });
+    let waiting_pid = steps.pass(Step::CreateLaunch, async {
+        prepared.send(&sandbox.monitor).await.map_err(|e| Error::at(Step::CreateLaunch, e.class(), e))
+    });
+    let waiting_pid = waiting_pid.await?;
+
+    let image = ImageNames {
+        id: leased.image.id.clone(),
+        tag: leased.image.tags.first().cloned(),
+        digest: leased.image.digests.first().cloned(),
+    };
+    let made = Made { image, launch, log_path };
+    record.made = Some(made.clone());
+    steps.pass(Step::CreateDone, home.save_container(&record)).await?;
+    Ok(Container { made, waiting_pid, lease: leased.lease })
+}

@@ -1,0 +1,143 @@
+//! ExecSync: a command in a running container, its two outputs and its exit code.
+//!
+//! The daemon holds the reading ends of the pipes and bounds what it keeps; the monitor only starts and reaps. The call
+//! ends when the *command* ends: a child of it that keeps an output open holds nobody.
+
+use std::{os::fd::OwnedFd, time::Duration};
+
+use link::ExecOrder;
+use model::{Class, ContainerId};
+use tokio::{io::AsyncReadExt, net::unix::pipe};
+
+use crate::{error::Error, home::Home, record::Made, run::Sandbox, step::Step};
+
+/// Most bytes kept of each output (CRI: ExecSync). What comes after is read and dropped, so that the command goes on.
+const OUTPUT_BYTES: usize = 16 << 20;
+
+/// Bytes read at once.
+const CHUNK: usize = 64 << 10;
+
+/// Most that a pipe can hold: what a process can enlarge it to (`pipe-max-size`, pipe(7)).
+const LARGEST_PIPE: usize = 1 << 20;
+
+/// How long a killed command may take to disappear before the call stops waiting: it is stuck in the kernel.
+const KILL_PATIENCE: Duration = Duration::from_secs(10);
+
+/// What a command left behind.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct ExecOutput {
+    /// Its standard output, at most 16 MiB.
+    pub stdout: Vec<u8>,
+    /// Its standard error, at most 16 MiB.
+    pub stderr: Vec<u8>,
+    /// Its exit code; 128+n after signal n.
+    pub code: i32,
+}
+
+/// Runs `argv` in the container and waits for it, at most `timeout`; then it is killed with all it started.
+pub(crate) async fn exec_sync(
+    home: &Home,
+    sandbox: &Sandbox,
+    id: &ContainerId,
+    made: &Made,
+    argv: Vec<Vec<u8>>,
+    timeout: Option<Duration>,
+) -> Result<ExecOutput, Error> {
+    let at = |error: link::Error| Error::at(Step::Exec, error.class(), error);
+    let piped = |error: std::io::Error| Error::at(Step::Exec, Class::Exhausted, error);
+    let command = shown(&argv);
+    let (out_write, mut stdout) = output().map_err(piped)?;
+    let (err_write, mut stderr) = output().map_err(piped)?;
+    let order = home.engine.exec_order(&made.launch, argv).map_err(|e| Error::at(Step::Exec, e.class(), e))?;
+    let order = ExecOrder { stdout: Some(out_write), stderr: Some(err_write), ..order };
+    let start = async { sandbox.monitor.exec(id, order).await.map_err(at) };
+    let mut running = home.steps.pass(Step::Exec, start).await?;
+
+    let mut out = Vec::new();
+    let mut err = Vec::new();
+    let whole = async {
+        tokio::select! {
+            exit = running.exited() => exit,
+            () = pump_both(&mut stdout, &mut out, &mut stderr, &mut err) => running.exited().await,
+        }
+    };
+    let exit = match timeout {
+        None => whole.await,
+        Some(limit) => match tokio::time::timeout(limit, whole).await {
+            Ok(exit) => exit,
+            Err(_) => {
+                sandbox.monitor.kill_exec(running.id).await.map_err(at)?;
+                // Its whole tree is gone when the call returns (CRI users count processes right after).
+                let _ = tokio::time::timeout(KILL_PATIENCE, running.exited()).await;
+                return Err(Error::ExecTimedOut { command, seconds: limit.as_secs_f32() });
+            }
+        },
+    };
+    let how = exit.map_err(at)?;
+    // All that the command wrote before it ended is in the pipes by now; nobody else is waited for.
+    drain(&mut stdout, &mut out);
+    drain(&mut stderr, &mut err);
+    Ok(ExecOutput { stdout: out, stderr: err, code: how.code() })
+}
+
+/// A pipe: the writing end for the command, the reading end for us.
+fn output() -> std::io::Result<(OwnedFd, pipe::Receiver)> {
+    let (reader, writer) = std::io::pipe()?;
+    Ok((writer.into(), pipe::Receiver::from_owned_fd(reader.into())?))
+}
+
+/// Reads both outputs until both have ended.
+async fn pump_both(stdout: &mut pipe::Receiver, out: &mut Vec<u8>, stderr: &mut pipe::Receiver, err: &mut Vec<u8>) {
+    tokio::join!(pump(stdout, out), pump(stderr, err));
+}
+
+async fn pump(from: &mut pipe::Receiver, kept: &mut Vec<u8>) {
+    let mut chunk = Vec::with_capacity(CHUNK);
+    loop {
+        chunk.clear();
+        match from.read_buf(&mut chunk).await {
+            Ok(0) | Err(_) => return,
+            Ok(_) => keep(kept, &chunk),
+        }
+    }
+}
+
+/// Takes what is in the pipe now, without waiting for more. A child that goes on writing is not followed for ever.
+fn drain(from: &mut pipe::Receiver, kept: &mut Vec<u8>) {
+    let mut chunk = vec![0; CHUNK];
+    let mut taken = 0;
+    while taken < LARGEST_PIPE {
+        match from.try_read(&mut chunk) {
+            Ok(0) | Err(_) => return,
+            Ok(count) => {
+                taken += count;
+                keep(kept, &chunk[..count]);
+            }
+        }
+    }
+}
+
+fn keep(kept: &mut Vec<u8>, chunk: &[u8]) {
+    let room = OUTPUT_BYTES - kept.len().min(OUTPUT_BYTES);
+    kept.extend_from_slice(&chunk[..chunk.len().min(room)]);
+}
+
+/// The command's first words, for an error text.
+fn shown(argv: &[Vec<u8>]) -> String {
+    let words: Vec<_> = argv.iter().take(4).map(|word| String::from_utf8_lossy(word)).collect();
+    words.join(" ").chars().take(120).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_output_keeps_its_first_sixteen_mebibytes() {
+        let mut kept = vec![b'a'; OUTPUT_BYTES - 3];
+        keep(&mut kept, b"bcdefg");
+        keep(&mut kept, b"more");
+        assert_eq!(kept.len(), OUTPUT_BYTES);
+        assert!(kept.ends_with(b"abcd"));
+    }
+}

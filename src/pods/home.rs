@@ -1,0 +1,144 @@
+//! What every keeper needs: the rooms below, the records, the index, the launcher.
+
+use std::{fs::File, io, os::fd::AsFd, path::PathBuf, sync::Arc};
+
+use aws_lc_rs::rand;
+use engine::Engine;
+use images::Images;
+use link::{Greeting, Monitor, News};
+use model::{ContainerId, PodId};
+use network::Network;
+use tokio::sync::mpsc;
+
+use crate::{
+    error::Error,
+    index::Index,
+    launcher::LauncherKeeper,
+    record::{ContainerRecord, PodRecord, Records},
+    step::{Step, Steps},
+    trash::TrashBin,
+};
+
+/// The shared ground of all keepers.
+pub(crate) struct Home {
+    pub(crate) engine: Arc<Engine>,
+    pub(crate) images: Arc<Images>,
+    pub(crate) network: Network,
+    pub(crate) launcher: LauncherKeeper,
+    pub(crate) records: Records,
+    pub(crate) flusher: disk::Flusher,
+    pub(crate) trash_bin: TrashBin,
+    pub(crate) index: Index,
+    pub(crate) steps: Steps,
+    /// Survives reboots.
+    pub(crate) root: PathBuf,
+    /// Does not.
+    pub(crate) state: PathBuf,
+    /// Which boot this is.
+    pub(crate) boot: String,
+}
+
+impl Home {
+    /// 32 random bytes for an id.
+    pub(crate) fn random(&self) -> [u8; 32] {
+        let mut bytes = [0; 32];
+        rand::fill(&mut bytes).expect("the kernel's random source cannot fail once the machine is up");
+        bytes
+    }
+
+    /// What a pod keeps while it lives: its monitor's socket, exit records, hosts, hostname, resolv.conf.
+    pub(crate) fn pod_dir(&self, id: &PodId) -> PathBuf {
+        self.state.join("pods").join(id.as_str())
+    }
+
+    /// A container's writable layer and the storage of its image's volumes.
+    pub(crate) fn container_dir(&self, id: &ContainerId) -> PathBuf {
+        self.root.join("containers").join(id.as_str())
+    }
+
+    /// Where directories wait to be deleted slowly, on the same filesystem as the writable layers.
+    pub(crate) fn trash(&self) -> PathBuf {
+        self.root.join("trash")
+    }
+}
+
+/// Records and directories of pods and containers, each act safe to repeat.
+impl Home {
+    /// Runs work that blocks in the kernel, away from the threads that answer calls.
+    pub(crate) async fn blocking<T: Send + 'static>(&self, work: impl FnOnce() -> T + Send + 'static) -> T {
+        match tokio::task::spawn_blocking(work).await {
+            Ok(done) => done,
+            // The work panicked, which ends the process (panic = abort); or the runtime is going away with us.
+            Err(_) => std::future::pending().await,
+        }
+    }
+
+    pub(crate) async fn save_pod(self: &Arc<Self>, record: &PodRecord) -> Result<(), Error> {
+        let (home, record) = (self.clone(), record.clone());
+        self.blocking(move || {
+            let (store, name) = (&home.records.pods, record.id.as_str());
+            store.put(name, &record).map_err(|error| unwritten(store.path(name), error))?;
+            home.flusher.soon(store.path(name));
+            Ok(())
+        })
+        .await
+    }
+
+    pub(crate) async fn forget_pod(self: &Arc<Self>, id: &PodId) -> Result<(), Error> {
+        let (home, id) = (self.clone(), id.clone());
+        self.blocking(move || {
+            let (store, name) = (&home.records.pods, id.as_str());
+            store.remove(name).map_err(|error| unwritten(store.path(name), error))?;
+            home.flusher.soon(store.path(name));
+            Ok(())
+        })
+        .await
+    }
+
+    pub(crate) async fn save_container(self: &Arc<Self>, record: &ContainerRecord) -> Result<(), Error> {
+        let (home, record) = (self.clone(), record.clone());
+        self.blocking(move || {
+            let (store, name) = (&home.records.containers, record.id.as_str());
+            store.put(name, &record).map_err(|error| unwritten(store.path(name), error))?;
+            home.flusher.soon(store.path(name));
+            Ok(())
+        })
+        .await
+    }
+
+    pub(crate) async fn forget_container(self: &Arc<Self>, id: &ContainerId) -> Result<(), Error> {
+        let (home, id) = (self.clone(), id.clone());
+        self.blocking(move || {
+            let (phases, containers, name) = (&home.records.phases, &home.records.containers, id.as_str());
+            phases.remove(name).map_err(|error| unwritten(phases.path(name), error))?;
+            containers.remove(name).map_err(|error| unwritten(containers.path(name), error))?;
+            home.flusher.soon(containers.path(name));
+            Ok(())
+        })
+        .await
+    }
+
+    pub(crate) async fn remove_pod_dir(self: &Arc<Self>, id: &PodId) -> Result<(), Error> {
+        let dir = self.pod_dir(id);
+        self.blocking(move || match std::fs::remove_dir_all(&dir) {
+            Err(error) if error.kind() != std::io::ErrorKind::NotFound => Err(Error::file("delete", dir, error)),
+            _ => Ok(()),
+        })
+        .await
+    }
+
+    /// A monitor for the pod, and the conversation with it.
+    pub(crate) async fn spawn_monitor(
+        &self,
+        id: &PodId,
+    ) -> Result<(Monitor, Greeting, mpsc::UnboundedReceiver<News>), Error> {
+        let dir = self.pod_dir(id);
+        self.launcher.spawn_monitor(id, &dir).await?;
+        let dir = File::open(&dir).map_err(|error| Error::file("open", dir, error))?;
+        Monitor::connect(dir.as_fd()).await.map_err(|error| Error::at(Step::RunMonitor, error.class(), error))
+    }
+}
+
+fn unwritten(path: PathBuf, error: disk::Error) -> Error {
+    Error::file("write the record", path, io::Error::other(error))
+}

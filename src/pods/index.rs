@@ -1,0 +1,146 @@
+//! Where readers find pods and containers: lists and statuses come from here, from memory, and can never be blocked by a
+//! stuck pod. Keepers replace their pod's view; nobody else writes.
+
+use std::{
+    collections::BTreeMap,
+    ops::Bound,
+    sync::{Arc, PoisonError, RwLock},
+};
+
+use model::{ContainerId, PodId};
+
+use crate::{
+    error::Error,
+    keeper::Mailbox,
+    view::{ContainerView, PodView},
+};
+
+/// A pod as the index knows it.
+struct Entry {
+    mailbox: Mailbox,
+    /// `None` until the pod may be seen.
+    view: Option<Arc<PodView>>,
+}
+
+#[derive(Default)]
+struct Tables {
+    pods: BTreeMap<PodId, Entry>,
+    containers: BTreeMap<ContainerId, Arc<ContainerView>>,
+    /// Name key of every live sandbox, and of those being made.
+    names: BTreeMap<String, PodId>,
+}
+
+/// The table of all pods.
+#[derive(Default)]
+pub(crate) struct Index(RwLock<Tables>);
+
+/// What a name reservation found.
+pub(crate) enum Reserved {
+    /// The name is ours now.
+    New,
+    /// A pod has it already.
+    Taken(PodId),
+}
+
+impl Index {
+    fn read(&self) -> std::sync::RwLockReadGuard<'_, Tables> {
+        self.0.read().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn write(&self) -> std::sync::RwLockWriteGuard<'_, Tables> {
+        self.0.write().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Gives `name` to `id` unless another pod has it.
+    pub(crate) fn reserve(&self, name: &str, id: &PodId, mailbox: Mailbox) -> Reserved {
+        let mut tables = self.write();
+        if let Some(owner) = tables.names.get(name) {
+            return Reserved::Taken(owner.clone());
+        }
+        tables.names.insert(name.to_owned(), id.clone());
+        tables.pods.insert(id.clone(), Entry { mailbox, view: None });
+        Reserved::New
+    }
+
+    /// Knows a pod whose name another pod has: it can be stopped and removed by its id.
+    pub(crate) fn insert_unnamed(&self, id: &PodId, mailbox: Mailbox) {
+        self.write().pods.insert(id.clone(), Entry { mailbox, view: None });
+    }
+
+    /// Shows `view` to readers, in place of what was shown before.
+    pub(crate) fn publish(&self, view: Arc<PodView>) {
+        let mut tables = self.write();
+        let Tables { pods, containers, .. } = &mut *tables;
+        let Some(entry) = pods.get_mut(&view.id) else { return };
+        for old in entry.view.iter().flat_map(|view| &view.containers) {
+            containers.remove(&old.id);
+        }
+        containers.extend(view.containers.iter().map(|container| (container.id.clone(), container.clone())));
+        entry.view = Some(view);
+    }
+
+    /// Forgets the pod and frees its name.
+    pub(crate) fn remove(&self, id: &PodId) {
+        let mut tables = self.write();
+        if let Some(entry) = tables.pods.remove(id) {
+            for container in entry.view.iter().flat_map(|view| &view.containers) {
+                tables.containers.remove(&container.id);
+            }
+        }
+        tables.names.retain(|_, owner| owner != id);
+    }
+
+    /// Every pod that may be seen.
+    pub(crate) fn pods(&self) -> Vec<Arc<PodView>> {
+        self.read().pods.values().filter_map(|entry| entry.view.clone()).collect()
+    }
+
+    /// Every container of every pod that may be seen.
+    pub(crate) fn containers(&self) -> Vec<Arc<ContainerView>> {
+        self.read().containers.values().cloned().collect()
+    }
+
+    /// The pod whose id is, or begins with, `prefix`.
+    pub(crate) fn pod(&self, prefix: &str) -> Result<Arc<PodView>, Error> {
+        let tables = self.read();
+        let visible = starting_with(&tables.pods, prefix).filter_map(|(_, entry)| entry.view.as_ref());
+        one(visible, prefix, "pod sandboxes", |id| Error::NoPod { id }).cloned()
+    }
+
+    /// The container whose id is, or begins with, `prefix`.
+    pub(crate) fn container(&self, prefix: &str) -> Result<Arc<ContainerView>, Error> {
+        let tables = self.read();
+        let found = starting_with(&tables.containers, prefix).map(|(_, view)| view);
+        one(found, prefix, "containers", |id| Error::NoContainer { id }).cloned()
+    }
+
+    /// How to reach the keeper of a pod, seen or not yet seen.
+    pub(crate) fn mailbox(&self, id: &PodId) -> Option<Mailbox> {
+        self.read().pods.get(id).map(|entry| entry.mailbox.clone())
+    }
+}
+
+/// The entries of `table` whose ids begin with `prefix`: ids sort as their text does.
+fn starting_with<'t, K, V>(table: &'t BTreeMap<K, V>, prefix: &'t str) -> impl Iterator<Item = (&'t K, &'t V)>
+where
+    K: Ord + AsRef<str> + std::borrow::Borrow<str>,
+{
+    table
+        .range::<str, _>((Bound::Included(prefix), Bound::Unbounded))
+        .take_while(move |(id, _)| !prefix.is_empty() && id.as_ref().starts_with(prefix))
+}
+
+/// The only item, or why there is not exactly one.
+fn one<T>(
+    mut items: impl Iterator<Item = T>,
+    prefix: &str,
+    what: &'static str,
+    absent: impl FnOnce(String) -> Error,
+) -> Result<T, Error> {
+    let shown = || prefix.chars().take(80).collect::<String>();
+    let Some(first) = items.next() else { return Err(absent(shown())) };
+    match items.count() {
+        0 => Ok(first),
+        more => Err(Error::Ambiguous { prefix: shown(), what, count: more + 1 }),
+    }
+}

@@ -1,0 +1,80 @@
+//! Keeps the node's launcher at hand: finds the one that runs, starts one when none does.
+
+use std::{
+    os::fd::{AsFd, OwnedFd},
+    path::Path,
+};
+
+use futures_util::FutureExt;
+use link::Launcher;
+use model::{Class, PodId};
+use tokio::sync::Mutex;
+
+use crate::{error::Error, step::Step};
+
+/// The launcher, and how to get another.
+pub(crate) struct LauncherKeeper {
+    /// The monitor program in a sealed memfd: no container can reach or change what is executed.
+    program: OwnedFd,
+    /// Directory of the launcher's socket.
+    state: OwnedFd,
+    current: Mutex<Option<Launcher>>,
+}
+
+impl LauncherKeeper {
+    /// Finds or starts the launcher whose socket is in `state`.
+    pub(crate) async fn start(program: OwnedFd, state: &Path) -> Result<Self, Error> {
+        let dir = std::fs::File::open(state).map_err(|error| Error::file("open", state, error))?;
+        let keeper = Self { program, state: dir.into(), current: Mutex::new(None) };
+        keeper.launcher().await?;
+        Ok(keeper)
+    }
+
+    /// The launcher, started anew when it died.
+    async fn launcher(&self) -> Result<Launcher, Error> {
+        let failed = |error: link::Error| Error::at(Step::RunMonitor, error.class(), error);
+        let mut current = self.current.lock().await;
+        if let Some(launcher) = current.as_ref().filter(|launcher| launcher.closed().now_or_never().is_none()) {
+            return Ok(launcher.clone());
+        }
+        let launcher = match Launcher::connect(self.state.as_fd()).await {
+            Ok(found) => found,
+            Err(_) => {
+                if current.is_some() {
+                    tracing::warn!("the launcher died; starting another (running pods are not touched)");
+                }
+                Launcher::start(&self.program, self.state.as_fd()).await.map_err(failed)?
+            }
+        };
+        *current = Some(launcher.clone());
+        Ok(launcher)
+    }
+
+    /// Has a monitor forked for a pod, listening in `pod_dir`.
+    pub(crate) async fn spawn_monitor(&self, pod: &PodId, pod_dir: &Path) -> Result<(), Error> {
+        let dir = std::fs::File::open(pod_dir).map_err(|error| Error::file("open", pod_dir, error))?;
+        let launcher = self.launcher().await?;
+        match launcher.spawn_monitor(pod, dir.as_fd()).await {
+            Ok(_) => Ok(()),
+            // It died under our hands: a new one may do it.
+            Err(error) if error.is_lost() => {
+                let launcher = self.launcher().await?;
+                launcher
+                    .spawn_monitor(pod, dir.as_fd())
+                    .await
+                    .map(drop)
+                    .map_err(|error| Error::at(Step::RunMonitor, Class::Unavailable, error))
+            }
+            Err(error) => Err(Error::at(Step::RunMonitor, error.class(), error)),
+        }
+    }
+
+    /// The daemon stops cleanly: the launcher may go once no pod is left.
+    pub(crate) async fn retire(&self) {
+        if let Some(launcher) = self.current.lock().await.as_ref()
+            && let Err(error) = launcher.retire().await
+        {
+            tracing::debug!(%error, "retire the launcher");
+        }
+    }
+}

@@ -1,0 +1,63 @@
+//! A container's log file: opened by the daemon, written by the monitor.
+//!
+//! The log directory comes from the kubelet; the file's path below it is resolved beneath it and never through a link,
+//! since other programs write into the directory too.
+
+use std::{
+    fs::OpenOptions,
+    os::{
+        fd::{AsFd, OwnedFd},
+        unix::fs::{DirBuilderExt, OpenOptionsExt},
+    },
+    path::{Path, PathBuf},
+    sync::Arc,
+};
+
+use kernel::path_in_root::{self, OpenFlags};
+use model::{ContainerId, ContainerPlan, PodPlan};
+
+use crate::{error::Error, home::Home, record::Made, run::Sandbox, step::Step};
+
+/// Owner may write, its group may read: what log collectors of the field expect.
+const FILE_MODE: u32 = 0o640;
+const DIRECTORY_MODE: u32 = 0o755;
+
+/// Where the log is, absolute; `None` when the pod or the container names none.
+pub(crate) fn path(pod: &PodPlan, container: &ContainerPlan) -> Option<PathBuf> {
+    Some(pod.log_directory.as_ref()?.join(container.log_path.as_ref()?))
+}
+
+/// Opens the log for appending; made with its directories when missing.
+pub(crate) async fn open(home: &Arc<Home>, directory: &Path, path: &Path) -> Result<OwnedFd, Error> {
+    let (directory, path) = (directory.to_owned(), path.to_owned());
+    home.blocking(move || open_now(&directory, &path)).await
+}
+
+fn open_now(directory: &Path, path: &Path) -> Result<OwnedFd, Error> {
+    let failed = |error| Error::file("open the log", directory.join(path), error);
+    std::fs::DirBuilder::new().recursive(true).mode(DIRECTORY_MODE).create(directory).map_err(failed)?;
+    let root = OpenOptions::new().read(true).custom_flags(nix::libc::O_DIRECTORY).open(directory).map_err(failed)?;
+    if let Some(parent) = path.parent().filter(|parent| !parent.as_os_str().is_empty()) {
+        path_in_root::make_directories(root.as_fd(), parent, DIRECTORY_MODE).map_err(failed)?;
+    }
+    let flags = OpenFlags::O_WRONLY | OpenFlags::O_CREAT | OpenFlags::O_APPEND;
+    path_in_root::open_no_links(root.as_fd(), path, flags, FILE_MODE).map_err(failed)
+}
+
+/// Swaps the log of a running container for a new file at the same path, which exists when this returns.
+pub(crate) async fn reopen(
+    home: &Arc<Home>,
+    sandbox: &Sandbox,
+    id: &ContainerId,
+    made: &Made,
+    plan: &ContainerPlan,
+) -> Result<(), Error> {
+    let (Some(directory), Some(path), Some(_)) = (&sandbox.plan.log_directory, &plan.log_path, &made.log_path) else {
+        return Err(Error::NoLog { container: id.to_string() });
+    };
+    let work = async {
+        let log = open(home, directory, path).await?;
+        sandbox.monitor.reopen_log(id, log).await.map_err(|error| Error::at(Step::ReopenLog, error.class(), error))
+    };
+    home.steps.pass(Step::ReopenLog, work).await
+}

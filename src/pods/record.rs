@@ -1,0 +1,100 @@
+//! What is kept on disk of pods and containers: one self-describing record each, rebuilt into memory by scanning.
+//!
+//! A record says what was *asked* and how far we *came*; what is true now the kernel and the monitors say. What a reboot
+//! makes meaningless carries the boot id it belongs to.
+
+use std::{path::PathBuf, sync::Arc, time::SystemTime};
+
+use disk::Store;
+use engine::LaunchPlan;
+use model::{ContainerId, ContainerPlan, PodId, PodPlan};
+use network::Attachment;
+use serde::{Deserialize, Serialize};
+
+use crate::{error::Error, view::ImageNames};
+
+/// Version of both records' form. A newer one on disk is refused, never misread.
+const VERSION: u32 = 1;
+
+/// How far a pod has come.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub(crate) enum PodStage {
+    /// Being made: whoever finds this after a crash takes everything back.
+    Making,
+    /// Acknowledged, and to be kept running.
+    Ready,
+    /// A stop has begun, or what held the pod together is gone: only stop and remove are left.
+    Stopping,
+    /// Nothing of it runs and all it borrowed is given back.
+    Stopped,
+}
+
+/// A pod sandbox on disk.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub(crate) struct PodRecord {
+    pub(crate) id: PodId,
+    pub(crate) plan: Arc<PodPlan>,
+    pub(crate) created_at: SystemTime,
+    pub(crate) stage: PodStage,
+    /// The boot that `netns`, `monitor_pid` and `init_pid` belong to.
+    pub(crate) boot: String,
+    pub(crate) netns: Option<PathBuf>,
+    pub(crate) attachment: Option<Attachment>,
+    /// The pod's cgroup, as the engine names it.
+    pub(crate) cgroup: Option<engine::PodCgroup>,
+    pub(crate) monitor_pid: Option<i32>,
+    pub(crate) init_pid: Option<i32>,
+    /// What a failed stop or run left to be done, for people.
+    pub(crate) trouble: Option<String>,
+}
+
+/// A container on disk.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub(crate) struct ContainerRecord {
+    pub(crate) id: ContainerId,
+    pub(crate) pod: PodId,
+    pub(crate) plan: Arc<ContainerPlan>,
+    pub(crate) created_at: SystemTime,
+    /// The boot in which its processes live.
+    pub(crate) boot: String,
+    /// What is known once it has been made; `None` while it is being made.
+    pub(crate) made: Option<Made>,
+}
+
+/// The part of a container that exists once it has been made.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub(crate) struct Made {
+    pub(crate) image: ImageNames,
+    pub(crate) launch: Arc<LaunchPlan>,
+    pub(crate) log_path: Option<PathBuf>,
+}
+
+/// The small, often rewritten part of a container: its phase.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub(crate) struct PhaseRecord {
+    pub(crate) phase: model::Phase,
+}
+
+/// The three stores.
+#[derive(Debug)]
+pub(crate) struct Records {
+    pub(crate) pods: Store<PodRecord>,
+    pub(crate) containers: Store<ContainerRecord>,
+    pub(crate) phases: Store<PhaseRecord>,
+}
+
+impl Records {
+    /// Opens (and makes) the stores below `root`.
+    pub(crate) fn open(root: &std::path::Path) -> Result<Self, Error> {
+        let at = |kind: &str| root.join("records").join(kind);
+        let failed = |path: PathBuf| {
+            move |error: disk::Error| Error::file("open the records in", path, std::io::Error::other(error))
+        };
+        Ok(Self {
+            pods: Store::open(&at("pods"), "pod", VERSION).map_err(failed(at("pods")))?,
+            containers: Store::open(&at("containers"), "container", VERSION).map_err(failed(at("containers")))?,
+            phases: Store::open(&at("phases"), "phase", VERSION).map_err(failed(at("phases")))?,
+        })
+    }
+}

@@ -1,0 +1,370 @@
+//! At start: finds every pod and container again, and finishes what a crash cut short.
+//!
+//! Truth is the kernel plus the records. For each pod record of this boot its monitor is asked what is true; of an
+//! earlier boot nothing runs any more. What was being made is taken back. One bad record, one dead monitor, one stuck
+//! removal never keeps the daemon from starting.
+
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    fs::File,
+    os::fd::AsFd,
+    path::Path,
+    str::FromStr,
+    sync::Arc,
+    time::{Duration, SystemTime},
+};
+
+use futures_util::future::join_all;
+use link::{Monitor, News, Now, NowState, RecordedExit, Whole};
+use model::{ContainerId, Event, Exit, ExitRecord, Phase, PodId, Signal};
+use tokio::sync::mpsc;
+
+use crate::{
+    Pods,
+    container::{Container, Making},
+    error::Error,
+    home::Home,
+    index::Reserved,
+    keeper::{Keeper, MAILBOX},
+    pod_files,
+    record::{ContainerRecord, Made, PhaseRecord, PodRecord, PodStage},
+    remove,
+    run::Sandbox,
+    step::Step,
+    stop_pod,
+};
+
+/// How long processes that nobody knows may take to die before the start goes on without them.
+const EVICTION: Duration = Duration::from_secs(5);
+
+/// Brings every pod back under a keeper.
+pub(crate) async fn recover(pods: &Pods) -> Result<(), Error> {
+    let home = &pods.home;
+    let mut containers: BTreeMap<PodId, Vec<ContainerRecord>> = BTreeMap::new();
+    let mut known_containers = BTreeSet::new();
+    for (name, record) in scan(&home.records.containers, "container")? {
+        known_containers.insert(name);
+        containers.entry(record.pod.clone()).or_default().push(record);
+    }
+    let mut phases: BTreeMap<String, PhaseRecord> = scan(&home.records.phases, "phase")?.into_iter().collect();
+
+    let mut found = Vec::new();
+    let mut known_pods = BTreeSet::new();
+    for (name, record) in scan(&home.records.pods, "pod")? {
+        known_pods.insert(name);
+        let of_pod = containers.remove(&record.id).unwrap_or_default();
+        let with_phase = of_pod.into_iter().map(|container| {
+            let phase = phases.remove(container.id.as_str());
+            (container, phase)
+        });
+        found.push((record, with_phase.collect::<Vec<_>>()));
+    }
+    // What has no pod any more: a crash between removing the pod's record and theirs cannot happen in that order, but a
+    // damaged pod record leaves its containers so.
+    for orphan in containers.into_values().flatten() {
+        clear_orphan(home, &orphan).await;
+    }
+    for orphan in phases.into_keys() {
+        if let Err(error) = home.records.phases.remove(&orphan) {
+            tracing::warn!(container = orphan, %error, "remove the phase of a container that is gone");
+        }
+    }
+
+    let kept = join_all(found.into_iter().map(|(record, containers)| one(pods, record, containers))).await;
+    let live: Vec<PodId> = kept.into_iter().flatten().collect();
+    if let Err(error) = home.network.reconcile(&live).await {
+        tracing::warn!(%error, "give back what dead pods left in the network");
+    }
+    sweep(home, &known_pods, &known_containers).await;
+    home.images.recovered().await;
+    tracing::info!(pods = live.len(), "pods found again");
+    Ok(())
+}
+
+fn scan<T: serde::Serialize + serde::de::DeserializeOwned>(
+    store: &disk::Store<T>,
+    what: &'static str,
+) -> Result<Vec<(String, T)>, Error> {
+    let scan = store
+        .scan()
+        .map_err(|error| Error::file("scan the records in", store.path(""), std::io::Error::other(error)))?;
+    for bad in scan.quarantined {
+        tracing::error!(record = what, path = %bad.path.display(), why = %bad.why, "a record that cannot be read is set aside");
+    }
+    Ok(scan.good)
+}
+
+/// Settles one pod. Answers its id when it is to live on in the network.
+async fn one(
+    pods: &Pods,
+    mut record: PodRecord,
+    containers: Vec<(ContainerRecord, Option<PhaseRecord>)>,
+) -> Option<PodId> {
+    let home = &pods.home;
+    let this_boot = record.boot == home.boot;
+    if record.stage == PodStage::Making {
+        match take_back(home, &record).await {
+            Ok(()) => return None,
+            Err(error) => {
+                tracing::warn!(pod = %record.id, %error, "take back a pod whose making was cut short");
+                record.stage = PodStage::Stopping;
+                record.trouble = Some(error.to_string());
+            }
+        }
+    }
+    let link = if this_boot && record.stage != PodStage::Stopped { connect(home, &record.id).await } else { None };
+    let (sandbox, now) = match link {
+        Some((monitor, greeting, news)) => {
+            let now: BTreeMap<ContainerId, NowState> =
+                greeting.containers.into_iter().map(|Now { id, state }| (id, state)).collect();
+            let files = pod_files::paths(&home.pod_dir(&record.id));
+            let sandbox = Sandbox {
+                id: record.id.clone(),
+                plan: record.plan.clone(),
+                record: record.clone(),
+                monitor,
+                news: Some(news),
+                files,
+            };
+            (Some(sandbox), now)
+        }
+        None => (None, BTreeMap::new()),
+    };
+    if sandbox.is_none() && record.stage == PodStage::Ready {
+        record.stage = PodStage::Stopping;
+        let why = if this_boot { "its monitor died while the daemon was away" } else { "the machine restarted" };
+        record.trouble = Some(why.to_owned());
+    }
+
+    if let Some(sandbox) = &sandbox {
+        let known: BTreeSet<_> = containers.iter().map(|(container, _)| &container.id).collect();
+        for id in now.keys().filter(|id| !known.contains(id)) {
+            // Its record was damaged: nobody can name it any more. The keeper forgets it when it has died.
+            tracing::error!(container = %id, pod = %record.id, "a container without a record is killed");
+            stop_pod::signal(home, &sandbox.monitor, id, None).await;
+        }
+    }
+
+    let mut kept = Vec::new();
+    for (container, phase) in containers {
+        match container.made.clone() {
+            Some(made) => kept.push(settle(home, container, made, phase, &now, this_boot).await),
+            None => {
+                let monitor = sandbox.as_ref();
+                let removed = remove::container(home, monitor, record.cgroup.as_ref(), &container.id, None).await;
+                if let Err(error) = removed {
+                    tracing::warn!(container = %container.id, %error, "take back a container whose making was cut short");
+                    let mut kept_broken =
+                        Container::new(container.id, container.plan, container.created_at, Making::Failed);
+                    kept_broken.removing = Some(Vec::new());
+                    kept.push(kept_broken);
+                }
+            }
+        }
+    }
+    let network_lives = record.stage != PodStage::Stopped;
+    let id = record.id.clone();
+    let (mailbox, inbox) = mpsc::channel(MAILBOX);
+    if let Reserved::Taken(other) = home.index.reserve(&record.plan.name_key(), &id, mailbox.clone()) {
+        // Two records of one name: a bug or a restored backup. Both are kept, so that both can be removed.
+        tracing::error!(pod = %id, %other, name = record.plan.name_key(), "two pods have one name");
+        home.index.insert_unnamed(&id, mailbox);
+    }
+    pods.keep(Keeper::for_found(home.clone(), record, sandbox, kept), inbox);
+    network_lives.then_some(id)
+}
+
+async fn connect(
+    home: &Arc<Home>,
+    id: &PodId,
+) -> Option<(Monitor, link::Greeting, mpsc::UnboundedReceiver<link::News>)> {
+    let dir = home.pod_dir(id);
+    let dir = File::open(dir).ok()?;
+    match Monitor::connect(dir.as_fd()).await {
+        Ok((monitor, greeting, news)) if greeting.set_up => Some((monitor, greeting, news)),
+        Ok(_) => None,
+        Err(error) => {
+            tracing::warn!(pod = %id, %error, "the pod's monitor does not answer");
+            None
+        }
+    }
+}
+
+/// What a container is now, from three witnesses: its monitor, the exit record it may have left, our own phase record.
+async fn settle(
+    home: &Arc<Home>,
+    record: ContainerRecord,
+    made: Made,
+    phase: Option<PhaseRecord>,
+    now: &BTreeMap<ContainerId, NowState>,
+    this_boot: bool,
+) -> Container {
+    let recorded = phase.map_or(Phase::Created, |record| record.phase);
+    let mut waiting_pid = 0;
+    let (phase, changed) = if let Phase::Exited { .. } = recorded {
+        (recorded, false)
+    } else {
+        let started = match &recorded {
+            Phase::Running { since, .. } => Some(*since),
+            _ => None,
+        };
+        let (started, event) = match now.get(&record.id) {
+            Some(NowState::Waiting { pid }) => {
+                waiting_pid = *pid;
+                (None, Event::FoundCreated)
+            }
+            Some(NowState::Running { pid, since }) => (started, Event::FoundRunning { pid: *pid, since: *since }),
+            Some(NowState::Exited { started: seen, record }) => (seen.or(started), Event::Ended(record.clone())),
+            None => {
+                let (seen, exit) = left_behind(home, &record, this_boot);
+                (seen.or(started), Event::Ended(exit))
+            }
+        };
+        let settled = Phase::Unsettled { started }.after(event).unwrap_or(Phase::Unsettled { started });
+        let changed = settled != recorded;
+        (settled, changed)
+    };
+    if let Phase::Exited { .. } = &phase {
+        // Whatever of it is left is nobody's any more.
+        let (engine, launch) = (home.engine.clone(), made.launch.clone());
+        let id = record.id.clone();
+        let cleared = home.blocking(move || engine.remove_cgroup(&launch));
+        if let Err(error) = cleared.await {
+            tracing::warn!(container = %id, %error, "remove the cgroup of a container that has ended");
+        }
+    }
+    if changed && let Err(error) = home.records.phases.put(record.id.as_str(), &PhaseRecord { phase: phase.clone() }) {
+        tracing::warn!(container = %record.id, %error, "write the container's phase");
+    }
+    let lease = match home.images.lease_by_id(&made.image.id) {
+        Ok(leased) => Some(leased.lease),
+        Err(error) => {
+            tracing::warn!(container = %record.id, image = %made.image.id, %error, "the container's image is gone");
+            None
+        }
+    };
+    let making = Making::Done { made, phase, waiting_pid, _lease: lease };
+    Container::new(record.id, record.plan, record.created_at, making)
+}
+
+/// How a container ended that no monitor speaks for.
+fn left_behind(home: &Home, record: &ContainerRecord, this_boot: bool) -> (Option<SystemTime>, ExitRecord) {
+    let unknown =
+        |why: &str| ExitRecord { how: Exit::Unknown { why: why.to_owned() }, at: SystemTime::now(), oom_killed: false };
+    if !this_boot {
+        return (None, unknown("the machine restarted"));
+    }
+    let path = home.pod_dir(&record.pod).join(link::exit_record_name(&record.id));
+    match read_exit(&path) {
+        Some(RecordedExit { started, record, .. }) => (started, record),
+        None => (None, unknown("the pod's monitor died while the daemon was away")),
+    }
+}
+
+fn read_exit(path: &Path) -> Option<RecordedExit> {
+    let bytes = std::fs::read(path).ok()?;
+    match disk::decode(link::EXIT_RECORD_KIND, link::EXIT_RECORD_VERSION, &bytes) {
+        Ok(exit) => Some(exit),
+        Err(error) => {
+            tracing::error!(path = %path.display(), %error, "an exit record that cannot be read");
+            None
+        }
+    }
+}
+
+/// Takes back a pod whose making was cut short.
+async fn take_back(home: &Arc<Home>, record: &PodRecord) -> Result<(), Error> {
+    if let Some((monitor, ..)) = connect_any(home, &record.id).await {
+        stop_pod::end_monitor(&monitor).await?;
+    }
+    if record.plan.namespaces.network == model::NetworkMode::Pod {
+        stop_pod::detach(home, &record.id, record.attachment.as_ref()).await?;
+        stop_pod::drop_netns(home, &record.id).await?;
+    }
+    let (engine, plan, id) = (home.engine.clone(), record.plan.clone(), record.id.clone());
+    home.blocking(move || engine.pod_cgroup(&plan, &id).and_then(|cgroup| engine.remove_pod_cgroup(&cgroup)))
+        .await
+        .map_err(|error| Error::at(Step::StopPodCgroup, error.class(), error))?;
+    home.remove_pod_dir(&record.id).await?;
+    home.forget_pod(&record.id).await
+}
+
+/// A monitor in any state, even one that was never set up.
+async fn connect_any(
+    home: &Arc<Home>,
+    id: &PodId,
+) -> Option<(Monitor, link::Greeting, mpsc::UnboundedReceiver<link::News>)> {
+    let dir = File::open(home.pod_dir(id)).ok()?;
+    Monitor::connect(dir.as_fd()).await.ok()
+}
+
+/// A container whose pod is not known any more.
+async fn clear_orphan(home: &Arc<Home>, record: &ContainerRecord) {
+    tracing::warn!(container = %record.id, pod = %record.pod, "a container without its pod is removed");
+    let cleared = async {
+        if let Some(made) = &record.made {
+            remove::cgroup(home, made.launch.clone()).await?;
+        }
+        remove::container_dir(home, &record.id).await?;
+        home.forget_container(&record.id).await
+    };
+    if let Err(error) = cleared.await {
+        tracing::error!(container = %record.id, %error, "remove a container without its pod");
+    }
+}
+
+/// Directories that no record knows: what was begun before its record was written, or is left of what was removed.
+async fn sweep(home: &Arc<Home>, pods: &BTreeSet<String>, containers: &BTreeSet<String>) {
+    for id in unknown_ids::<ContainerId>(&home.root.join("containers"), containers) {
+        if let Err(error) = remove::container_dir(home, &id).await {
+            tracing::warn!(container = %id, %error, "remove a directory without a container");
+        }
+    }
+    for id in unknown_ids::<PodId>(&home.state.join("pods"), pods) {
+        if let Some((monitor, greeting, news)) = connect_any(home, &id).await {
+            tracing::warn!(pod = %id, "a monitor without a pod is ended");
+            if let Err(error) = evict(&monitor, greeting, news).await {
+                tracing::error!(pod = %id, %error, "end a monitor without a pod");
+                continue;
+            }
+        }
+        if let Err(error) = home.remove_pod_dir(&id).await {
+            tracing::warn!(pod = %id, %error, "remove a directory without a pod");
+        }
+    }
+}
+
+/// Ends a monitor and all it holds.
+async fn evict(
+    monitor: &Monitor,
+    greeting: link::Greeting,
+    mut news: mpsc::UnboundedReceiver<News>,
+) -> Result<(), Error> {
+    let lives = |now: &Now| !matches!(now.state, NowState::Exited { .. });
+    let mut alive: BTreeSet<_> = greeting.containers.into_iter().filter(lives).map(|now| now.id).collect();
+    for id in &alive {
+        let killed = monitor.kill(id, Signal::KILL, Whole::Every).await;
+        killed.map_err(|error| Error::at(Step::StopSignal, error.class(), error))?;
+    }
+    let ended = async {
+        while !alive.is_empty() {
+            match news.recv().await {
+                Some(News::Exited { container, .. }) => {
+                    alive.remove(&container);
+                }
+                Some(News::Lost) | None => return,
+                Some(_) => {}
+            }
+        }
+    };
+    // One that does not die now is stuck in the kernel; the next start tries again.
+    let _ = tokio::time::timeout(EVICTION, ended).await;
+    stop_pod::end_monitor(monitor).await
+}
+
+/// The entries of `dir` that are ids and not among the `known`.
+fn unknown_ids<Id: FromStr>(dir: &Path, known: &BTreeSet<String>) -> Vec<Id> {
+    let entries = std::fs::read_dir(dir).into_iter().flatten().flatten();
+    let names = entries.filter_map(|entry| entry.file_name().into_string().ok());
+    names.filter(|name| !known.contains(name)).filter_map(|name| name.parse().ok()).collect()
+}

@@ -1,0 +1,172 @@
+//! Runs a pod sandbox: the steps from an accepted plan to a pod that is ready.
+//!
+//! Steps, in order: record the intent, files, network namespace, addresses, cgroup, monitor, namespaces, record.
+//! Each hands its undo to [`Undo`]; a crash at any point is finished by `recover`, which takes the same things back.
+//! Owns: the order. Does not own: how a namespace is made (`network`), what the kubelet meant (`cri`).
+
+use std::sync::Arc;
+
+use link::{Monitor, News, PodSetUp};
+use model::{Class, IpcMode, NetworkMode, PidMode, PodId, PodPlan};
+use tokio::sync::mpsc;
+
+use crate::{
+    error::Error,
+    home::Home,
+    pod_files,
+    record::{PodRecord, PodStage},
+    step::Step,
+    stop_pod,
+    undo::Undo,
+};
+
+/// Size of a pod's `/dev/shm`, bytes: what every runtime of the field gives.
+const SHM_BYTES: u64 = 64 << 20;
+
+/// A pod that stands: what containers are made in.
+pub(crate) struct Sandbox {
+    pub(crate) id: PodId,
+    pub(crate) plan: Arc<PodPlan>,
+    pub(crate) record: PodRecord,
+    pub(crate) monitor: Monitor,
+    /// Taken by the keeper.
+    pub(crate) news: Option<mpsc::UnboundedReceiver<News>>,
+    pub(crate) files: engine::PodFiles,
+}
+
+/// A pod that could not be made.
+pub(crate) struct Failed {
+    pub(crate) error: Error,
+    /// What could not be taken back, as a record to stop and remove; `None` when nothing is left.
+    pub(crate) remains: Option<Box<PodRecord>>,
+}
+
+/// Makes the pod that `record` describes. On failure everything is taken back, or named.
+pub(crate) async fn run(home: Arc<Home>, record: PodRecord) -> Result<Sandbox, Failed> {
+    let mut undo = Undo::new();
+    let mut record = record;
+    match steps(&home, &mut record, &mut undo).await {
+        Ok(sandbox) => {
+            undo.keep();
+            Ok(sandbox)
+        }
+        Err(error) => {
+            let remains = undo.take_back().await;
+            let Some((step, why)) = remains.first() else { return Err(Failed { error, remains: None }) };
+            tracing::warn!(pod = %record.id, %step, %why, "a pod that could not be made could not be taken back whole");
+            record.stage = PodStage::Stopping;
+            record.trouble = Some(format!("{error}; taking it back: {why}"));
+            Err(Failed { error, remains: Some(Box::new(record)) })
+        }
+    }
+}
+
+async fn steps(home: &Arc<Home>, record: &mut PodRecord, undo: &mut Undo) -> Result<Sandbox, Error> {
+    let steps = &home.steps;
+    let id = record.id.clone();
+    let plan = record.plan.clone();
+
+    // Named before it exists, so that a crash right after making it leaves a trace to it.
+    record.netns = (plan.namespaces.network == NetworkMode::Pod).then(|| home.network.netns_path(&id));
+    undo.push(Step::RunIntent, {
+        let (home, id) = (home.clone(), id.clone());
+        async move { home.forget_pod(&id).await }
+    });
+    steps.pass(Step::RunIntent, home.save_pod(record)).await?;
+
+    undo.push(Step::RunFiles, {
+        let (home, id) = (home.clone(), id.clone());
+        async move { home.remove_pod_dir(&id).await }
+    });
+    let files = steps.pass(Step::RunFiles, pod_files::write(home, &id, &plan)).await?;
+
+    let mut netns = None;
+    if plan.namespaces.network == NetworkMode::Pod {
+        undo.push(Step::RunNetns, {
+            let (home, id) = (home.clone(), id.clone());
+            async move { stop_pod::drop_netns(&home, &id).await }
+        });
+        let made = steps.pass(Step::RunNetns, async {
+            home.network.make_netns(&id).await.map_err(|e| Error::at(Step::RunNetns, e.class(), e))
+        });
+        let made = made.await?;
+        undo.push(Step::RunAttach, {
+            let (home, id) = (home.clone(), id.clone());
+            async move { stop_pod::detach(&home, &id, None).await }
+        });
+        let attached = steps.pass(Step::RunAttach, async {
+            let request = network::Request::from(&*plan);
+            home.network.attach(&id, &made, &request).await.map_err(|e| Error::at(Step::RunAttach, e.class(), e))
+        });
+        record.attachment = Some(attached.await?);
+        netns = Some(made);
+    }
+
+    let cgroup = steps.pass(Step::RunCgroup, async {
+        let (engine, plan, id) = (home.engine.clone(), plan.clone(), id.clone());
+        home.blocking(move || engine.pod_cgroup(&plan, &id)).await.map_err(|e| Error::at(Step::RunCgroup, e.class(), e))
+    });
+    let cgroup = cgroup.await?;
+    record.cgroup = Some(cgroup.clone());
+    undo.push(Step::RunCgroup, {
+        let (home, id, cgroup) = (home.clone(), id.clone(), cgroup.clone());
+        async move { stop_pod::remove_cgroup(&home, &id, cgroup).await }
+    });
+
+    let (monitor, greeting, news) = steps.pass(Step::RunMonitor, home.spawn_monitor(&id)).await?;
+    record.monitor_pid = Some(greeting.pid);
+    undo.push(Step::RunMonitor, {
+        let monitor = monitor.clone();
+        async move { stop_pod::end_monitor(&monitor).await }
+    });
+
+    let ready = steps.pass(Step::RunSetUp, async {
+        let order = set_up(home, &id, &plan, netns.as_ref(), &cgroup).await?;
+        monitor.set_up_pod(order).await.map_err(|e| Error::at(Step::RunSetUp, e.class(), e))
+    });
+    record.init_pid = ready.await?.init_pid;
+
+    record.stage = PodStage::Ready;
+    steps.pass(Step::RunReady, home.save_pod(record)).await?;
+    Ok(Sandbox { id, plan, record: record.clone(), monitor, news: Some(news), files })
+}
+
+/// What the monitor needs to make the pod's namespaces.
+async fn set_up(
+    home: &Arc<Home>,
+    id: &PodId,
+    plan: &Arc<PodPlan>,
+    netns: Option<&network::Netns>,
+    cgroup: &engine::PodCgroup,
+) -> Result<PodSetUp, Error> {
+    let at = |class: Class, error: Box<dyn std::error::Error + Send + Sync>| Error::at(Step::RunSetUp, class, error);
+    let shared_pid = plan.namespaces.pid == PidMode::Pod;
+    let init = if shared_pid {
+        let (engine, plan, cgroup, id) = (home.engine.clone(), plan.clone(), cgroup.clone(), id.clone());
+        Some(home.blocking(move || engine.pod_init(&plan, &cgroup, &id)).await.map_err(|e| at(e.class(), e.into()))?)
+    } else {
+        None
+    };
+    let records = home.pod_dir(id);
+    let records = std::fs::File::open(&records).map_err(|e| Error::file("open", records, e))?;
+    let netns = match netns {
+        Some(netns) => Some(netns.fd.try_clone().map_err(|e| Error::file("duplicate", &netns.path, e))?),
+        None => None,
+    };
+    let (init_cgroup_tasks, init_cgroup_dir, init_seccomp) =
+        init.map_or_else(Default::default, |init| (init.cgroup_tasks, init.cgroup_dir, init.seccomp));
+    Ok(PodSetUp {
+        hostname: pod_files::hostname(plan, id),
+        // A pod on the host's network has the host's name too, as with every runtime of the field.
+        host_uts: plan.namespaces.network == NetworkMode::Host,
+        host_ipc: plan.namespaces.ipc == IpcMode::Host,
+        shared_pid,
+        netns,
+        sysctls: home.engine.pod_sysctls(plan).map_err(|e| at(e.class(), e.into()))?,
+        shm_bytes: SHM_BYTES,
+        records: records.into(),
+        init_cgroup_tasks,
+        init_cgroup_dir,
+        init_seccomp,
+    })
+}

@@ -1,0 +1,116 @@
+//! The patience of a stop: ask once, kill when it ends, kill again until the kernel obeys.
+//!
+//! Pure: time is passed in, the keeper does what comes out.
+
+use std::time::{Duration, Instant};
+
+/// How long after a SIGKILL without effect the next one is sent: the process is stuck in the kernel, and only its
+/// wake-up will end it.
+const KILL_AGAIN: Duration = Duration::from_secs(2);
+
+/// Patience without end, in practice: what a grace that no clock can hold becomes.
+const FOR_EVER: Duration = Duration::from_secs(u32::MAX as u64);
+
+/// What a stop needs done now.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Act {
+    /// Wait.
+    Nothing,
+    /// Send the stop signal to the first process.
+    Ask,
+    /// Send SIGKILL to all of the container.
+    Kill,
+}
+
+/// A stop under way.
+#[derive(Debug, PartialEq, Eq)]
+pub(crate) struct Stop {
+    kill_at: Instant,
+    asked: bool,
+}
+
+impl Stop {
+    /// A stop that begins now. Without any grace nobody is asked.
+    pub(crate) fn within(grace: Duration, now: Instant) -> Self {
+        Self { kill_at: after(now, grace), asked: false }
+    }
+
+    /// Somebody else wants the same stop. Less patience counts; more never puts the end off (a kubelet that deletes a
+    /// pod again does so with a shorter grace).
+    pub(crate) fn hasten(&mut self, grace: Duration, now: Instant) {
+        self.kill_at = self.kill_at.min(after(now, grace));
+    }
+
+    /// What to do at `now`.
+    pub(crate) fn act(&mut self, now: Instant) -> Act {
+        if now >= self.kill_at {
+            self.asked = true;
+            self.kill_at = now + KILL_AGAIN;
+            Act::Kill
+        } else if self.asked {
+            Act::Nothing
+        } else {
+            self.asked = true;
+            Act::Ask
+        }
+    }
+
+    /// When it has to be looked at again.
+    pub(crate) fn alarm(&self) -> Instant {
+        self.kill_at
+    }
+}
+
+fn after(now: Instant, grace: Duration) -> Instant {
+    now.checked_add(grace).unwrap_or(now + FOR_EVER)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const SECOND: Duration = Duration::from_secs(1);
+
+    #[test]
+    fn it_asks_once_and_kills_when_the_grace_is_over() {
+        let now = Instant::now();
+        let mut stop = Stop::within(10 * SECOND, now);
+        assert_eq!(stop.act(now), Act::Ask);
+        assert_eq!(stop.act(now + SECOND), Act::Nothing);
+        assert_eq!(stop.act(now + 10 * SECOND), Act::Kill);
+    }
+
+    #[test]
+    fn without_grace_nobody_is_asked() {
+        let now = Instant::now();
+        assert_eq!(Stop::within(Duration::ZERO, now).act(now), Act::Kill);
+    }
+
+    #[test]
+    fn a_kill_without_effect_is_repeated() {
+        let now = Instant::now();
+        let mut stop = Stop::within(Duration::ZERO, now);
+        assert_eq!(stop.act(now), Act::Kill);
+        assert_eq!(stop.act(now + SECOND), Act::Nothing);
+        assert_eq!(stop.act(now + KILL_AGAIN), Act::Kill);
+    }
+
+    #[test]
+    fn only_less_patience_counts() {
+        let now = Instant::now();
+        let mut stop = Stop::within(10 * SECOND, now);
+        assert_eq!(stop.act(now), Act::Ask);
+        stop.hasten(60 * SECOND, now);
+        assert_eq!(stop.alarm(), now + 10 * SECOND);
+        stop.hasten(2 * SECOND, now);
+        assert_eq!(stop.act(now + 2 * SECOND), Act::Kill);
+    }
+
+    #[test]
+    fn a_grace_beyond_any_clock_is_a_long_one() {
+        let now = Instant::now();
+        let mut stop = Stop::within(Duration::MAX, now);
+        assert_eq!(stop.act(now), Act::Ask);
+        assert!(stop.alarm() > now + SECOND);
+    }
+}

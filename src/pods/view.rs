@@ -1,0 +1,104 @@
+//! What anyone may know of pods and containers without asking their keeper: immutable, replaced as a whole.
+
+use std::{net::IpAddr, path::PathBuf, sync::Arc, time::SystemTime};
+
+use engine::LaunchPlan;
+use model::{ContainerId, ContainerPlan, Digest, Exit, Phase, PodId, PodPlan, Signal};
+use serde::{Deserialize, Serialize};
+
+/// A pod sandbox as it is now.
+#[derive(Debug, Clone)]
+pub struct PodView {
+    /// Its id.
+    pub id: PodId,
+    /// What was asked.
+    pub plan: Arc<PodPlan>,
+    /// When it was accepted.
+    pub created_at: SystemTime,
+    /// Whether containers can be made in it.
+    pub ready: bool,
+    /// Its addresses, the primary one first; kept after a stop, for people.
+    pub ips: Vec<IpAddr>,
+    /// Its network namespace, while it has one of its own.
+    pub netns: Option<PathBuf>,
+    /// Its monitor.
+    pub monitor_pid: Option<i32>,
+    /// Its init process, where the pod shares its pid namespace.
+    pub init_pid: Option<i32>,
+    /// Its containers, oldest first.
+    pub containers: Vec<Arc<ContainerView>>,
+    /// What is wrong with it, if anything: what a stop or remove still has to finish.
+    pub trouble: Option<String>,
+}
+
+/// The image of a container under all its names. Kept as text, since the image may be deleted before the container.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ImageNames {
+    /// The image's id.
+    pub id: Digest,
+    /// One of its tags.
+    pub tag: Option<String>,
+    /// One of its digest references.
+    pub digest: Option<String>,
+}
+
+/// A container as it is now.
+#[derive(Debug, Clone)]
+pub struct ContainerView {
+    /// Its id.
+    pub id: ContainerId,
+    /// Its pod.
+    pub pod: PodId,
+    /// What was asked.
+    pub plan: Arc<ContainerPlan>,
+    /// Its image.
+    pub image: ImageNames,
+    /// When it was accepted.
+    pub created_at: SystemTime,
+    /// Where it is in its life.
+    pub phase: Phase,
+    /// Its log, absolute; `None` keeps none.
+    pub log_path: Option<PathBuf>,
+    /// What it was launched from.
+    pub launch: Arc<LaunchPlan>,
+}
+
+impl ContainerView {
+    /// One CamelCase word for why it is not running: `Completed`, `Error`, `OOMKilled`, `StartError`, `Unknown`.
+    pub fn reason(&self) -> &'static str {
+        match &self.phase {
+            Phase::Exited { record, .. } => match &record.how {
+                Exit::StartFailed { .. } => "StartError",
+                Exit::Unknown { .. } => "Unknown",
+                _ if record.oom_killed && record.how.code() == 137 => "OOMKilled",
+                Exit::Code(0) => "Completed",
+                Exit::Code(_) | Exit::Signal(_) => "Error",
+            },
+            Phase::Created | Phase::Running { .. } | Phase::Unsettled { .. } => "",
+        }
+    }
+
+    /// What to tell people beside the reason; empty on an ordinary exit.
+    pub fn message(&self) -> &str {
+        match &self.phase {
+            Phase::Exited { record, .. } => match &record.how {
+                Exit::StartFailed { why } | Exit::Unknown { why } => why,
+                Exit::Code(_) | Exit::Signal(_) => "",
+            },
+            _ => "",
+        }
+    }
+
+    /// Process id of its first process, while it runs.
+    pub fn pid(&self) -> Option<i32> {
+        match self.phase {
+            Phase::Running { pid, .. } => Some(pid),
+            _ => None,
+        }
+    }
+
+    /// The signal of a polite stop.
+    pub fn stop_signal(&self) -> Signal {
+        self.launch.stop_signal
+    }
+}
