@@ -113,6 +113,13 @@ impl ImageBuilder {
         self
     }
 
+    /// Adds a layer that is these bytes, whatever they are.
+    #[must_use]
+    pub fn layer_bytes(mut self, tar: Vec<u8>) -> ImageBuilder {
+        self.layers.push(tar);
+        self
+    }
+
     /// Sets a key of the image configuration's `config`, as `Entrypoint`, `Env`, `User`, `Volumes`.
     #[must_use]
     pub fn set(mut self, key: &str, value: Value) -> ImageBuilder {

@@ -1,0 +1,126 @@
+//! Targets that make images: manifests, configurations and layers, through the door by which archives enter.
+//!
+//! The archive around the damaged part is always right (its digests are those of what it holds), so that the damage
+//! reaches the code that it is meant for.
+
+use std::{fs, io::Cursor, path::Path};
+
+use images::{Config, Images};
+use testkit::{BuiltImage, ImageBuilder, Layer, digest_of};
+use tokio::runtime::Runtime;
+
+use crate::runner::Target;
+
+/// A store in a directory of its own, beside which nothing may appear.
+struct Store {
+    runtime: Runtime,
+    images: Images,
+    dir: tempfile::TempDir,
+}
+
+impl Store {
+    fn open() -> Store {
+        assert!(nix::unistd::geteuid().is_root(), "this test needs root");
+        let dir = tempfile::Builder::new().prefix("crt-fuzz-").tempdir().unwrap();
+        let runtime = Runtime::new().unwrap();
+        let guard = runtime.enter();
+        let images = Images::open(Config::default(), &dir.path().join("images")).unwrap();
+        drop(guard);
+        fs::write(dir.path().join("canary"), "sings").unwrap();
+        Store { runtime, images, dir }
+    }
+
+    /// Imports the image, removes what came of it, and looks for anything outside the store.
+    fn swallow(&self, image: &BuiltImage) {
+        let archive = image.archive("localhost/fuzz:1");
+        self.runtime.block_on(async {
+            if let Ok(made) = self.images.import(Cursor::new(archive)).await {
+                for image in made {
+                    self.images.remove(image.id.as_str()).await.unwrap();
+                }
+            }
+        });
+        assert_eq!(names(self.dir.path()), ["canary", "images"]);
+        assert_eq!(fs::read_to_string(self.dir.path().join("canary")).unwrap(), "sings");
+    }
+}
+
+fn names(dir: &Path) -> Vec<String> {
+    let mut names: Vec<_> =
+        fs::read_dir(dir).unwrap().map(|entry| entry.unwrap().file_name().to_string_lossy().into_owned()).collect();
+    names.sort();
+    names
+}
+
+fn good() -> BuiltImage {
+    let layer = Layer::new().directory("etc", 0o755).file("etc/passwd", 0o644, b"root:x:0:0::/:/bin/sh\n");
+    ImageBuilder::new()
+        .layer(layer)
+        .set("Entrypoint", serde_json::json!(["/x"]))
+        .set("Env", serde_json::json!(["A=b"]))
+        .set("User", serde_json::json!("root"))
+        .set("Volumes", serde_json::json!({ "/data": {} }))
+        .build()
+}
+
+/// Words of the documents.
+const JSON: &[&[u8]] = &[
+    b"null", b"{}", b"[]", b"\"\"", b"-1", b"1e999", b"\"sha256:\"", b"\"../../x\"", b"\\u0000", b"[[[[[[[[", b"true",
+    b"\"size\":", b"\"digest\":", b"\"layers\":", b"\"mediaType\":", b"\"Volumes\":{\"/../..\":{}}",
+];
+
+#[test]
+#[ignore = "needs root: unpacking keeps owners"]
+fn a_manifest_is_an_image_or_an_error() {
+    let (store, good) = (Store::open(), good());
+    Target { name: "manifest", seeds: vec![good.manifest.clone()], words: JSON }.run(|bytes| {
+        store.swallow(&BuiltImage { manifest: bytes.to_vec(), ..good.clone() });
+    });
+}
+
+#[test]
+#[ignore = "needs root: unpacking keeps owners"]
+fn an_image_configuration_is_an_image_or_an_error() {
+    let (store, good) = (Store::open(), good());
+    Target { name: "configuration", seeds: vec![good.config.clone()], words: JSON }.run(|bytes| {
+        let manifest = String::from_utf8(good.manifest.clone()).unwrap();
+        let sized = manifest.replace(&format!("\"size\":{}", good.config.len()), &format!("\"size\":{}", bytes.len()));
+        let manifest = sized.replace(&good.id(), &digest_of(bytes));
+        store.swallow(&BuiltImage { manifest: manifest.into_bytes(), config: bytes.to_vec(), ..good.clone() });
+    });
+}
+
+#[test]
+#[ignore = "needs root: unpacking keeps owners"]
+fn a_layer_is_unpacked_below_its_directory_or_refused() {
+    let store = Store::open();
+    let plain = Layer::new()
+        .directory("a", 0o755)
+        .file("a/b", 0o4755, b"content")
+        .hard_link("a/c", "a/b")
+        .link("a/d", "../../../../canary")
+        .file("a/d/e", 0o644, b"through a link")
+        .file("a/.wh.b", 0o644, b"");
+    let opaque = Layer::new().directory("x", 0o700).file("x/.wh..wh..opq", 0o644, b"").link("y", "/").file("y/canary", 0o644, b"!");
+    let words: &[&[u8]] = &[
+        b"../", b"/", b".wh.", b".wh..wh..opq", b"ustar\0", b"0000777\0", b"././@LongLink", b"30 path=../../canary\n", b"L", b"x", b"\0",
+    ];
+    // The checksum of a header is mended, or nearly every damage would end there.
+    Target { name: "layer", seeds: vec![plain.tar(), opaque.tar()], words }.run(|bytes| {
+        let mut tar = bytes.to_vec();
+        for header in tar.chunks_exact_mut(512) {
+            if header[257..262] == *b"ustar" {
+                mend(header);
+            }
+        }
+        let image = ImageBuilder::new().layer_bytes(tar).build();
+        store.swallow(&image);
+    });
+}
+
+/// Writes the checksum that the header's bytes have.
+fn mend(header: &mut [u8]) {
+    header[148..156].fill(b' ');
+    let sum: u32 = header.iter().map(|byte| u32::from(*byte)).sum();
+    header[148..156].copy_from_slice(format!("{sum:06o}\0 ").as_bytes());
+}
