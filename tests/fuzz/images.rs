@@ -65,8 +65,22 @@ fn good() -> BuiltImage {
 
 /// Words of the documents.
 const JSON: &[&[u8]] = &[
-    b"null", b"{}", b"[]", b"\"\"", b"-1", b"1e999", b"\"sha256:\"", b"\"../../x\"", b"\\u0000", b"[[[[[[[[", b"true",
-    b"\"size\":", b"\"digest\":", b"\"layers\":", b"\"mediaType\":", b"\"Volumes\":{\"/../..\":{}}",
+    b"null",
+    b"{}",
+    b"[]",
+    b"\"\"",
+    b"-1",
+    b"1e999",
+    b"\"sha256:\"",
+    b"\"../../x\"",
+    b"\\u0000",
+    b"[[[[[[[[",
+    b"true",
+    b"\"size\":",
+    b"\"digest\":",
+    b"\"layers\":",
+    b"\"mediaType\":",
+    b"\"Volumes\":{\"/../..\":{}}",
 ];
 
 #[test]
@@ -101,9 +115,23 @@ fn a_layer_is_unpacked_below_its_directory_or_refused() {
         .link("a/d", "../../../../canary")
         .file("a/d/e", 0o644, b"through a link")
         .file("a/.wh.b", 0o644, b"");
-    let opaque = Layer::new().directory("x", 0o700).file("x/.wh..wh..opq", 0o644, b"").link("y", "/").file("y/canary", 0o644, b"!");
+    let opaque = Layer::new()
+        .directory("x", 0o700)
+        .file("x/.wh..wh..opq", 0o644, b"")
+        .link("y", "/")
+        .file("y/canary", 0o644, b"!");
     let words: &[&[u8]] = &[
-        b"../", b"/", b".wh.", b".wh..wh..opq", b"ustar\0", b"0000777\0", b"././@LongLink", b"30 path=../../canary\n", b"L", b"x", b"\0",
+        b"../",
+        b"/",
+        b".wh.",
+        b".wh..wh..opq",
+        b"ustar\0",
+        b"0000777\0",
+        b"././@LongLink",
+        b"30 path=../../canary\n",
+        b"L",
+        b"x",
+        b"\0",
     ];
     // The checksum of a header is mended, or nearly every damage would end there.
     Target { name: "layer", seeds: vec![plain.tar(), opaque.tar()], words }.run(|bytes| {
