@@ -92,3 +92,39 @@ fn rule(subnet: IpNet) -> MasqueradeRule {
 fn failed(act: &'static str) -> impl FnOnce(std::io::Error) -> Error {
     move |source| Error::Nftables { act, table: TABLE.into(), source }
 }
+
+#[cfg(test)]
+mod tests {
+    use kernel::namespace::{Namespaces, unshare};
+
+    use super::*;
+
+    #[test]
+    #[ignore = "needs root: writes nftables rules in a network namespace of its own"]
+    fn networks_share_the_table_and_never_touch_each_other_s_rules() {
+        assert!(nix::unistd::geteuid().is_root(), "this test writes nftables rules: run it as root");
+        let in_its_own_namespace = || {
+            unshare(Namespaces::NET).unwrap();
+            let one: Vec<IpNet> = vec!["10.1.0.0/16".parse().unwrap(), "fd00:1::/64".parse().unwrap()];
+            let other: Vec<IpNet> = vec!["10.2.0.0/16".parse().unwrap()];
+            assert!(!is_in_place("one", &one).unwrap());
+            for _ in 0..2 {
+                ensure("one", &one).unwrap();
+                ensure("other", &other).unwrap();
+            }
+            assert!(is_in_place("one", &one).unwrap() && is_in_place("other", &other).unwrap());
+            assert!(!is_in_place("one", &other).unwrap(), "another subnet's rules do not count");
+            remove("one").unwrap();
+            remove("one").unwrap();
+            assert!(!is_in_place("one", &one).unwrap() && is_in_place("other", &other).unwrap());
+            remove("other").unwrap();
+            assert_eq!(Nft::open().unwrap().chains(TABLE).unwrap(), [""; 0]);
+            // The table went with its last chain: a transaction that removes it again is refused.
+            let mut nft = Nft::open().unwrap();
+            let mut change = nft.transaction();
+            change.remove_table(TABLE);
+            assert_eq!(errno(&change.commit().unwrap_err()), Some(libc::ENOENT));
+        };
+        std::thread::spawn(in_its_own_namespace).join().unwrap();
+    }
+}

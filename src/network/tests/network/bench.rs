@@ -10,7 +10,7 @@ const GAP: Duration = Duration::from_millis(30);
 /// Pods measured.
 const ROUNDS: usize = 60;
 /// The budgets of ARCHITECTURE.md are 2.5 ms and 0.5 ms on an idle machine; tests run beside others and unoptimised.
-const SLACK: u32 = 8;
+const SLACK: u32 = 20;
 
 fn median_and_p90(mut times: Vec<Duration>) -> (Duration, Duration) {
     times.sort();

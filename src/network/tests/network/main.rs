@@ -1,5 +1,8 @@
 //! The room against the real kernel: links, namespaces, nftables. Every test has its own bridge and directories.
 
+#![allow(clippy::unwrap_used, reason = "helpers of tests are tests")]
+
 mod bench;
+mod hosts;
 mod node;
 mod pods;

@@ -1,0 +1,121 @@
+//! Hosts that are not like this one: each test makes a whole host's network in a namespace of its own.
+
+use std::{fs, future::Future, process::Command};
+
+use network::{Config, Network, Readiness, Request};
+use nix::sched::{CloneFlags, unshare};
+
+use crate::node::{listener_in, pod_id, reaches};
+
+/// Runs the test in a new network namespace: every thread of its runtime is born there, and so are the room's.
+fn on_a_host_of_its_own<F: Future<Output = ()>>(test: impl FnOnce() -> F + Send + 'static) {
+    assert!(nix::unistd::geteuid().is_root(), "this test makes network namespaces: run it as root");
+    let host = move || {
+        unshare(CloneFlags::CLONE_NEWNET).unwrap();
+        ip("link set lo up");
+        tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap().block_on(test());
+    };
+    std::thread::spawn(host).join().unwrap();
+}
+
+fn ip(arguments: &str) {
+    assert!(Command::new("ip").args(arguments.split(' ')).status().unwrap().success(), "ip {arguments}");
+}
+
+fn open(test: &str, change: impl FnOnce(&mut Config)) -> (tempfile::TempDir, Config, Network) {
+    let dir = tempfile::Builder::new().prefix(&format!("crt-network-{test}-")).tempdir().unwrap();
+    let mut config = Config { netns_dir: dir.path().join("netns"), ..Config::apart(test) };
+    change(&mut config);
+    let network = Network::open(config.clone(), &dir.path().join("root"), &dir.path().join("state")).unwrap();
+    (dir, config, network)
+}
+
+fn close(config: &Config) {
+    nix::mount::umount2(&config.netns_dir, nix::mount::MntFlags::MNT_DETACH).unwrap();
+}
+
+#[test]
+#[ignore = "needs root: makes links and network namespaces"]
+fn a_host_without_ipv6_gives_ipv4_and_says_so() {
+    on_a_host_of_its_own(|| async {
+        for conf in ["all", "default"] {
+            fs::write(format!("/proc/sys/net/ipv6/conf/{conf}/disable_ipv6"), "1").unwrap();
+        }
+        let (_dir, config, network) = open("no-ipv6", |_| {});
+        assert_eq!(network.readiness(), Readiness::Ready);
+        assert!(network.notes().iter().any(|note| note.contains("IPv6")), "{:?}", network.notes());
+        let pod = pod_id("no-ipv6", 1);
+        let netns = network.make_netns(&pod).await.unwrap();
+        let attachment = network.attach(&pod, &netns, &Request::default()).await.unwrap();
+        assert_eq!(attachment.ips.len(), 1);
+        assert!(reaches(None, attachment.ips[0], &listener_in(&netns.fd, 8080)));
+        network.detach(&pod, Some(&attachment)).await.unwrap();
+        network.drop_netns(&netns.path).await.unwrap();
+        close(&config);
+    });
+}
+
+#[test]
+#[ignore = "needs root: makes links and network namespaces"]
+fn a_network_of_ipv6_alone_works_too() {
+    on_a_host_of_its_own(|| async {
+        let (_dir, config, network) = open("only-ipv6", |config| config.subnet_v4 = None);
+        assert_eq!(network.readiness(), Readiness::Ready);
+        let pod = pod_id("only-ipv6", 1);
+        let netns = network.make_netns(&pod).await.unwrap();
+        let attachment = network.attach(&pod, &netns, &Request::default()).await.unwrap();
+        assert!(attachment.ips.len() == 1 && attachment.ips[0].is_ipv6());
+        assert!(reaches(None, attachment.ips[0], &listener_in(&netns.fd, 8080)));
+        network.detach(&pod, Some(&attachment)).await.unwrap();
+        network.drop_netns(&netns.path).await.unwrap();
+        close(&config);
+    });
+}
+
+#[test]
+#[ignore = "needs root: makes links and network namespaces"]
+fn a_route_into_the_subnet_is_in_the_way_and_one_around_it_is_a_note() {
+    on_a_host_of_its_own(|| async {
+        ip("link add lan type bridge");
+        ip("link set lan up");
+        ip("route add 10.0.0.0/8 dev lan");
+        let subnet = |config: &mut Config| config.subnet_v4 = Some("10.88.0.0/16".parse().unwrap());
+        let (_dir, config, network) = open("around", subnet);
+        assert_eq!(network.readiness(), Readiness::Ready);
+        assert!(network.notes().iter().any(|note| note.contains("10.0.0.0/8")), "{:?}", network.notes());
+        network.dismantle().await.unwrap();
+        close(&config);
+        ip("route add 10.88.7.0/24 dev lan");
+        let (_dir, config, network) = open("into", subnet);
+        match network.readiness() {
+            Readiness::NotReady { why } => assert!(why.contains("10.88.7.0/24") && why.contains("lan"), "{why}"),
+            Readiness::Ready => panic!("pods' packets would go elsewhere"),
+        }
+        close(&config);
+    });
+}
+
+#[test]
+#[ignore = "needs root: makes links and network namespaces"]
+fn a_changed_subnet_moves_an_unused_bridge_and_waits_for_a_used_one() {
+    on_a_host_of_its_own(|| async {
+        let (dir, config, network) = open("changed", |_| {});
+        let pod = pod_id("changed", 1);
+        let netns = network.make_netns(&pod).await.unwrap();
+        let attachment = network.attach(&pod, &netns, &Request::default()).await.unwrap();
+        let reopen = |subnet: &str| {
+            let changed = Config { subnet_v4: Some(subnet.parse().unwrap()), ..config.clone() };
+            Network::open(changed, &dir.path().join("root"), &dir.path().join("state")).unwrap()
+        };
+        let waiting = reopen("10.77.0.0/24");
+        assert!(matches!(waiting.readiness(), Readiness::NotReady { .. }));
+        assert!(reaches(None, attachment.ips[0], &listener_in(&netns.fd, 8080)), "the pod never noticed");
+        // By its own list: the address goes back although the settings have changed.
+        waiting.detach(&pod, Some(&attachment)).await.unwrap();
+        waiting.drop_netns(&netns.path).await.unwrap();
+        drop(netns);
+        // The kernel takes the pod's link down a moment later.
+        crate::node::eventually("the bridge has moved", || reopen("10.77.0.0/24").readiness() == Readiness::Ready);
+        close(&config);
+    });
+}
