@@ -2,7 +2,7 @@
 
 use std::{fs, future::Future, process::Command};
 
-use network::{Config, Network, Readiness, Request};
+use network::{Config, Error, Network, Readiness, Request};
 use nix::sched::{CloneFlags, unshare};
 
 use crate::node::{listener_in, pod_id, reaches};
@@ -116,6 +116,29 @@ fn a_changed_subnet_moves_an_unused_bridge_and_waits_for_a_used_one() {
         drop(netns);
         // The kernel takes the pod's link down a moment later.
         crate::node::eventually("the bridge has moved", || reopen("10.77.0.0/24").readiness() == Readiness::Ready);
+        close(&config);
+    });
+}
+
+#[test]
+#[ignore = "needs root: makes links and network namespaces"]
+fn a_bridge_without_a_free_port_says_that_it_is_full() {
+    on_a_host_of_its_own(|| async {
+        let (dir, config, network) = open("ports", |_| {});
+        let ports: String = (0..1023)
+            .map(|n| format!("link add p{n} type veth peer name q{n}\nlink set p{n} master {}\n", config.bridge))
+            .collect();
+        let batch = dir.path().join("ports");
+        fs::write(&batch, ports).unwrap();
+        ip(&format!("-batch {}", batch.display()));
+        let pod = pod_id("ports", 1);
+        let netns = network.make_netns(&pod).await.unwrap();
+        let refused = network.attach(&pod, &netns, &Request::default()).await.unwrap_err();
+        assert!(matches!(refused, Error::BridgeFull { .. }), "{refused:?}");
+        ip("link delete p7");
+        let attachment = network.attach(&pod, &netns, &Request::default()).await.unwrap();
+        network.detach(&pod, Some(&attachment)).await.unwrap();
+        network.drop_netns(&netns.path).await.unwrap();
         close(&config);
     });
 }

@@ -160,7 +160,7 @@ async fn after_a_crash_only_the_dead_pods_things_are_given_back() {
 
     let after = node.restarted();
     assert_eq!(after.readiness(), Readiness::Ready);
-    after.reconcile(&[live.clone()]).await.unwrap();
+    after.reconcile(std::slice::from_ref(&live)).await.unwrap();
     let attachment = &kept[0].0;
     let ips: HashSet<String> = attachment.ips.iter().map(IpAddr::to_string).collect();
     assert_eq!(node.leases().into_iter().collect::<HashSet<_>>(), ips);
