@@ -71,7 +71,10 @@ impl Blobs {
         self.open(digest)?.take(limit + 1).read_to_end(&mut bytes).map_err(Error::disk("read", &path))?;
         let found = digest_of(&bytes);
         if bytes.len() as u64 > limit || found != *digest {
-            return Err(Error::Mismatch { expected: digest.clone(), found: format!("{found} from {}", path.display()) });
+            return Err(Error::Mismatch {
+                expected: digest.clone(),
+                found: format!("{found} from {}", path.display()),
+            });
         }
         Ok(bytes)
     }

@@ -92,10 +92,9 @@ fn decode(auth: &str) -> Result<Proof> {
         .map_err(|_| Error::Credentials { why: "the field auth does not hold text after base 64" })?;
     match text.split_once(':') {
         // Some tools pad the password with NULs.
-        Some((username, password)) => Ok(Proof::Password {
-            username: username.to_owned(),
-            password: password.trim_end_matches('\0').to_owned(),
-        }),
+        Some((username, password)) => {
+            Ok(Proof::Password { username: username.to_owned(), password: password.trim_end_matches('\0').to_owned() })
+        }
         None => Err(Error::Credentials { why: "the field auth has no colon after base 64" }),
     }
 }

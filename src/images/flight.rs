@@ -44,7 +44,11 @@ pub(crate) enum Part {
 
 impl Flights {
     /// Waits for the work on `digest`, beginning it with `work` if nobody has.
-    pub(crate) async fn join<F>(self: &Arc<Self>, digest: &Digest, work: impl FnOnce() -> F) -> (Part, Result<Arc<Made>>)
+    pub(crate) async fn join<F>(
+        self: &Arc<Self>,
+        digest: &Digest,
+        work: impl FnOnce() -> F,
+    ) -> (Part, Result<Arc<Made>>)
     where
         F: Future<Output = Result<Made>> + Send + 'static,
     {

@@ -154,11 +154,8 @@ fn of_layout(index: &ImageIndex) -> Result<Vec<Found>> {
     let platforms = Platforms::of_this_machine();
     let mut found = Vec::new();
     for descriptor in index.manifests().iter().filter(|descriptor| platforms.run(descriptor)) {
-        let root = Root {
-            digest: digest_of(descriptor)?,
-            media_type: Some(descriptor.media_type().to_string()),
-            bytes: None,
-        };
+        let root =
+            Root { digest: digest_of(descriptor)?, media_type: Some(descriptor.media_type().to_string()), bytes: None };
         let mut names = Names { root: Some(root.digest.clone()), ..Names::default() };
         if let Some(reference) = name_of(descriptor)? {
             if reference.tag().is_some() { names.tags.push(reference) } else { names.digests.push(reference) }
@@ -181,10 +178,9 @@ fn name_of(descriptor: &Descriptor) -> Result<Option<ImageRef>> {
 }
 
 fn of_saved(shelf: &Arc<Shelf>, brought: &mut Brought, saved: Saved) -> Result<Found> {
-    let file = |path: &str| brought.file(path).cloned().ok_or_else(|| Error::Archive { why: format!("{path} is missing") });
-    let descriptor = |media_type: &str, (digest, bytes): (Digest, u64)| {
-        json!({ "mediaType": media_type, "digest": digest, "size": bytes })
-    };
+    let file =
+        |path: &str| brought.file(path).cloned().ok_or_else(|| Error::Archive { why: format!("{path} is missing") });
+    let descriptor = |media_type: &str, (digest, bytes): (Digest, u64)| json!({ "mediaType": media_type, "digest": digest, "size": bytes });
     let mut layers = Vec::new();
     for layer in &saved.layers {
         layers.push(descriptor("application/vnd.oci.image.layer.v1.tar", file(layer)?));

@@ -3,10 +3,7 @@
 //! A layer or blob is needed by the images whose record names it, and by claims: work under way that has found or made
 //! it and has no image yet. What nobody needs any more is handed back as [`Garbage`] and forgotten in the same step.
 
-use std::{
-    collections::HashMap,
-    sync::Arc,
-};
+use std::{collections::HashMap, sync::Arc};
 
 use model::{Digest, ImageRef};
 
@@ -149,10 +146,8 @@ impl Index {
         if !is_hex || bare.len() < SHORTEST_ID {
             return Ok(None);
         }
-        let mut found = self
-            .images
-            .values()
-            .filter(|held| !held.image.record.removed && held.image.id.hex().starts_with(bare));
+        let mut found =
+            self.images.values().filter(|held| !held.image.record.removed && held.image.id.hex().starts_with(bare));
         match (found.next(), found.next()) {
             (Some(_), Some(_)) => Err(Error::Ambiguous { what: what.to_owned() }),
             (found, _) => Ok(found.map(|held| held.image.clone())),

@@ -98,8 +98,11 @@ pub(crate) fn read_document(digest: &Digest, told: Option<&str>, bytes: &[u8]) -
 
 /// Reads an image's configuration.
 pub(crate) fn read_configuration(digest: &Digest, bytes: &[u8]) -> Result<ImageConfiguration> {
-    let refuse =
-        |error: serde_json::Error| Error::Content { what: "configuration", digest: digest.clone(), why: error.to_string() };
+    let refuse = |error: serde_json::Error| Error::Content {
+        what: "configuration",
+        digest: digest.clone(),
+        why: error.to_string(),
+    };
     serde_json::from_slice(bytes).map_err(refuse)
 }
 

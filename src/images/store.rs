@@ -1,6 +1,11 @@
 //! The room's face: pull, list, find, lease, remove, import.
 
-use std::{io::Read, path::Path, sync::Arc, time::{Duration, SystemTime}};
+use std::{
+    io::Read,
+    path::Path,
+    sync::Arc,
+    time::{Duration, SystemTime},
+};
 
 use model::{Digest, ImageRef};
 

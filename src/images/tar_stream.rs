@@ -161,7 +161,7 @@ impl<R: Read> TarStream<R> {
             _ => return Err(named("it is of a type that layers do not have")),
         };
         // Only a file has content. What other entries say about a size describes what they stand for.
-        let size = if kind == Kind::File { said.size.unwrap_or(size) } else { 0 };
+        let size = if matches!(old.linkflag[0], 0 | b'0' | b'7') { said.size.unwrap_or(size) } else { 0 };
         let id = |field: &[u8; 8], said: Option<u32>, why| match said {
             Some(id) => Ok(id),
             None => number(field).and_then(|id| u32::try_from(id).ok()).ok_or_else(|| named(why)),

@@ -117,7 +117,8 @@ fn take_file<R: Read>(
     buffer: &mut [u8],
 ) -> Result<(), Fault> {
     let flags = OFlag::O_WRONLY | OFlag::O_CREAT | OFlag::O_EXCL | OFlag::O_NOFOLLOW | OFlag::O_CLOEXEC;
-    let file = tree.create(place, || openat(place.directory.fd(), place.path(), flags, Mode::from_bits_truncate(0o600)))?;
+    let file =
+        tree.create(place, || openat(place.directory.fd(), place.path(), flags, Mode::from_bits_truncate(0o600)))?;
     let mut file = std::fs::File::from(file);
     loop {
         let n = stream.read_content(buffer)?;
@@ -130,13 +131,7 @@ fn take_file<R: Read>(
     attributes::set_on_file(&file, &Attributes::of(entry)).map_err(failed("set the attributes of", place))
 }
 
-fn take_special(
-    tree: &mut Tree,
-    place: &Place<'_>,
-    entry: &Entry,
-    special: Special,
-    kind: SFlag,
-) -> Result<(), Fault> {
+fn take_special(tree: &mut Tree, place: &Place<'_>, entry: &Entry, special: Special, kind: SFlag) -> Result<(), Fault> {
     let make = || make_special(place.directory.fd(), place.path(), special, 0o600).map_err(to_errno);
     tree.create(place, make)?;
     tree.count(0);

@@ -14,6 +14,7 @@ mod family;
 mod image;
 mod leak;
 mod node;
+mod registry;
 
 pub use client::{Cri, container, pod};
 pub use debian_registry::{DebianRegistry, HOSTS};
@@ -22,3 +23,4 @@ pub use family::{Process, descendants};
 pub use image::{BuiltImage, ImageBuilder, Layer, digest_of};
 pub use leak::Leaks;
 pub use node::{NodeOptions, TempNode, programs};
+pub use registry::{Access, Gate, TinyRegistry, Trouble};

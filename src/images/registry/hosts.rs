@@ -140,8 +140,7 @@ fn host_at(text: &str, as_is: bool) -> Result<Host, String> {
 /// The older form of such a directory: `*.crt` are authorities, `*.cert` with `*.key` is our own certificate.
 fn add_certificates(dir: &Path, host: &mut Host) -> Result<()> {
     let failed = |error: io::Error| Error::Hosts { path: dir.to_owned(), why: error.to_string() };
-    let entries: io::Result<Vec<PathBuf>> =
-        fs::read_dir(dir).map_err(failed)?.map(|entry| Ok(entry?.path())).collect();
+    let entries: io::Result<Vec<PathBuf>> = fs::read_dir(dir).map_err(failed)?.map(|entry| Ok(entry?.path())).collect();
     let mut entries = entries.map_err(failed)?;
     entries.sort();
     for path in entries {
@@ -165,8 +164,11 @@ fn parse(dir: &Path, text: &str, domain: &str) -> Result<Vec<Host>> {
         Some(Value::String(server)) => Some(server.as_str()),
         Some(_) => return Err(refuse(dir, "server: want a text".to_owned())),
     };
-    let own_keys: Table =
-        table.iter().filter(|(key, _)| *key != "server" && *key != "host").map(|(k, v)| (k.clone(), v.clone())).collect();
+    let own_keys: Table = table
+        .iter()
+        .filter(|(key, _)| *key != "server" && *key != "host")
+        .map(|(k, v)| (k.clone(), v.clone()))
+        .collect();
     match table.get("host") {
         None => {}
         Some(Value::Table(named)) => {
@@ -231,7 +233,9 @@ fn set_keys(dir: &Path, host: &mut Host, keys: &Table) -> Result<(), String> {
                     host.headers.extend(values.into_iter().map(|value| (name.clone(), value.to_owned())));
                 }
             }
-            unknown => tracing::warn!(file = %dir.join(FILE).display(), key = unknown, "a key that is not known; skipped"),
+            unknown => {
+                tracing::warn!(file = %dir.join(FILE).display(), key = unknown, "a key that is not known; skipped")
+            }
         }
     }
     Ok(())

@@ -6,7 +6,10 @@ use reqwest::{Certificate, Client, Identity, redirect};
 use rustls::RootCertStore;
 use rustls::pki_types::{CertificateDer, pem::PemObject};
 
-use crate::{Config, Error, Result, registry::hosts::{Host, is_loopback}};
+use crate::{
+    Config, Error, Result,
+    registry::hosts::{Host, is_loopback},
+};
 
 /// Where distributions keep the bundle of authorities, as Go looks for it. A static program has no other way to it.
 const BUNDLES: [&str; 6] = [
@@ -45,8 +48,10 @@ pub(crate) fn client(config: &Config, host: &Host) -> Result<Client> {
             pem.push(b'\n');
             pem.extend(read(key)?);
         }
-        let identity = Identity::from_pem(&pem)
-            .map_err(|_| Error::Hosts { path: certificate.clone(), why: "want a certificate and its key".to_owned() })?;
+        let identity = Identity::from_pem(&pem).map_err(|_| Error::Hosts {
+            path: certificate.clone(),
+            why: "want a certificate and its key".to_owned(),
+        })?;
         builder = builder.identity(identity);
     }
     builder.build().map_err(|error| Error::Hosts { path: host.name().into(), why: super::reason(error) })

@@ -7,7 +7,11 @@ use reqwest::{Client, RequestBuilder, StatusCode};
 use serde::Deserialize;
 use url::Url;
 
-use crate::{Outcome, credentials::Proof, registry::{hosts::is_loopback, outcome, unreachable}};
+use crate::{
+    Outcome,
+    credentials::Proof,
+    registry::{hosts::is_loopback, outcome, unreachable},
+};
 
 /// How we name ourselves to the server.
 const CLIENT_ID: &str = "coracle";

@@ -90,8 +90,7 @@ impl Attributes {
 fn is_allowed(name: &CStr) -> bool {
     let name = name.to_bytes();
     let is_user = name.starts_with(b"user.") && !name.starts_with(b"user.overlay.");
-    is_user
-        || matches!(name, b"security.capability" | b"system.posix_acl_access" | b"system.posix_acl_default")
+    is_user || matches!(name, b"security.capability" | b"system.posix_acl_access" | b"system.posix_acl_default")
 }
 
 /// All of it, on a file that was just written.

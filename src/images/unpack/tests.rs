@@ -1,1 +1,374 @@
-//! t
+//! Layers as builders make them, and as attackers do. Root, because owners, devices and overlay's marks need it.
+
+use std::{
+    collections::BTreeMap,
+    fs,
+    os::unix::fs::{FileTypeExt, MetadataExt, PermissionsExt},
+};
+
+use kernel::xattr;
+use tar::{Builder, EntryType, Header};
+use tempfile::TempDir;
+
+use super::*;
+
+/// Layers that are unpacked on top of each other below one directory.
+struct Stack {
+    root: TempDir,
+    layers: Vec<PathBuf>,
+    limits: Limits,
+}
+
+/// Entries of one layer.
+struct Layer(Builder<Vec<u8>>);
+
+impl Layer {
+    fn new() -> Self {
+        Self(Builder::new(Vec::new()))
+    }
+
+    fn entry(mut self, kind: EntryType, path: &str, target: &str, mode: u32, content: &[u8]) -> Self {
+        let mut header = Header::new_ustar();
+        header.set_entry_type(kind);
+        header.set_size(content.len() as u64);
+        header.set_mode(mode);
+        header.set_uid(11);
+        header.set_gid(22);
+        header.set_mtime(1_000_000);
+        header.set_device_major(1).unwrap();
+        header.set_device_minor(3).unwrap();
+        // Not by `set_path`: it refuses what an attacker would write.
+        header.as_old_mut().name[..path.len()].copy_from_slice(path.as_bytes());
+        header.as_old_mut().linkname[..target.len()].copy_from_slice(target.as_bytes());
+        header.set_cksum();
+        self.0.append(&header, content).unwrap();
+        self
+    }
+
+    fn file(self, path: &str, content: &str) -> Self {
+        self.entry(EntryType::Regular, path, "", 0o644, content.as_bytes())
+    }
+
+    fn directory(self, path: &str, mode: u32) -> Self {
+        self.entry(EntryType::Directory, path, "", mode, b"")
+    }
+
+    fn symlink(self, path: &str, target: &str) -> Self {
+        self.entry(EntryType::Symlink, path, target, 0o777, b"")
+    }
+
+    fn hard_link(self, path: &str, target: &str) -> Self {
+        self.entry(EntryType::Link, path, target, 0o644, b"")
+    }
+
+    fn pax(mut self, records: &[(&str, &[u8])]) -> Self {
+        self.0.append_pax_extensions(records.iter().copied()).unwrap();
+        self
+    }
+}
+
+impl Stack {
+    fn new() -> Self {
+        let root = tempfile::Builder::new().prefix("crt-images-").tempdir().unwrap();
+        fs::write(root.path().join("secret"), "secret").unwrap();
+        Self { root, layers: Vec::new(), limits: Limits::default() }
+    }
+
+    fn add(&mut self, layer: Layer) -> Result<LayerSize, Fault> {
+        let path = self.root.path().join(format!("layer-{}", self.layers.len()));
+        fs::create_dir(&path).unwrap();
+        let lowers: Vec<PathBuf> = self.layers.iter().rev().cloned().collect();
+        self.layers.push(path.clone());
+        let archive = layer.0.into_inner().unwrap();
+        unpack(archive.as_slice(), Tree::open(&path, &lowers, &self.limits)?)
+    }
+
+    fn top(&self, path: &str) -> PathBuf {
+        self.layers.last().unwrap().join(path)
+    }
+
+    fn is_whiteout(&self, path: &str) -> bool {
+        let meta = self.top(path).symlink_metadata().unwrap();
+        meta.file_type().is_char_device() && meta.rdev() == 0
+    }
+
+    /// What a container would see.
+    fn merged<T>(&self, look: impl FnOnce(&Path) -> T) -> T {
+        let target = self.root.path().join("merged");
+        fs::create_dir_all(&target).unwrap();
+        let lowers: Vec<String> = self.layers.iter().rev().map(|path| path.display().to_string()).collect();
+        // A lower layer alone is no overlay.
+        let empty = self.root.path().join("empty");
+        fs::create_dir_all(&empty).unwrap();
+        let options = format!("lowerdir={}:{}", lowers.join(":"), empty.display());
+        let flags = nix::mount::MsFlags::MS_RDONLY;
+        nix::mount::mount(Some("overlay"), &target, Some("overlay"), flags, Some(options.as_str())).unwrap();
+        let seen = look(&target);
+        nix::mount::umount2(&target, nix::mount::MntFlags::MNT_DETACH).unwrap();
+        seen
+    }
+
+    fn names(&self) -> Vec<String> {
+        fn walk(path: &Path, below: &Path, found: &mut Vec<String>) {
+            for entry in fs::read_dir(path).unwrap() {
+                let path = entry.unwrap().path();
+                found.push(path.strip_prefix(below).unwrap().display().to_string());
+                if path.symlink_metadata().unwrap().is_dir() {
+                    walk(&path, below, found);
+                }
+            }
+        }
+        self.merged(|root| {
+            let mut found = Vec::new();
+            walk(root, root, &mut found);
+            found.sort();
+            found
+        })
+    }
+}
+
+fn is_root() {
+    assert!(nix::unistd::geteuid().is_root(), "this test needs root");
+}
+
+#[test]
+#[ignore = "needs root: sets owners and makes devices"]
+fn owners_modes_and_times_are_as_the_archive_says() {
+    is_root();
+    let mut stack = Stack::new();
+    let layer = Layer::new()
+        .directory("./", 0o751)
+        .directory("d/", 0o2775)
+        .entry(EntryType::Regular, "d/su", "", 0o4755, b"program")
+        .symlink("d/link", "su")
+        .hard_link("d/hard", "d/su")
+        .entry(EntryType::Char, "null", "", 0o666, b"")
+        .entry(EntryType::Fifo, "fifo", "", 0o600, b"")
+        .file("missing/parents/f", "x");
+    let size = stack.add(layer).unwrap();
+    let meta = |path: &str| stack.top(path).symlink_metadata().unwrap();
+    assert_eq!(meta("").permissions().mode() & 0o7777, 0o751);
+    for path in ["d", "d/su", "d/link", "null", "fifo"] {
+        assert_eq!((meta(path).uid(), meta(path).gid(), meta(path).mtime()), (11, 22, 1_000_000), "{path}");
+    }
+    assert_eq!(meta("d/su").mode() & 0o7777, 0o4755);
+    assert_eq!(meta("d").mode() & 0o7777, 0o2775);
+    assert_eq!(meta("d/hard").ino(), meta("d/su").ino());
+    assert_eq!((meta("null").rdev(), meta("null").mode() & 0o777), (nix::sys::stat::makedev(1, 3), 0o666));
+    assert!(meta("fifo").file_type().is_fifo());
+    assert_eq!((meta("missing").uid(), meta("missing").mode() & 0o7777), (0, 0o755));
+    // Root, d, su, link, null, fifo, missing, parents, f.
+    assert_eq!(size, LayerSize { bytes: 4 * BLOCK + 2 * BLOCK, inodes: 9 });
+}
+
+#[test]
+#[ignore = "needs root: sets capabilities"]
+fn attributes_come_in_but_none_that_overlay_reads() {
+    is_root();
+    let mut stack = Stack::new();
+    let capability = [1, 0, 0, 2, 0, 4, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0];
+    let records: [(&str, &[u8]); 5] = [
+        ("SCHILY.xattr.security.capability", &capability),
+        ("SCHILY.xattr.user.mine", b"yes"),
+        ("SCHILY.xattr.trusted.overlay.opaque", b"y"),
+        ("SCHILY.xattr.trusted.overlay.redirect", b"/etc"),
+        ("SCHILY.xattr.user.overlay.opaque", b"y"),
+    ];
+    let layer = Layer::new().pax(&records).file("ping", "x").pax(&records[1..]).directory("d/", 0o755);
+    stack.add(layer).unwrap();
+    for (path, wanted) in [("ping", &[c"security.capability", c"user.mine"][..]), ("d", &[c"user.mine"])] {
+        let file = fs::File::open(stack.top(path)).unwrap();
+        let mut names = xattr::list(file.as_fd()).unwrap();
+        names.sort();
+        assert_eq!(names.iter().map(|name| name.as_c_str()).collect::<Vec<_>>(), wanted, "{path}");
+    }
+    let file = fs::File::open(stack.top("ping")).unwrap();
+    assert_eq!(xattr::get(file.as_fd(), c"security.capability").unwrap().unwrap(), capability);
+}
+
+#[test]
+#[ignore = "needs root: makes whiteouts"]
+fn what_a_layer_deletes_is_gone_and_nothing_else() {
+    is_root();
+    let mut stack = Stack::new();
+    let base = Layer::new()
+        .file("a", "1")
+        .file("dir/x", "1")
+        .file("dir/y", "1")
+        .file("opaque/old", "1")
+        .file("again/old", "1")
+        .file("tree/deep/f", "1");
+    stack.add(base).unwrap();
+    let top = Layer::new()
+        .file(".wh.a", "")
+        .file("dir/.wh.x", "")
+        .file(".wh.never", "")
+        .file("opaque/new", "2")
+        .file("opaque/.wh..wh..opq", "")
+        .file(".wh.again", "")
+        .file("again/new", "2")
+        .file(".wh.tree", "")
+        .directory(".wh..wh.plnk", 0o700)
+        .file(".wh..wh.plnk/f", "");
+    stack.add(top).unwrap();
+    assert!(stack.is_whiteout("a") && stack.is_whiteout("dir/x") && stack.is_whiteout("tree"));
+    assert_eq!(stack.names(), ["again", "again/new", "dir", "dir/y", "opaque", "opaque/new"]);
+}
+
+#[test]
+#[ignore = "needs root: makes whiteouts"]
+fn a_layer_that_hides_the_whole_root_hides_it() {
+    is_root();
+    let mut stack = Stack::new();
+    stack.add(Layer::new().file("a", "1").file("d/old", "1")).unwrap();
+    stack.add(Layer::new().file("d/new", "2").file(".wh..wh..opq", "").file("b", "2")).unwrap();
+    assert_eq!(stack.names(), ["b", "d", "d/new"]);
+    let mut stack = Stack::new();
+    stack.add(Layer::new().file("a", "1").file("d/old", "1")).unwrap();
+    stack.add(Layer::new().file(".wh..wh..opq", "").file("d/new", "2")).unwrap();
+    assert_eq!(stack.names(), ["d", "d/new"]);
+}
+
+#[test]
+#[ignore = "needs root: mounts overlay"]
+fn a_later_layer_sees_the_directories_and_links_of_those_below() {
+    is_root();
+    let mut stack = Stack::new();
+    let base = Layer::new()
+        .directory("usr/", 0o755)
+        .directory("usr/lib/", 0o711)
+        .symlink("lib", "usr/lib")
+        .symlink("abs", "/usr/lib/../lib")
+        .file("usr/lib/base", "1")
+        .entry(EntryType::Regular, "usr/bin/su", "", 0o4755, b"su");
+    stack.add(base).unwrap();
+    let top = Layer::new().file("lib/one", "1").file("abs/two", "2").hard_link("usr/bin/sudo", "usr/bin/su");
+    stack.add(top).unwrap();
+    let lib = stack.top("usr/lib").symlink_metadata().unwrap();
+    assert_eq!((lib.uid(), lib.mode() & 0o7777, lib.mtime()), (11, 0o711, 1_000_000));
+    let sudo = stack.top("usr/bin/sudo").symlink_metadata().unwrap();
+    assert_eq!((sudo.uid(), sudo.mode() & 0o7777, sudo.nlink()), (11, 0o4755, 2));
+    let seen = stack.merged(|root| {
+        ["lib/one", "usr/lib/two", "usr/lib/base", "usr/bin/sudo"]
+            .map(|path| fs::read_to_string(root.join(path)).unwrap())
+    });
+    assert_eq!(seen, ["1", "2", "1", "su"]);
+}
+
+#[test]
+#[ignore = "needs root: sets owners"]
+fn no_entry_reaches_outside_the_layer() {
+    is_root();
+    for (name, layer) in [
+        ("dots", Layer::new().file("../escaped", "x").file("a/../../../escaped", "x").file("/abs", "x")),
+        ("link, then through it", Layer::new().symlink("out", "../..").file("out/escaped", "x")),
+        ("absolute link", Layer::new().symlink("out", "/").file("out/escaped", "x")),
+        ("link over link", Layer::new().symlink("a", "..").symlink("b", "a/..").file("b/escaped", "x")),
+        ("link replaces directory", Layer::new().directory("d/", 0o755).symlink("d", "..").file("d/escaped", "x")),
+        ("whiteout through link", Layer::new().symlink("out", "..").file("out/.wh.secret", "")),
+    ] {
+        let mut stack = Stack::new();
+        stack.add(layer).unwrap_or_else(|fault| panic!("{name}: {fault}"));
+        let outside: Vec<_> =
+            fs::read_dir(stack.root.path()).unwrap().map(|entry| entry.unwrap().file_name()).collect();
+        assert_eq!(outside.len(), 2, "{name}: {outside:?}");
+        assert_eq!(fs::read_to_string(stack.root.path().join("secret")).unwrap(), "secret", "{name}");
+    }
+    let mut stack = Stack::new();
+    stack.add(Layer::new().symlink("out", "../..").file("out/landed", "x")).unwrap();
+    assert!(stack.top("landed").exists(), "inside, `..` of the root is the root");
+}
+
+#[test]
+#[ignore = "needs root: sets owners"]
+fn a_hard_link_reaches_only_what_the_image_has() {
+    is_root();
+    for (name, layer) in [
+        ("host file", Layer::new().hard_link("l", "/etc/shadow")),
+        ("dots", Layer::new().hard_link("l", "../secret")),
+        ("through a link", Layer::new().symlink("s", "../..").hard_link("l", "s/secret")),
+        ("directory", Layer::new().directory("d/", 0o755).hard_link("l", "d")),
+        ("itself", Layer::new().file("l", "x").hard_link("l", "./l")),
+        ("root", Layer::new().hard_link("l", "/")),
+        ("own parent", Layer::new().file("d/f", "x").hard_link("d", "d/f")),
+    ] {
+        let mut stack = Stack::new();
+        assert!(stack.add(layer).is_err(), "{name}");
+    }
+    let mut stack = Stack::new();
+    stack.add(Layer::new().symlink("s", "/etc/shadow").hard_link("l", "s")).unwrap();
+    assert!(stack.top("l").symlink_metadata().unwrap().is_symlink(), "a link to a link is the link");
+}
+
+#[test]
+#[ignore = "needs root: sets owners"]
+fn an_entry_replaces_what_has_its_name() {
+    is_root();
+    let mut stack = Stack::new();
+    stack.add(Layer::new().file("below/f", "0").file("keep/f", "0")).unwrap();
+    let layer = Layer::new()
+        .file("x", "1")
+        .directory("x/", 0o755)
+        .file("x/y", "2")
+        .file("x", "3")
+        .symlink("x", "nowhere")
+        .entry(EntryType::Char, "x", "", 0o600, b"")
+        .file("x", "last")
+        .directory("keep/", 0o700)
+        .file("below", "no directory any more")
+        .directory("below/", 0o755);
+    stack.add(layer).unwrap();
+    let names = stack.names();
+    assert_eq!(names, ["below", "keep", "keep/f", "x"], "a directory over a directory merges, else it hides");
+    assert_eq!(fs::read_to_string(stack.top("x")).unwrap(), "last");
+}
+
+#[test]
+#[ignore = "needs root: sets owners"]
+fn absurd_entries_are_refused_by_name() {
+    is_root();
+    let deep = "d/".repeat(45);
+    for (name, layer) in [
+        ("whiteout of nothing", Layer::new().file(".wh.", "")),
+        ("whiteout of dot", Layer::new().file("a/.wh..", "")),
+        ("whiteout of dots", Layer::new().file("a/.wh...", "")),
+        ("root as a file", Layer::new().file("./", "x").file("/", "x").symlink("/", "x")),
+        ("file as a directory", Layer::new().file("f", "x").file("f/g", "x")),
+        ("links in a circle", Layer::new().symlink("a", "b").symlink("b", "a").file("a/f", "x")),
+        ("link to nothing", Layer::new().symlink("a", "")),
+        ("too deep", Layer::new().file(&deep, "x")),
+        ("a long name", Layer::new().pax(&[("path", "n".repeat(256).as_bytes())]).file("x", "")),
+        ("a long path", Layer::new().pax(&[("path", "n/".repeat(2500).as_bytes())]).file("x", "")),
+        ("a NUL", Layer::new().pax(&[("path", b"a\0b")]).file("x", "")),
+    ] {
+        let mut stack = Stack::new();
+        stack.limits.depth = 40;
+        let fault = stack.add(layer);
+        assert!(matches!(fault, Err(Fault::Entry { .. })), "{name}: {fault:?}");
+    }
+    let mut stack = Stack::new();
+    stack.limits.layer_entries = 3;
+    let layer = (0..4).fold(Layer::new(), |layer, n| layer.file(&n.to_string(), ""));
+    assert!(matches!(stack.add(layer), Err(Fault::Budget { limit: 3, .. })));
+}
+
+#[test]
+#[ignore = "needs root: mounts overlay"]
+fn what_is_unpacked_reads_like_what_was_packed() {
+    is_root();
+    let mut wanted = BTreeMap::new();
+    let mut layer = Layer::new();
+    for n in 0..300_usize {
+        let path = format!("d{}/e{}/f{n}", n % 7, n % 13);
+        let content = "x".repeat(n * 97 % 5000);
+        layer = layer.file(&path, &content);
+        wanted.insert(path, content);
+    }
+    let mut stack = Stack::new();
+    stack.add(layer).unwrap();
+    stack.merged(|root| {
+        for (path, content) in &wanted {
+            assert_eq!(&fs::read_to_string(root.join(path)).unwrap(), content, "{path}");
+        }
+    });
+}
