@@ -6,7 +6,7 @@ use disk::{Damage, DirLock, Error, Flusher, Store, encode};
 use model::Class;
 
 fn store(dir: &Path) -> Store<String> {
-    Store::open(dir, "note", 2).unwrap()
+    Store::open(dir, "note", 2).expect("open a store in a fresh directory")
 }
 
 #[test]
@@ -187,7 +187,7 @@ struct Full(std::path::PathBuf);
 impl Full {
     fn mount(at: &Path) -> Full {
         use nix::mount::{MsFlags, mount};
-        mount(Some("tmpfs"), at, Some("tmpfs"), MsFlags::empty(), Some("size=64k")).unwrap();
+        mount(Some("tmpfs"), at, Some("tmpfs"), MsFlags::empty(), Some("size=64k")).expect("mount a small tmpfs");
         Full(at.to_owned())
     }
 }

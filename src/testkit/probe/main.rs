@@ -19,8 +19,11 @@ use std::{env, ffi::OsString, process::ExitCode};
 /// What a verb returns: an exit code of its own, or why it could not be done.
 type Done = Result<u8, Box<dyn std::error::Error>>;
 
-/// Every verb: its form, what it is for, and what does it.
-const VERBS: &[(&str, &str, fn(&[String]) -> Done)] = &[
+/// A verb: its form, what it is for, and what does it.
+type Verb = (&'static str, &'static str, fn(&[String]) -> Done);
+
+/// Every verb there is.
+const VERBS: &[Verb] = &[
     ("report", "what I see of myself, as JSON", report::report),
     ("sleep SECONDS|forever", "wait; TERM and INT end it with 128+n, also as process 1", processes::sleep),
     ("stubborn", "print `ready`, then wait for ever and ignore every signal that can be ignored", processes::stubborn),
