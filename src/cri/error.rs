@@ -57,6 +57,12 @@ pub enum Error {
         /// The client's deadline, from the arrival of the request.
         allowed_ms: u128,
     },
+    /// What pods and containers say.
+    #[error(transparent)]
+    Pods(#[from] pods::Error),
+    /// What images say.
+    #[error(transparent)]
+    Images(#[from] images::Error),
 }
 
 impl Error {
@@ -66,6 +72,8 @@ impl Error {
             Error::Invalid { .. } => Class::Invalid,
             Error::Refused { .. } | Error::RefusedByPrefix { .. } | Error::Call { .. } => Class::Unsupported,
             Error::Deadline { .. } => Class::TimedOut,
+            Error::Pods(error) => error.class(),
+            Error::Images(error) => error.class(),
         }
     }
 

@@ -64,13 +64,14 @@ fn source(
         }
         return Ok(MountSource::Host(text::absolute(&field.at("host_path"), host_path)?));
     };
+    let field = field.at("image");
     if !host_path.is_empty() {
-        return Err(Error::invalid(&field.at("host_path"), host_path, "it empty beside an image"));
+        return Err(Error::invalid(&field, image.image, "it absent beside a host_path"));
     }
     if read_only == ReadOnly::No {
-        return Err(Error::invalid(&field.at("readonly"), false, "true: an image can only be read"));
+        return Err(Error::invalid(&field, image.image, "readonly beside it: an image can only be read"));
     }
-    Err(Error::refused(&field.at("image"), image.image, "image volumes are not built yet"))
+    Err(Error::refused(&field, image.image, "image volumes are not built yet"))
 }
 
 fn read_only(field: &Field<'_>, top: bool, recursive: bool, propagation: Propagation) -> Result<ReadOnly, Error> {
@@ -124,7 +125,7 @@ fn permissions(field: &Field<'_>, text: &str) -> Result<DevicePermissions, Error
     if text.is_empty() {
         return Ok(DevicePermissions::ALL);
     }
-    if let Some(_unknown) = text.chars().find(|c| !matches!(c, 'r' | 'w' | 'm')) {
+    if !text.bytes().all(|b| matches!(b, b'r' | b'w' | b'm')) {
         return Err(Error::invalid(field, text, "letters of rwm, or empty for all three"));
     }
     Ok(DevicePermissions { read: text.contains('r'), write: text.contains('w'), mknod: text.contains('m') })
@@ -203,7 +204,7 @@ mod tests {
             ("container_path", false, v1::Mount { container_path: "x".repeat(300), ..bind() }),
             ("host_path", false, v1::Mount { host_path: "srv".into(), ..bind() }),
             ("host_path", false, v1::Mount { host_path: String::new(), ..bind() }),
-            ("host_path", false, v1::Mount { image: image.clone(), readonly: true, ..bind() }),
+            ("image", false, v1::Mount { image: image.clone(), readonly: true, ..bind() }),
             ("propagation", false, v1::Mount { propagation: 3, ..bind() }),
             ("recursive_read_only", false, v1::Mount { recursive_read_only: true, ..bind() }),
             (
@@ -212,7 +213,7 @@ mod tests {
                 v1::Mount { readonly: true, recursive_read_only: true, propagation: 1, ..bind() },
             ),
             ("recursive_read_only", true, v1::Mount { readonly: true, recursive_read_only: true, ..bind() }),
-            ("readonly", false, v1::Mount { image: image.clone(), host_path: String::new(), ..bind() }),
+            ("image", false, v1::Mount { image: image.clone(), host_path: String::new(), ..bind() }),
             ("image", true, v1::Mount { image, host_path: String::new(), readonly: true, ..bind() }),
             ("image_sub_path", false, v1::Mount { image_sub_path: "x".into(), ..bind() }),
             ("mount_options[0]", false, v1::Mount { mount_options: vec!["suid".into()], ..bind() }),

@@ -3,6 +3,7 @@
 use std::{
     collections::{BTreeMap, HashMap},
     path::{Component, Path, PathBuf},
+    time::Duration,
 };
 
 use crate::{error::Error, field::Field};
@@ -19,6 +20,10 @@ const ID_MAX: usize = 256;
 /// All labels, or all annotations, of one object together, bytes. Kubernetes stops at 256 KiB; every list carries them,
 /// and no client reads an answer of more than 16 MiB.
 const ECHOED_MAX: usize = 1 << 20;
+
+/// Longest wait that means something, seconds: ten years. Some pods have a grace of `i64::MAX`, meaning "as long as it
+/// takes"; clocks cannot count that far.
+const WAIT_MAX: u64 = 10 * 365 * 24 * 3600;
 
 /// A text that becomes part of a file, an argument or a kernel string.
 pub(crate) fn text(field: &Field<'_>, value: String, longest: usize) -> Result<String, Error> {
@@ -140,4 +145,10 @@ pub(crate) fn present<T>(field: &Field<'_>, value: Option<T>) -> Result<T, Error
 /// An enum value of the contract, by its number.
 pub(crate) fn known<T: TryFrom<i32>>(field: &Field<'_>, number: i32, names: &'static str) -> Result<T, Error> {
     T::try_from(number).map_err(|_| Error::invalid(field, number, names))
+}
+
+/// A number of seconds to wait; 0 is none given.
+pub(crate) fn seconds(field: &Field<'_>, value: i64) -> Result<Option<Duration>, Error> {
+    let seconds = u64::try_from(value).map_err(|_| Error::invalid(field, value, "a number of seconds, or 0"))?;
+    Ok((seconds > 0).then(|| Duration::from_secs(seconds.min(WAIT_MAX))))
 }

@@ -1,0 +1,59 @@
+//! Lists in pieces: each message of a stream is as large as gRPC likes it, however many elements that makes.
+
+use prost::Message;
+use tonic::Status;
+
+/// Most encoded bytes of elements in one message: what every gRPC library takes without being asked.
+const LARGEST: usize = 4 << 20;
+/// Bytes around an element in a message: its tag, and its length at its longest.
+const FRAMING: usize = 6;
+
+/// A stream that has its end already.
+pub(crate) type Pieces<T> = tokio_stream::Iter<std::vec::IntoIter<Result<T, Status>>>;
+
+/// Each element exactly once, no message empty; an element too large for a message is alone in one.
+pub(crate) fn pieces<E: Message, T>(elements: Vec<E>, message: impl Fn(Vec<E>) -> T) -> Pieces<T> {
+    let mut messages = Vec::new();
+    let (mut piece, mut size) = (Vec::new(), 0);
+    for element in elements {
+        let more = element.encoded_len() + FRAMING;
+        if size + more > LARGEST && !piece.is_empty() {
+            messages.push(Ok(message(std::mem::take(&mut piece))));
+            size = 0;
+        }
+        size += more;
+        piece.push(element);
+    }
+    if !piece.is_empty() {
+        messages.push(Ok(message(piece)));
+    }
+    tokio_stream::iter(messages)
+}
+
+#[cfg(test)]
+mod tests {
+    use api::cri::v1;
+    use tokio_stream::StreamExt;
+
+    use super::*;
+
+    #[tokio::test]
+    async fn a_long_list_comes_in_bounded_pieces_and_whole() {
+        let large = "x".repeat(100_000);
+        let elements: Vec<_> = (0..200)
+            .map(|n| v1::Container { id: n.to_string(), pod_sandbox_id: large.clone(), ..Default::default() })
+            .collect();
+        let stream = pieces(elements, |containers| v1::StreamContainersResponse { containers });
+        let messages: Vec<_> = stream.map(Result::unwrap).collect().await;
+        assert!(messages.len() > 4);
+        assert!(messages.iter().all(|m| m.encoded_len() <= LARGEST && !m.containers.is_empty()));
+        let ids: Vec<_> = messages.iter().flat_map(|m| &m.containers).map(|c| c.id.clone()).collect();
+        assert_eq!(ids, (0..200).map(|n| n.to_string()).collect::<Vec<_>>());
+    }
+
+    #[tokio::test]
+    async fn an_empty_list_ends_at_once() {
+        let mut stream = pieces(Vec::new(), |images: Vec<v1::Image>| v1::StreamImagesResponse { images });
+        assert!(stream.next().await.is_none());
+    }
+}

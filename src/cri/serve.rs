@@ -1,0 +1,72 @@
+//! Both services on one socket.
+
+use std::{future::Future, path::Path, sync::Arc, time::Duration};
+
+use api::cri::v1::{image_service_server::ImageServiceServer, runtime_service_server::RuntimeServiceServer};
+use images::Images;
+use network::Network;
+use pods::Pods;
+use tokio::{net::UnixListener, sync::oneshot};
+use tokio_stream::wrappers::UnixListenerStream;
+use tonic::transport::Server;
+
+use crate::{Config, request::Host, version};
+
+/// Largest message either way, bytes: what every client of the contract allows itself, and containerd too.
+const MESSAGE_MAX: usize = 16 << 20;
+
+/// The services. Cheap to clone; all clones are the same.
+#[derive(Clone)]
+pub struct Cri {
+    pub(crate) pods: Pods,
+    pub(crate) images: Arc<Images>,
+    pub(crate) network: Network,
+    pub(crate) host: Arc<Host>,
+    pub(crate) config: Arc<Config>,
+}
+
+impl Cri {
+    /// The face of these rooms. Looks once at what this host's kernel confines with.
+    pub fn new(pods: Pods, images: Arc<Images>, network: Network, config: Config) -> Self {
+        let host = Arc::new(Host {
+            handlers: vec![version::RUNTIME.to_owned()],
+            // Mounted where SELinux is on, permissive or not; a file of the kernel's where AppArmor is.
+            selinux: Path::new("/sys/fs/selinux/enforce").exists(),
+            apparmor: std::fs::read("/sys/module/apparmor/parameters/enabled").is_ok_and(|text| text.starts_with(b"Y")),
+        });
+        Self { pods, images, network, host, config: Arc::new(config) }
+    }
+
+    /// Answers calls until `stop`, then lets those under way end, but no longer than `farewell`.
+    pub async fn serve(
+        self,
+        listener: UnixListener,
+        stop: impl Future<Output = ()> + Send,
+        farewell: Duration,
+    ) -> Result<(), tonic::transport::Error> {
+        let runtime = RuntimeServiceServer::new(self.clone())
+            .max_decoding_message_size(MESSAGE_MAX)
+            .max_encoding_message_size(MESSAGE_MAX);
+        let images = ImageServiceServer::new(self)
+            .max_decoding_message_size(MESSAGE_MAX)
+            .max_encoding_message_size(MESSAGE_MAX);
+        let (stopping, stopped) = oneshot::channel::<()>();
+        let signal = async move {
+            stop.await;
+            // Nobody listens any more once the server has ended by itself.
+            let _ = stopping.send(());
+        };
+        let serve = Server::builder()
+            .add_service(runtime)
+            .add_service(images)
+            .serve_with_incoming_shutdown(UnixListenerStream::new(listener), signal);
+        let patience = async move {
+            let _ = stopped.await;
+            tokio::time::sleep(farewell).await;
+        };
+        tokio::select! {
+            ended = serve => ended,
+            () = patience => Ok(()),
+        }
+    }
+}
