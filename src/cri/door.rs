@@ -10,7 +10,7 @@ use tracing::{Instrument, Span, debug, field::Empty, info, info_span, warn};
 
 use crate::{
     about::{About, Subject},
-    error::Error,
+    error::{Error, beginning},
     status,
 };
 
@@ -71,7 +71,7 @@ const NOTED: usize = 128;
 
 fn note(field: &'static str, value: &str, span: &Span) {
     if !value.is_empty() {
-        span.record(field, &value[..value.floor_char_boundary(NOTED)]);
+        span.record(field, beginning(value, NOTED));
     }
 }
 

@@ -110,6 +110,15 @@ fn shown(value: impl fmt::Debug) -> String {
     }
 }
 
+/// The first bytes of a text, at most `longest`, without cutting a character.
+pub(crate) fn beginning(text: &str, longest: usize) -> &str {
+    let mut end = longest.min(text.len());
+    while !text.is_char_boundary(end) {
+        end -= 1;
+    }
+    &text[..end]
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

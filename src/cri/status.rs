@@ -5,7 +5,7 @@ use std::error::Error as _;
 use model::Class;
 use tonic::{Code, Status};
 
-use crate::error::Error;
+use crate::error::{Error, beginning};
 
 /// Longest message, bytes. It travels percent-encoded in a trailer, and HTTP/2 peers bound all headers together.
 const LONGEST: usize = 4096;
@@ -49,7 +49,7 @@ fn line(error: &Error) -> String {
         cause = error.source();
     }
     if line.len() > LONGEST {
-        line.truncate(line.floor_char_boundary(LONGEST));
+        line.truncate(beginning(&line, LONGEST).len());
         line.push('…');
     }
     line
