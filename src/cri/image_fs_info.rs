@@ -1,8 +1,6 @@
 //! ImageFsInfo: what images take of the disk. Asked by every client when it connects, so it comes from accounting.
 
-use api::cri::v1::{
-    FilesystemIdentifier, FilesystemUsage, ImageFsInfoRequest, ImageFsInfoResponse, UInt64Value,
-};
+use api::cri::v1::{FilesystemIdentifier, FilesystemUsage, ImageFsInfoRequest, ImageFsInfoResponse, UInt64Value};
 use images::Images;
 
 use crate::{answer::time::nanoseconds, error::Error};

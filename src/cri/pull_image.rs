@@ -13,7 +13,11 @@ use crate::{
 const CREDENTIAL_MAX: usize = 64 << 10;
 
 /// Pulls the image; the answer is its id. The pod it is wanted for changes nothing here.
-pub(crate) async fn answer(request: PullImageRequest, images: &Images, host: &Host) -> Result<PullImageResponse, Error> {
+pub(crate) async fn answer(
+    request: PullImageRequest,
+    images: &Images,
+    host: &Host,
+) -> Result<PullImageResponse, Error> {
     let name = image::named(request.image, host)?;
     let credentials = credentials(request.auth)?;
     let id = images.pull(&name, credentials).await?;

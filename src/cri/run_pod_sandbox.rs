@@ -10,7 +10,11 @@ use crate::{
 };
 
 /// Checks the configuration and runs the pod.
-pub(crate) async fn answer(request: RunPodSandboxRequest, pods: &Pods, host: &Host) -> Result<RunPodSandboxResponse, Error> {
+pub(crate) async fn answer(
+    request: RunPodSandboxRequest,
+    pods: &Pods,
+    host: &Host,
+) -> Result<RunPodSandboxResponse, Error> {
     let plan = pod::plan(request.config, request.runtime_handler, host)?;
     let id = pods.run(plan).await?;
     door::made("pod", id.as_str());

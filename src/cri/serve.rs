@@ -47,9 +47,8 @@ impl Cri {
         let runtime = RuntimeServiceServer::new(self.clone())
             .max_decoding_message_size(MESSAGE_MAX)
             .max_encoding_message_size(MESSAGE_MAX);
-        let images = ImageServiceServer::new(self)
-            .max_decoding_message_size(MESSAGE_MAX)
-            .max_encoding_message_size(MESSAGE_MAX);
+        let images =
+            ImageServiceServer::new(self).max_decoding_message_size(MESSAGE_MAX).max_encoding_message_size(MESSAGE_MAX);
         let (stopping, stopped) = oneshot::channel::<()>();
         let signal = async move {
             stop.await;

@@ -23,7 +23,8 @@ pub(crate) fn container(view: &ContainerView) -> HashMap<String, String> {
         "runtimeType": "coracle",
         "privileged": view.plan.security.privileged,
         "config": container_config(&view.plan),
-        "runtimeSpec": view.launch.to_spec(),
+        // A plan that has no such form is shown without one.
+        "runtimeSpec": view.launch.to_spec().ok(),
     });
     HashMap::from([("info".to_owned(), info.to_string())])
 }
