@@ -19,6 +19,7 @@ pub mod file;
 pub mod identity;
 pub mod limit;
 pub mod memfd;
+pub mod memory;
 pub mod mount;
 pub mod mount_table;
 pub mod namespace;

@@ -42,7 +42,7 @@ pub fn exit_to_wire(container: &ContainerId, record: &ExitRecord) -> wire::Exite
 }
 
 /// How a process ended, as a message.
-pub(crate) fn ending_to_wire(how: &Exit) -> wire::Ending {
+pub fn ending_to_wire(how: &Exit) -> wire::Ending {
     use wire::ending::How;
     let how = match how {
         Exit::Code(code) => How::Code(u32::from(*code)),

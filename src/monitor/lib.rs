@@ -1,1 +1,54 @@
-//! The launcher and the monitors: the processes that own containers and outlive the daemon.
+//! The processes that outlive the daemon: the node's launcher, and for each pod a monitor that it forks.
+//!
+//! One program, `coracle-monitor`, started once from a sealed memfd. The **launcher** lives in a mount namespace that
+//! holds next to nothing, forks a monitor when the daemon asks, reaps them, and exits when it is retired and alone. A
+//! **monitor** is the parent of one pod's processes: it makes the pod's namespaces, launches containers (`engine`), holds
+//! their streams, writes their logs, reaps them, records their exits, starts execs.
+//!
+//! Both have one thread and no runtime: epoll, and SIGCHLD as a descriptor. Neither ever waits for the daemon, and
+//! neither resolves a path of the host: all it needs comes as descriptors.
+//! Never knows: images, networks, the CRI, why a pod is what it is.
+
+mod asker;
+mod container;
+mod event;
+mod exec;
+mod kill;
+mod launcher;
+mod log;
+mod log_line;
+mod output;
+mod own_cgroup;
+mod pod;
+mod prune;
+mod reap;
+mod request;
+mod rfc3339;
+mod set_up;
+
+use std::process::exit;
+
+/// Exit code for a command line that names no role.
+const USAGE: i32 = 64;
+
+/// Runs the role that the first argument names. `coracled` starts `coracle-monitor launcher`; monitors are forks of it.
+pub fn run() -> ! {
+    match std::env::args_os().nth(1).as_deref().and_then(|role| role.to_str()) {
+        Some("launcher") => launcher::run(),
+        Some("--version") => {
+            say(concat!("coracle-monitor ", env!("CARGO_PKG_VERSION")));
+            exit(0)
+        }
+        _ => {
+            say("coracle-monitor is started by coracled: coracle-monitor launcher");
+            exit(USAGE)
+        }
+    }
+}
+
+/// Writes a line where the daemon keeps what a launcher can tell nobody: standard error is its log in the state
+/// directory. For the rare thing that ends a process or concerns no container.
+#[allow(clippy::print_stderr)]
+fn say(text: &str) {
+    eprintln!("{text}");
+}

@@ -1,2 +1,5 @@
-//! The pod monitor.
-fn main() {}
+//! `coracle-monitor`: the launcher, and the monitors that it forks.
+
+fn main() {
+    monitor::run()
+}

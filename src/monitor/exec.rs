@@ -1,0 +1,191 @@
+//! A process that was started inside a container, and all it starts.
+//!
+//! Each has a cgroup of its own below the container's, so that ending it ends its children too. What an exec leaves
+//! running when its first process ends belongs to the container from then on.
+
+use std::os::fd::{AsFd, OwnedFd};
+
+use engine::{
+    enter::{Door, enter},
+    launch::{Failure, Heard, PidSpace, hear},
+};
+use kernel::{
+    poll::{Epoll, Interest},
+    process::Pid,
+};
+use link::wire;
+use model::Exit;
+use wire::monitor_reply::Result as Reply;
+
+use crate::{
+    asker::Asker,
+    container::Phase,
+    event::Numbered,
+    kill::{self, Tree},
+    pod::{Pod, SetUp},
+};
+
+/// An exec.
+#[derive(Debug)]
+pub(crate) struct Exec {
+    number: u64,
+    /// The daemon's name for it.
+    id: u64,
+    container: u64,
+    pub(crate) pid: Pid,
+    /// Its own cgroup directory.
+    dir: OwnedFd,
+    is_v2: bool,
+    word: Option<OwnedFd>,
+    phase: ExecPhase,
+}
+
+#[derive(Debug)]
+enum ExecPhase {
+    /// On its way to exec.
+    Starting { asker: Asker },
+    /// It could not exec; its end is awaited.
+    Failed { asker: Asker, failure: Failure },
+    Running,
+}
+
+impl Pod {
+    /// Starts a process inside a container. The answer comes when its program runs, or cannot.
+    pub(crate) fn exec(&mut self, asker: Asker, order: &wire::Exec, fds: &[OwnedFd]) {
+        match self.begin_exec(asker, order, fds) {
+            Ok(exec) => self.execs.push(exec),
+            Err(failure) => self.answer(asker, Err(failure)),
+        }
+    }
+
+    fn begin_exec(&mut self, asker: Asker, order: &wire::Exec, fds: &[OwnedFd]) -> Result<Exec, Failure> {
+        if self.execs.iter().any(|exec| exec.id == order.exec_id) {
+            return Err(Failure::wrong(format!("exec {} exists already", order.exec_id)));
+        }
+        let number = self.number();
+        let SetUp::Done(ready) = &self.set_up else { return Err(Failure::wrong("the pod is not set up")) };
+        let container = self.position(&order.container_id).map(|index| &self.containers[index]);
+        let running = container.filter(|container| matches!(container.phase, Phase::Running { .. }));
+        let (Some(container), Some(live)) = (running, running.and_then(|container| container.live.as_ref())) else {
+            return Err(Failure::wrong("the container is not running"));
+        };
+        let kept = &live.kept;
+        let name = directory_name(order.exec_id);
+        let step = |error: &std::io::Error| Failure::new("make the exec's cgroup", error);
+        nix::sys::stat::mkdirat(&kept.kill_dir, name.as_str(), nix::sys::stat::Mode::from_bits_truncate(0o755))
+            .map_err(|errno| step(&errno.into()))?;
+        let entered = kill::open_directory(kept.kill_dir.as_fd(), &name).map_err(|error| step(&error)).and_then(|dir| {
+            let mut tasks: Vec<_> = kept.tasks.iter().map(AsFd::as_fd).collect();
+            let own = match kept.kill_dir_is_v2 {
+                true => None,
+                false => Some(kill::open_file(dir.as_fd(), "tasks").map_err(|error| step(&error))?),
+            };
+            tasks.extend(own.as_ref().map(AsFd::as_fd));
+            let cgroup = match kept.kill_dir_is_v2 {
+                true => Some(dir.as_fd()),
+                false => kept.cgroup_dir.as_ref().map(AsFd::as_fd),
+            };
+            let pid_space = match container.pid_space {
+                wire::launch::Pid::Host => PidSpace::Host,
+                _ => PidSpace::Of(live.pidfd.as_fd()),
+            };
+            let door = Door { process: live.pidfd.as_fd(), pid_space, tasks, cgroup };
+            let entered = enter(order, fds, &door, &ready.places)?;
+            self.epoll
+                .add(entered.word.as_fd(), Numbered::ExecWord(number).token(), Interest::READ)
+                .map_err(|error| Failure::new("watch the exec", &error))?;
+            Ok((entered, dir))
+        });
+        match entered {
+            Ok((entered, dir)) => Ok(Exec {
+                number,
+                id: order.exec_id,
+                container: container.number,
+                pid: entered.pid,
+                dir,
+                is_v2: kept.kill_dir_is_v2,
+                word: Some(entered.word),
+                phase: ExecPhase::Starting { asker },
+            }),
+            Err(failure) => {
+                kill::remove(kept.kill_dir.as_fd(), &name);
+                Err(failure)
+            }
+        }
+    }
+
+    /// An exec's child has said something.
+    pub(crate) fn hear_exec(&mut self, number: u64) {
+        let Some(index) = self.execs.iter().position(|exec| exec.number == number) else { return };
+        self.hear_exec_at(index);
+    }
+
+    fn hear_exec_at(&mut self, index: usize) {
+        let exec = &mut self.execs[index];
+        let ExecPhase::Starting { asker } = exec.phase else { return };
+        let Some(word) = &exec.word else { return };
+        match hear(word.as_fd()) {
+            Heard::Nothing | Heard::Ready { .. } => {}
+            Heard::Failed(failure) => {
+                // Answered when it has gone, so that nothing of it is left then.
+                exec.phase = ExecPhase::Failed { asker, failure };
+                exec.drop_word(&self.epoll);
+            }
+            Heard::Closed => {
+                exec.phase = ExecPhase::Running;
+                exec.drop_word(&self.epoll);
+                let pid = exec.pid.0;
+                self.answer(asker, Ok(Reply::ExecStarted(wire::ExecStarted { pid })));
+            }
+        }
+    }
+
+    /// An exec's first process has been reaped.
+    pub(crate) fn exec_ended(&mut self, index: usize, how: Exit) {
+        // Its last word may lie unread beside the news of its end.
+        self.hear_exec_at(index);
+        let mut exec = self.execs.swap_remove(index);
+        exec.drop_word(&self.epoll);
+        if let Some(kept) = self
+            .numbered(exec.container)
+            .and_then(|index| self.containers[index].live.as_ref().map(|live| &live.kept))
+        {
+            kill::remove(kept.kill_dir.as_fd(), &directory_name(exec.id));
+        }
+        match exec.phase {
+            ExecPhase::Failed { asker, failure } => self.answer(asker, Err(failure)),
+            ExecPhase::Starting { asker } => {
+                self.answer(asker, Err(Failure::wrong(format!("the exec ended before its program ran: {how:?}"))));
+            }
+            ExecPhase::Running => {
+                let ending = Some(link::ending_to_wire(&how));
+                let news = Reply::ExecExited(wire::ExecExited { exec_id: exec.id, ending });
+                self.daemon.tell(&self.epoll, news);
+            }
+        }
+    }
+
+    /// Kills an exec and everything it started. One that is gone is fine.
+    pub(crate) fn kill_exec(&mut self, asker: Asker, id: u64) {
+        let killed = match self.execs.iter().find(|exec| exec.id == id) {
+            Some(exec) => Tree { dir: exec.dir.as_fd(), is_v2: exec.is_v2 }.signal(nix::libc::SIGKILL),
+            None => Ok(()),
+        };
+        match killed {
+            Ok(()) => self.done(asker),
+            Err(error) => self.answer(asker, Err(Failure::new("kill the exec", &error))),
+        }
+    }
+}
+
+impl Exec {
+    fn drop_word(&mut self, epoll: &Epoll) {
+        if let Some(word) = self.word.take() {
+            let _ = epoll.remove(word.as_fd());
+        }
+    }
+}
+
+fn directory_name(id: u64) -> String {
+    format!("exec-{id}")
+}

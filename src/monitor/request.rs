@@ -1,0 +1,181 @@
+//! What the daemon asks of a monitor. Each request is answered once: at once, or when what it began has come true.
+
+use std::os::fd::{AsFd, OwnedFd};
+
+use engine::launch::{Failure, PidSpace, launch, say_start};
+use kernel::process::{own_pid, pidfd_send_signal};
+use link::{PROTOCOL, RELEASE, exit_record_name, wire};
+use model::ContainerId;
+use nix::libc;
+use wire::{monitor_reply::Result as Reply, monitor_request::Act};
+
+use crate::{
+    asker::Asker,
+    container::{Container, Phase},
+    pod::{Pod, SetUp},
+};
+
+impl Pod {
+    /// Serves one request.
+    pub(crate) fn serve_request(&mut self, asker: Asker, act: Option<Act>, fds: Vec<OwnedFd>) {
+        match act {
+            Some(Act::Hello(_)) => self.greet(asker),
+            Some(Act::SetUpPod(order)) => self.set_up_pod(asker, &order, fds),
+            Some(Act::Create(order)) => self.create(asker, &order, fds),
+            Some(Act::Start(order)) => self.start(asker, &order.container_id),
+            Some(Act::Kill(order)) => self.kill(asker, &order),
+            Some(Act::Exec(order)) => self.exec(asker, &order, &fds),
+            Some(Act::KillExec(order)) => self.kill_exec(asker, order.exec_id),
+            Some(Act::ReopenLog(order)) => self.reopen_log(asker, &order, fds),
+            Some(Act::Forget(order)) => self.forget(asker, &order.container_id),
+            Some(Act::EndPod(_)) => self.end_pod(asker),
+            None => self.answer(asker, Err(Failure::wrong("an act that this release does not know"))),
+        }
+    }
+
+    fn greet(&mut self, asker: Asker) {
+        let init = match &self.set_up {
+            SetUp::Done(ready) => ready.init.as_ref(),
+            SetUp::No | SetUp::Failed => None,
+        };
+        let hello = wire::MonitorHello {
+            protocol: PROTOCOL,
+            release: RELEASE.to_owned(),
+            pod_id: self.id.clone(),
+            pid: own_pid().0,
+            set_up: matches!(self.set_up, SetUp::Done(_)),
+            containers: self.containers.iter().filter_map(Container::now).collect(),
+            init_pid: init.map_or(0, |init| init.pid.0),
+        };
+        self.answer(asker, Ok(Reply::Hello(hello)));
+    }
+
+    fn create(&mut self, asker: Asker, order: &wire::Launch, fds: Vec<OwnedFd>) {
+        if let Err(failure) = self.begin_container(asker, order, fds) {
+            self.answer(asker, Err(failure));
+        }
+    }
+
+    fn begin_container(&mut self, asker: Asker, order: &wire::Launch, fds: Vec<OwnedFd>) -> Result<(), Failure> {
+        let id: ContainerId =
+            order.container_id.parse().map_err(|_| Failure::wrong("the container's id is none"))?;
+        if self.ending {
+            return Err(Failure::wrong("the pod is ending"));
+        }
+        if self.position(id.as_str()).is_some() {
+            return Err(Failure::wrong("the container exists already"));
+        }
+        let number = self.number();
+        let SetUp::Done(ready) = &self.set_up else { return Err(Failure::wrong("the pod is not set up")) };
+        let pid_space = match order.pid() {
+            wire::launch::Pid::Container => PidSpace::New,
+            wire::launch::Pid::Host => PidSpace::Host,
+            wire::launch::Pid::Pod => {
+                let init = ready.init.as_ref().ok_or_else(|| Failure::wrong("the pod shares no pid namespace"))?;
+                PidSpace::Of(init.pidfd.as_fd())
+            }
+            wire::launch::Pid::Target => {
+                let target = self.position(&order.pid_target).map(|index| &self.containers[index]);
+                let target = target.and_then(Container::process);
+                PidSpace::Of(target.ok_or_else(|| Failure::wrong("the target container does not run"))?)
+            }
+        };
+        let launched = launch(order, fds, &ready.places, pid_space)?;
+        let container = Container::new(number, id, launched, order, asker, &self.epoll)
+            // The child sees the end of its socket and goes; nobody is to hear of it.
+            .map_err(|error| Failure::new("watch the container", &error))?;
+        self.containers.push(container);
+        Ok(())
+    }
+
+    fn start(&mut self, asker: Asker, id: &str) {
+        let Some(index) = self.position(id) else {
+            return self.answer(asker, Err(Failure::wrong("there is no such container")));
+        };
+        let container = &mut self.containers[index];
+        let word = container.live.as_ref().and_then(|live| live.word.as_ref());
+        let (Phase::Waiting, Some(word)) = (&container.phase, word) else {
+            return self.answer(asker, Err(Failure::wrong("the container does not wait for its start")));
+        };
+        match say_start(word.as_fd()) {
+            Ok(()) => container.phase = Phase::Starting { asker },
+            // It has been killed: its end will be told as one.
+            Err(error) => self.answer(asker, Err(Failure::new("start the container", &error))),
+        }
+    }
+
+    fn kill(&mut self, asker: Asker, order: &wire::Kill) {
+        let Some(index) = self.position(&order.container_id) else {
+            return self.answer(asker, Err(Failure::wrong("there is no such container")));
+        };
+        let container = &self.containers[index];
+        let killed = match (order.whole, container.tree(), container.process()) {
+            (true, Some(tree), Some(_)) => tree.signal(order.signal),
+            (false, _, Some(process)) => pidfd_send_signal(process, order.signal),
+            // It has ended, or is ending, which kills what is left of it.
+            _ => Ok(()),
+        };
+        match killed {
+            Err(error) if error.raw_os_error() != Some(libc::ESRCH) => {
+                self.answer(asker, Err(Failure::new(format!("send signal {}", order.signal), &error)));
+            }
+            _ => self.done(asker),
+        }
+    }
+
+    fn reopen_log(&mut self, asker: Asker, order: &wire::ReopenLog, fds: Vec<OwnedFd>) {
+        let log = fds.into_iter().nth(order.log_fd as usize);
+        let live = self.position(&order.container_id).and_then(|index| self.containers[index].live.as_mut());
+        match (live, log) {
+            (Some(live), Some(log)) => {
+                live.log.reopen(log);
+                self.done(asker);
+            }
+            (None, _) => self.answer(asker, Err(Failure::wrong("the container does not run"))),
+            (_, None) => self.answer(asker, Err(Failure::wrong("no file came with the order"))),
+        }
+    }
+
+    fn forget(&mut self, asker: Asker, id: &str) {
+        let Some(index) = self.position(id) else { return self.done(asker) };
+        let container = &mut self.containers[index];
+        match container.phase {
+            Phase::Waiting => {
+                container.phase = Phase::Forgotten { asker };
+                // Seen as the end of its socket already; the signal is for a child that cannot see anything any more.
+                container.drop_word(&self.epoll);
+                if let Some(process) = container.process() {
+                    let _ = pidfd_send_signal(process, libc::SIGKILL);
+                }
+            }
+            Phase::Ended { .. } => {
+                if let SetUp::Done(ready) = &self.set_up {
+                    let name = exit_record_name(&container.id);
+                    if let Err(error) = disk::remove_at(ready.records.as_fd(), &name) {
+                        let failure = Failure::wrong(format!("remove the exit record: {error}"));
+                        return self.answer(asker, Err(failure));
+                    }
+                }
+                self.drop_container(index);
+                self.done(asker);
+            }
+            _ => self.answer(asker, Err(Failure::wrong("the container has not ended"))),
+        }
+    }
+
+    fn end_pod(&mut self, asker: Asker) {
+        if self.is_alive() {
+            return self.answer(asker, Err(Failure::wrong("a container of the pod has not ended")));
+        }
+        self.ending = true;
+        let init = match &self.set_up {
+            SetUp::Done(ready) => ready.init.as_ref(),
+            SetUp::No | SetUp::Failed => None,
+        };
+        // ESRCH alone can happen here, of an init that has ended and is about to be reaped.
+        match init.map(|init| pidfd_send_signal(init.pidfd.as_fd(), libc::SIGKILL)) {
+            Some(_) => self.end_asker = Some(asker),
+            None => self.done(asker),
+        }
+    }
+}
