@@ -18,6 +18,8 @@ pub(crate) mod sysctls;
 pub(crate) mod text;
 
 #[cfg(test)]
+mod hostile;
+#[cfg(test)]
 pub(crate) mod kubelet;
 
 /// What requests are measured against: settings and traits of this host that decide whether a value can be.
