@@ -282,14 +282,13 @@ impl Index {
     /// Takes back what an image's record held.
     fn release(&mut self, image: &Image) -> Vec<Garbage> {
         let record: &ImageRecord = &image.record;
-        let points_here = |id: &mut Digest| *id == record.id;
         for name in image.tags.iter().chain(&image.digests) {
-            if self.names.get_mut(name).is_some_and(|id| points_here(id)) {
+            if self.names.get(name) == Some(&record.id) {
                 self.names.remove(name);
             }
         }
         for root in &record.roots {
-            if self.roots.get_mut(root).is_some_and(|id| points_here(id)) {
+            if self.roots.get(root) == Some(&record.id) {
                 self.roots.remove(root);
             }
         }

@@ -31,7 +31,7 @@ const CHUNK: usize = 256 << 10;
 /// Chunks that may wait between two threads: 2 MiB each way.
 const WAITING: usize = 8;
 
-type Chunk = Result<Arc<[u8]>, Fault>;
+type Chunk = Result<Arc<Vec<u8>>, Fault>;
 
 /// A layer that was unpacked and verified, still in the workplace. Dropped, it leaves nothing.
 #[derive(Debug)]
@@ -67,7 +67,7 @@ pub(crate) fn make<'a>(
     let failed = |source| Error::Layer { layer: blob.clone(), source };
     let tree = Tree::open(&unpacked.path, &lowers, limits).map_err(failed)?;
     let (found, size) = thread::scope(|scope| {
-        let (to_hash, hashed) = sync_channel::<Arc<[u8]>>(WAITING);
+        let (to_hash, hashed) = sync_channel::<Arc<Vec<u8>>>(WAITING);
         let (to_unpack, inflated) = sync_channel::<Chunk>(WAITING);
         let hasher = scope.spawn(move || hash(&hashed));
         scope.spawn(move || produce(file, limits.layer_bytes, cancel, &to_hash, &to_unpack));
@@ -83,7 +83,7 @@ pub(crate) fn make<'a>(
     Ok(unpacked)
 }
 
-fn hash(chunks: &Receiver<Arc<[u8]>>) -> Digest {
+fn hash(chunks: &Receiver<Arc<Vec<u8>>>) -> Digest {
     let mut hasher = Hasher::new();
     while let Ok(chunk) = chunks.recv() {
         hasher.update(&chunk);
@@ -96,11 +96,11 @@ fn produce(
     blob: File,
     limit: u64,
     cancel: &CancellationToken,
-    to_hash: &SyncSender<Arc<[u8]>>,
+    to_hash: &SyncSender<Arc<Vec<u8>>>,
     to_unpack: &SyncSender<Chunk>,
 ) {
     let mut total = 0;
-    let mut next = |stream: &mut dyn Read| -> Result<Option<Arc<[u8]>>, Fault> {
+    let mut next = |stream: &mut dyn Read| -> Result<Option<Arc<Vec<u8>>>, Fault> {
         if cancel.is_cancelled() {
             return Err(Fault::Cancelled);
         }
@@ -110,7 +110,7 @@ fn produce(
         if total > limit {
             return Err(Fault::Budget { what: "bytes", limit });
         }
-        Ok((!chunk.is_empty()).then(|| chunk.into()))
+        Ok((!chunk.is_empty()).then(|| Arc::new(chunk)))
     };
     let mut stream = match inflate(blob) {
         Ok(stream) => stream,
@@ -131,7 +131,7 @@ fn produce(
 /// What the unpacker reads. The faults of the other side come out as errors that hold them.
 struct Chunks {
     inflated: Receiver<Chunk>,
-    chunk: Option<Arc<[u8]>>,
+    chunk: Option<Arc<Vec<u8>>>,
     at: usize,
 }
 

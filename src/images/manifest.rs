@@ -38,9 +38,9 @@ const LAYERS: [&str; 11] = [
 #[derive(Debug)]
 pub(crate) enum Document {
     /// Several images, one a platform.
-    Index(ImageIndex),
+    Index(Box<ImageIndex>),
     /// One image.
-    Manifest(ImageManifest),
+    Manifest(Box<ImageManifest>),
 }
 
 /// One layer as the manifest and the configuration agree on it.
@@ -90,9 +90,9 @@ pub(crate) fn read_document(digest: &Digest, told: Option<&str>, bytes: &[u8]) -
         }
     };
     if index {
-        serde_json::from_slice(bytes).map(Document::Index).map_err(|error| refuse(error.to_string()))
+        serde_json::from_slice(bytes).map(Box::new).map(Document::Index).map_err(|error| refuse(error.to_string()))
     } else {
-        serde_json::from_slice(bytes).map(Document::Manifest).map_err(|error| refuse(error.to_string()))
+        serde_json::from_slice(bytes).map(Box::new).map(Document::Manifest).map_err(|error| refuse(error.to_string()))
     }
 }
 
@@ -108,7 +108,7 @@ pub(crate) fn read_configuration(digest: &Digest, bytes: &[u8]) -> Result<ImageC
 
 /// The digest of a descriptor; only those that the store keys by.
 pub(crate) fn digest_of(descriptor: &Descriptor) -> Result<Digest> {
-    read_digest("descriptor", &descriptor.digest().to_string())
+    read_digest("descriptor", descriptor.digest().as_ref())
 }
 
 /// Checks that the manifest's configuration is one of an image, not of some other artifact.

@@ -358,8 +358,7 @@ impl Tree {
             return false;
         }
         let ends = path.iter().enumerate().filter(|(_, b)| **b == b'/').map(|(at, _)| at).chain([path.len()]);
-        let hidden = ends.into_iter().any(|end| self.opaque.contains(&path[..end]));
-        hidden
+        ends.into_iter().any(|end| self.opaque.contains(&path[..end]))
     }
 
     fn make_directory(&mut self, place: &Place<'_>, attributes: &Attributes) -> Result<Directory, Fault> {

@@ -14,7 +14,7 @@ async fn a_pull_by_tag_lists_the_tag_and_the_digest_and_the_next_costs_one_reque
     let id = node.pull(&reference).await.unwrap();
     assert_eq!(id.as_str(), built.id());
     let found = node.found(&reference);
-    assert_eq!(found.tags, [reference.clone()]);
+    assert_eq!(found.tags, std::slice::from_ref(&reference));
     assert_eq!(found.digests, [format!("{}/a/b@{digest}", registry.host())]);
     let content: usize = built.layers.iter().map(Vec::len).sum::<usize>() + built.manifest.len() + built.config.len();
     assert_eq!(found.size, content as u64);
