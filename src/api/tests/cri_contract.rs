@@ -3,6 +3,8 @@
 //! The table in `tests/contract/` was made from the published contract. Here it and our descriptors are each turned into
 //! a set of sentences, and the sets must be equal.
 
+#![allow(clippy::unwrap_used, reason = "a test's panic is its report")]
+
 use std::collections::BTreeSet;
 
 use prost_reflect::{Cardinality, DescriptorPool, EnumDescriptor, FieldDescriptor, Kind, MessageDescriptor};

@@ -6,9 +6,7 @@
 use api::cri::v1;
 use model::Class;
 use prost::Message;
-use prost_reflect::{
-    DescriptorPool, DynamicMessage, FieldDescriptor, Kind, MapKey, MessageDescriptor, ReflectMessage, Value,
-};
+use prost_reflect::{DescriptorPool, DynamicMessage, FieldDescriptor, Kind, MapKey, MessageDescriptor, Value};
 
 use super::{Host, container, filter, image, kubelet, pod};
 use crate::error::Error;
