@@ -96,8 +96,11 @@ async fn steps(
     });
     let rootfs = steps.pass(Step::CreateRootfs, async {
         let (engine, dir, layers) = (home.engine.clone(), home.container_dir(id), leased.layers.clone());
-        let made = home.blocking(move || engine.rootfs(&dir, &layers, true)).await;
-        made.map_err(|e| Error::at(Step::CreateRootfs, e.class(), e))
+        home.blocking(move || {
+            std::fs::create_dir(&dir).map_err(|error| Error::file("make the container's directory", &dir, error))?;
+            engine.rootfs(&dir, &layers, true).map_err(|e| Error::at(Step::CreateRootfs, e.class(), e))
+        })
+        .await
     });
     let rootfs = rootfs.await?;
 

@@ -1,0 +1,203 @@
+//! The settings file: TOML, one table per room, every key optional, every mistake named with its key.
+//!
+//! `/etc/coracle/config.toml`, then `conf.d/*.toml` beside it in the order of their names, each laid over what came
+//! before; then the command line. Each room owns its own table and its defaults; this file only joins them.
+
+use std::{
+    fs, io,
+    path::{Path, PathBuf},
+};
+
+use anyhow::{Context, Result, bail};
+use serde::Deserialize;
+
+/// The file that is read when none is named; it may be missing.
+const DEFAULT_FILE: &str = "/etc/coracle/config.toml";
+const DEFAULT_ROOT: &str = "/var/lib/coracle";
+const DEFAULT_STATE: &str = "/run/coracle";
+/// Prefix of the only kind of address there is.
+const UNIX: &str = "unix://";
+/// Longest path of a unix socket, bytes (`sun_path` less its closing zero, unix(7)).
+const SOCKET_PATH_BYTES: usize = 107;
+
+/// The whole file.
+#[derive(Debug, Default, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub(crate) struct Config {
+    /// Directory of what survives a reboot.
+    pub(crate) root: Option<PathBuf>,
+    /// Directory of what does not.
+    pub(crate) state: Option<PathBuf>,
+    /// Address of the CRI: `unix:///path`.
+    pub(crate) listen: Option<String>,
+    /// The `coracle-monitor` program; found beside `coracled` when not named.
+    pub(crate) monitor: Option<PathBuf>,
+    /// Images and registries.
+    pub(crate) images: images::Config,
+    /// The pods' network.
+    pub(crate) network: network::Config,
+    /// Containers.
+    pub(crate) engine: engine::Config,
+}
+
+/// What the command line sets over the file.
+#[derive(Debug, Default)]
+pub(crate) struct Overrides {
+    pub(crate) root: Option<PathBuf>,
+    pub(crate) state: Option<PathBuf>,
+    pub(crate) listen: Option<String>,
+}
+
+impl Config {
+    /// Directory of what survives a reboot.
+    pub(crate) fn root(&self) -> &Path {
+        self.root.as_deref().unwrap_or(Path::new(DEFAULT_ROOT))
+    }
+
+    /// Directory of what does not.
+    pub(crate) fn state(&self) -> &Path {
+        self.state.as_deref().unwrap_or(Path::new(DEFAULT_STATE))
+    }
+
+    /// Path of the socket.
+    pub(crate) fn socket(&self) -> PathBuf {
+        match &self.listen {
+            Some(address) => PathBuf::from(address.strip_prefix(UNIX).unwrap_or(address)),
+            None => self.state().join("coracle.sock"),
+        }
+    }
+}
+
+/// Reads the settings and lays the command line over them.
+pub(crate) fn load(file: Option<&Path>, overrides: Overrides) -> Result<Config> {
+    let mut table = toml::Table::new();
+    let main = file.unwrap_or(Path::new(DEFAULT_FILE));
+    match fs::read_to_string(main) {
+        Ok(text) => lay_over(&mut table, parse(main, &text)?),
+        Err(error) if error.kind() == io::ErrorKind::NotFound && file.is_none() => {}
+        Err(error) => return Err(error).with_context(|| format!("read {}", main.display())),
+    }
+    for part in parts(&main.with_file_name("conf.d"))? {
+        let text = fs::read_to_string(&part).with_context(|| format!("read {}", part.display()))?;
+        lay_over(&mut table, parse(&part, &text)?);
+    }
+    let mut config: Config = toml::Value::Table(table)
+        .try_into()
+        .map_err(|error: toml::de::Error| anyhow::anyhow!("{}: {}", main.display(), error.to_string().trim_end()))?;
+    config.root = overrides.root.or(config.root);
+    config.state = overrides.state.or(config.state);
+    config.listen = overrides.listen.or(config.listen);
+    check(&config).with_context(|| format!("settings of {}", main.display()))?;
+    Ok(config)
+}
+
+/// The `.toml` files of a directory, by name; none when there is no directory.
+fn parts(directory: &Path) -> Result<Vec<PathBuf>> {
+    let entries = match fs::read_dir(directory) {
+        Ok(entries) => entries,
+        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(Vec::new()),
+        Err(error) => return Err(error).with_context(|| format!("read {}", directory.display())),
+    };
+    let mut parts = Vec::new();
+    for entry in entries {
+        let path = entry.with_context(|| format!("read {}", directory.display()))?.path();
+        if path.extension().is_some_and(|extension| extension == "toml") {
+            parts.push(path);
+        }
+    }
+    parts.sort();
+    Ok(parts)
+}
+
+fn parse(file: &Path, text: &str) -> Result<toml::Table> {
+    text.parse()
+        .map_err(|error: toml::de::Error| anyhow::anyhow!("{}: {}", file.display(), error.to_string().trim_end()))
+}
+
+/// Tables are merged key by key; anything else is replaced.
+fn lay_over(below: &mut toml::Table, above: toml::Table) {
+    for (key, value) in above {
+        match (below.get_mut(&key), value) {
+            (Some(toml::Value::Table(below)), toml::Value::Table(above)) => lay_over(below, above),
+            (_, value) => {
+                below.insert(key, value);
+            }
+        }
+    }
+}
+
+fn check(config: &Config) -> Result<()> {
+    for (key, path) in [("root", config.root()), ("state", config.state())] {
+        if !path.is_absolute() {
+            bail!("{key} = {path:?}: want an absolute path");
+        }
+    }
+    if let Some(address) = &config.listen
+        && !address.strip_prefix(UNIX).is_some_and(|path| path.starts_with('/'))
+    {
+        bail!("listen = {address:?}: want unix:// and an absolute path");
+    }
+    let socket = config.socket();
+    if socket.as_os_str().len() > SOCKET_PATH_BYTES {
+        bail!("listen = {socket:?}: the path of a unix socket has at most {SOCKET_PATH_BYTES} bytes");
+    }
+    config.network.check().context("[network]")?;
+    Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn written(files: &[(&str, &str)]) -> tempfile::TempDir {
+        let dir = tempfile::tempdir().unwrap();
+        for (name, text) in files {
+            let path = dir.path().join(name);
+            fs::create_dir_all(path.parent().unwrap()).unwrap();
+            fs::write(path, text).unwrap();
+        }
+        dir
+    }
+
+    #[test]
+    fn an_empty_file_is_a_valid_one() {
+        let dir = written(&[("config.toml", "")]);
+        let config = load(Some(&dir.path().join("config.toml")), Overrides::default()).unwrap();
+        assert_eq!(config.socket(), Path::new("/run/coracle/coracle.sock"));
+    }
+
+    #[test]
+    fn parts_are_laid_over_in_order_and_the_command_line_over_all() {
+        let dir = written(&[
+            ("config.toml", "root = '/a'\n[network]\nbridge = 'one'\nhairpin = false"),
+            ("conf.d/10.toml", "[network]\nbridge = 'two'"),
+            ("conf.d/20.toml", "root = '/b'\n[network]\nbridge = 'three'"),
+            ("conf.d/ignored.txt", "not toml"),
+        ]);
+        let overrides = Overrides { state: Some("/s".into()), ..Overrides::default() };
+        let config = load(Some(&dir.path().join("config.toml")), overrides).unwrap();
+        assert_eq!((config.root(), config.state()), (Path::new("/b"), Path::new("/s")));
+        assert_eq!((config.network.bridge.as_str(), config.network.hairpin), ("three", false));
+    }
+
+    #[test]
+    fn a_mistake_is_named_with_its_key() {
+        for (text, named) in [
+            ("rooot = '/a'", "rooot"),
+            ("[network]\nbrigde = 'x'", "brigde"),
+            ("[network]\nbridge = 'a name that is too long'", "bridge"),
+            ("root = 'relative'", "root"),
+            ("listen = 'tcp://0.0.0.0:1'", "listen"),
+            ("root = 5", "root"),
+        ] {
+            let dir = written(&[("config.toml", text)]);
+            let error = load(Some(&dir.path().join("config.toml")), Overrides::default()).unwrap_err();
+            assert!(format!("{error:#}").contains(named), "{text}: {error:#}");
+        }
+    }
+
+    #[test]
+    fn a_file_that_was_named_must_exist() {
+        assert!(load(Some(Path::new("/nowhere/config.toml")), Overrides::default()).is_err());
+    }
+}

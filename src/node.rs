@@ -1,0 +1,132 @@
+//! Builds the rooms in order and hands each what it needs; the only file that knows them all.
+//!
+//! Order: directories and their lock, the socket (clients that come early wait in its queue), the monitor program, the
+//! rooms from the lowest up, pods found again, then calls are answered until a signal ends it. Pods run on.
+
+use std::{
+    fs::{self, File},
+    os::{
+        fd::OwnedFd,
+        unix::{
+            fs::{DirBuilderExt, PermissionsExt},
+            net::UnixListener as StdListener,
+        },
+    },
+    path::{Path, PathBuf},
+    sync::Arc,
+};
+
+use anyhow::{Context, Result};
+use nix::sys::stat::{Mode, umask};
+use tokio::{
+    net::UnixListener,
+    signal::unix::{SignalKind, signal},
+};
+use tracing::{info, warn};
+
+use crate::config::Config;
+
+/// Threads that answer calls: work that blocks goes elsewhere, so two keep up with any kubelet.
+const WORKERS: usize = 2;
+
+/// Most threads that may wait in the kernel at once: pods whose mounts or disks are stuck hold one each.
+const BLOCKING_THREADS: usize = 128;
+
+/// How long calls under way may take to end after a signal.
+const FAREWELL: std::time::Duration = std::time::Duration::from_secs(5);
+
+/// Name of the variable that injects faults: `run.attach=fail,create.launch=kill-after`. For tests.
+const FAULTS: &str = "CORACLED_FAULTS";
+
+/// Runs the node until SIGTERM or SIGINT.
+pub(crate) fn run(config: Config) -> Result<()> {
+    // What we make is ours alone unless a mode says otherwise; whoever started us may have had another habit.
+    umask(Mode::from_bits_truncate(0o022));
+    for dir in [config.root(), config.state()] {
+        fs::DirBuilder::new()
+            .recursive(true)
+            .mode(0o711)
+            .create(dir)
+            .with_context(|| format!("make directory {}", dir.display()))?;
+    }
+    let _root_lock = disk::DirLock::take(config.root())?;
+    let _state_lock = disk::DirLock::take(config.state())?;
+    let listener = listen(&config.socket())?;
+    let monitor_program = monitor_program(config.monitor.as_deref())?;
+    tokio::runtime::Builder::new_multi_thread()
+        .worker_threads(WORKERS)
+        .max_blocking_threads(BLOCKING_THREADS)
+        .enable_all()
+        .build()
+        .context("start the runtime")?
+        .block_on(serve(config, listener, monitor_program))
+}
+
+async fn serve(config: Config, listener: StdListener, monitor_program: OwnedFd) -> Result<()> {
+    let mut terminate = signal(SignalKind::terminate()).context("listen for SIGTERM")?;
+    let mut interrupt = signal(SignalKind::interrupt()).context("listen for SIGINT")?;
+    let socket = config.socket();
+    let (root, state) = (config.root().to_owned(), config.state().to_owned());
+
+    let engine = Arc::new(engine::Engine::new(config.engine.clone()).context("look at what this kernel can do")?);
+    engine.notes().iter().for_each(|note| warn!("{note}"));
+    let images =
+        Arc::new(images::Images::open(config.images.clone(), &root.join("images")).context("open the image store")?);
+    let network = network::Network::open(config.network.clone(), &root, &state).context("open the pods' network")?;
+    network.notes().iter().for_each(|note| warn!("{note}"));
+    let rooms =
+        pods::Rooms { engine: engine.clone(), images: images.clone(), network: network.clone(), monitor_program };
+    let faults = std::env::var(FAULTS).unwrap_or_default().parse().context(FAULTS)?;
+    let pods = pods::Pods::start(rooms, pods::Config { root, state, faults }).await.context("find the pods again")?;
+
+    let about = cri::Config { root: config.root().to_owned(), state: config.state().to_owned() };
+    let cri = cri::Cri::new(pods.clone(), images, network, about);
+    info!(socket = %socket.display(), version = env!("CARGO_PKG_VERSION"), "ready");
+    let listener = UnixListener::from_std(listener).context("listen on the socket")?;
+    let stop = async move {
+        tokio::select! {
+            _ = terminate.recv() => {}
+            _ = interrupt.recv() => {}
+        }
+        info!("stopping; pods run on");
+    };
+    cri.serve(listener, stop, FAREWELL).await.context("serve the CRI")?;
+    pods.leave().await;
+    Ok(())
+}
+
+/// The socket, for root and its group. One left by a daemon that is gone is replaced: the lock says it is gone.
+fn listen(path: &Path) -> Result<StdListener> {
+    let act = || format!("listen on {}", path.display());
+    if let Some(parent) = path.parent() {
+        fs::create_dir_all(parent).with_context(act)?;
+    }
+    match fs::remove_file(path) {
+        Err(error) if error.kind() != std::io::ErrorKind::NotFound => return Err(error).with_context(act),
+        _ => {}
+    }
+    let before = umask(Mode::from_bits_truncate(0o117));
+    let listener = StdListener::bind(path).with_context(act);
+    umask(before);
+    let listener = listener?;
+    fs::set_permissions(path, fs::Permissions::from_mode(0o660)).with_context(act)?;
+    listener.set_nonblocking(true).with_context(act)?;
+    Ok(listener)
+}
+
+/// The monitor program as a sealed copy in memory: what runs beside containers cannot be changed by any of them, nor by
+/// an upgrade of the file.
+fn monitor_program(configured: Option<&Path>) -> Result<OwnedFd> {
+    let path = match configured {
+        Some(path) => path.to_owned(),
+        None => beside_ourselves("coracle-monitor")?,
+    };
+    let mut file = File::open(&path).with_context(|| format!("open the monitor program {}", path.display()))?;
+    kernel::memfd::sealed_program(c"coracle-monitor", &mut file)
+        .with_context(|| format!("copy the monitor program {}", path.display()))
+}
+
+fn beside_ourselves(name: &str) -> Result<PathBuf> {
+    let own = std::env::current_exe().context("find our own program")?;
+    Ok(own.with_file_name(name))
+}

@@ -1,0 +1,175 @@
+//! What survives what: the daemon, the launcher, a monitor killed; a reboot; records that rot.
+
+use std::{fs, path::Path, time::Duration};
+
+use api::cri::v1::{
+    ContainerState, ContainerStatus, ContainerStatusRequest, ListPodSandboxRequest, PodSandboxState, PodSandboxStatus,
+    PodSandboxStatusRequest, RemovePodSandboxRequest, StopPodSandboxRequest,
+};
+use testkit::{Cri, Process, container, eventually, eventually_async, pod};
+
+use crate::support::{PROBE, node};
+
+/// Patience with what takes milliseconds.
+const SOON: Duration = Duration::from_secs(10);
+
+async fn status(cri: &mut Cri, id: &str) -> ContainerStatus {
+    let request = ContainerStatusRequest { container_id: id.to_owned(), verbose: false };
+    cri.runtime.container_status(request).await.unwrap().into_inner().status.unwrap()
+}
+
+async fn pod_status(cri: &mut Cri, id: &str) -> PodSandboxStatus {
+    let request = PodSandboxStatusRequest { pod_sandbox_id: id.to_owned(), verbose: false };
+    cri.runtime.pod_sandbox_status(request).await.unwrap().into_inner().status.unwrap()
+}
+
+async fn exited(cri: &mut Cri, id: &str) -> ContainerStatus {
+    eventually_async(SOON, "the container has exited", || {
+        let (mut cri, id) = (cri.clone(), id.to_owned());
+        async move {
+            let status = status(&mut cri, &id).await;
+            if status.state() == ContainerState::ContainerExited { Ok(status) } else { Err(status.state()) }
+        }
+    })
+    .await
+}
+
+fn lines(log: &Path) -> Vec<String> {
+    fs::read_to_string(log).unwrap_or_default().lines().map(str::to_owned).collect()
+}
+
+#[ignore = "needs root: runs a node"]
+#[tokio::test]
+async fn containers_outlive_a_killed_daemon_and_no_line_or_exit_code_is_lost() {
+    let mut node = node().await;
+    let mut cri = node.client().await;
+    let config = pod("survivor", node.dir());
+    let pod_id = cri.run(&config).await.unwrap();
+    let address = pod_status(&mut cri, &pod_id).await.network.unwrap().ip;
+    let runs = cri.start(&pod_id, &config, &container("runs", PROBE, &["sleep", "forever"])).await.unwrap();
+    let writes =
+        cri.start(&pod_id, &config, &container("writes", PROBE, &["write-lines", "200", "200"])).await.unwrap();
+    let fails = cri.start(&pod_id, &config, &container("fails", PROBE, &["sleep", "1"])).await.unwrap();
+    let waits = cri.create(&pod_id, &config, &container("waits", PROBE, &["exit", "7"])).await.unwrap();
+    let before = status(&mut cri, &runs).await;
+    let log = status(&mut cri, &writes).await.log_path;
+
+    node.kill_daemon();
+    eventually(SOON, "all lines are written without a daemon", || {
+        let count = lines(Path::new(&log)).len();
+        if count == 200 { Ok(()) } else { Err(count) }
+    });
+    node.start_daemon();
+
+    let mut cri = node.client().await;
+    let after = status(&mut cri, &runs).await;
+    assert_eq!(after.state(), ContainerState::ContainerRunning);
+    assert_eq!(after, before, "nothing about a running container changes");
+    let pod_after = pod_status(&mut cri, &pod_id).await;
+    assert_eq!(pod_after.state(), PodSandboxState::SandboxReady);
+    assert_eq!(pod_after.network.unwrap().ip, address);
+    assert_eq!(exited(&mut cri, &writes).await.exit_code, 0);
+    assert_eq!(exited(&mut cri, &fails).await.exit_code, 0);
+    // The waiting one waits still, and can be started; exec and log go on as before.
+    cri.runtime.start_container(api::cri::v1::StartContainerRequest { container_id: waits.clone() }).await.unwrap();
+    assert_eq!(exited(&mut cri, &waits).await.exit_code, 7);
+    assert_eq!(cri.exec(&runs, &["/probe", "print", "here"], 10).await.unwrap().stdout, b"here\n");
+    node.finish().await;
+}
+
+#[ignore = "needs root: runs a node"]
+#[tokio::test]
+async fn a_killed_launcher_touches_no_pod_and_is_replaced() {
+    let node = node().await;
+    let mut cri = node.client().await;
+    let config = pod("first", node.dir());
+    let pod_id = cri.run(&config).await.unwrap();
+    let id = cri.start(&pod_id, &config, &container("runs", PROBE, &["sleep", "forever"])).await.unwrap();
+    let launcher = testkit::descendants(&[node.daemon_pid()])
+        .into_iter()
+        .find(|process| process.parent == node.daemon_pid())
+        .expect("the launcher is the daemon's child");
+    launcher.kill();
+    eventually(SOON, "the launcher is gone", || if launcher.alive() { Err("it runs") } else { Ok(()) });
+
+    assert_eq!(status(&mut cri, &id).await.state(), ContainerState::ContainerRunning);
+    assert_eq!(cri.exec(&id, &["/probe", "print", "here"], 10).await.unwrap().exit_code, 0);
+    let second = pod("second", node.dir());
+    let second_id = cri.run(&second).await.unwrap();
+    cri.start(&second_id, &second, &container("runs", PROBE, &["sleep", "forever"])).await.unwrap();
+    node.finish().await;
+}
+
+#[ignore = "needs root: runs a node"]
+#[tokio::test]
+async fn a_killed_monitor_ends_its_pod_alone_and_the_pod_says_so() {
+    let node = node().await;
+    let mut cri = node.client().await;
+    let (config, other) = (pod("unlucky", node.dir()), pod("other", node.dir()));
+    let pod_id = cri.run(&config).await.unwrap();
+    let id = cri.start(&pod_id, &config, &container("runs", PROBE, &["sleep", "forever"])).await.unwrap();
+    let other_id = cri.run(&other).await.unwrap();
+    let lives = cri.start(&other_id, &other, &container("runs", PROBE, &["sleep", "forever"])).await.unwrap();
+
+    let request = PodSandboxStatusRequest { pod_sandbox_id: pod_id.clone(), verbose: true };
+    let info = cri.runtime.pod_sandbox_status(request).await.unwrap().into_inner().info;
+    let info: serde_json::Value = serde_json::from_str(&info["info"]).unwrap();
+    let monitor = info["monitorPid"].as_i64().expect("the monitor's pid is told") as i32;
+    Process::of(monitor).expect("the monitor runs").kill();
+
+    let ended = exited(&mut cri, &id).await;
+    assert_eq!((ended.exit_code, ended.reason.as_str()), (255, "Unknown"));
+    assert_eq!(pod_status(&mut cri, &pod_id).await.state(), PodSandboxState::SandboxNotready);
+    assert_eq!(status(&mut cri, &lives).await.state(), ContainerState::ContainerRunning);
+    node.finish().await;
+}
+
+#[ignore = "needs root: runs a node"]
+#[tokio::test]
+async fn after_a_reboot_every_pod_is_listed_not_ready_and_can_be_removed() {
+    let mut node = node().await;
+    let mut cri = node.client().await;
+    let config = pod("rebooted", node.dir());
+    let pod_id = cri.run(&config).await.unwrap();
+    let id = cri.start(&pod_id, &config, &container("runs", PROBE, &["sleep", "forever"])).await.unwrap();
+    node.kill_daemon();
+    node.lose_power();
+    node.start_daemon();
+
+    let mut cri = node.client().await;
+    assert_eq!(pod_status(&mut cri, &pod_id).await.state(), PodSandboxState::SandboxNotready);
+    let ended = status(&mut cri, &id).await;
+    assert_eq!((ended.state(), ended.exit_code), (ContainerState::ContainerExited, 255));
+    // The address comes back, and the kubelet's next attempt finds room.
+    cri.runtime.stop_pod_sandbox(StopPodSandboxRequest { pod_sandbox_id: pod_id.clone() }).await.unwrap();
+    let next = cri.run(&pod("rebooted-next", node.dir())).await.unwrap();
+    cri.runtime.remove_pod_sandbox(RemovePodSandboxRequest { pod_sandbox_id: pod_id.clone() }).await.unwrap();
+    let listed = cri.runtime.list_pod_sandbox(ListPodSandboxRequest::default()).await.unwrap().into_inner().items;
+    assert_eq!(listed.iter().map(|pod| &pod.id).collect::<Vec<_>>(), [&next]);
+    node.finish().await;
+}
+
+#[ignore = "needs root: runs a node"]
+#[tokio::test]
+async fn a_rotten_record_is_set_aside_and_keeps_nothing_else_from_starting() {
+    let mut node = node().await;
+    let mut cri = node.client().await;
+    let (good, bad) = (pod("good", node.dir()), pod("bad", node.dir()));
+    let good_id = cri.run(&good).await.unwrap();
+    let good_container = cri.start(&good_id, &good, &container("runs", PROBE, &["sleep", "forever"])).await.unwrap();
+    let bad_id = cri.run(&bad).await.unwrap();
+    cri.start(&bad_id, &bad, &container("runs", PROBE, &["sleep", "forever"])).await.unwrap();
+    node.kill_daemon();
+    let record = node.dir().join("root/records/pods").join(&bad_id);
+    assert!(record.exists());
+    fs::write(&record, b"garbage").unwrap();
+    node.start_daemon();
+
+    let mut cri = node.client().await;
+    let listed = cri.runtime.list_pod_sandbox(ListPodSandboxRequest::default()).await.unwrap().into_inner().items;
+    assert_eq!(listed.iter().map(|pod| &pod.id).collect::<Vec<_>>(), [&good_id]);
+    assert_eq!(status(&mut cri, &good_container).await.state(), ContainerState::ContainerRunning);
+    assert!(node.log().contains(&bad_id), "the damaged record is named in the log");
+    fs::remove_dir_all(node.dir().join("root/records/pods/quarantine")).unwrap();
+    node.finish().await;
+}
