@@ -140,17 +140,19 @@ fn container_steps(work: &ContainerWork<'_>) -> Result<Infallible, Failure> {
         None => place_streams(work.stdin, work.stdout, work.stderr, work.process.uid)?,
     }
     drop((landing, old_root));
-    let master = terminal.map(|pty| pty.master);
-    let last: Vec<BorrowedFd<'_>> = master.iter().map(AsFd::as_fd).chain([work.word]).collect();
+    let mut last: Vec<BorrowedFd<'_>> = Vec::new();
+    if let Some(pty) = &terminal {
+        last.extend([pty.master.as_fd(), pty.slave.as_fd()]);
+    }
     // Before the working directory is entered: it may name one of our descriptors in /proc/self/fd.
-    descriptor::close_all_but(&last).during(|| "close what is not the container's".into())?;
+    let keep: Vec<BorrowedFd<'_>> = last.iter().copied().chain([work.word]).collect();
+    descriptor::close_all_but(&keep).during(|| "close what is not the container's".into())?;
     set_limits(work.process)?;
     take_identity(work.process)?;
     enter_cwd(&work.process.cwd)?;
 
-    let beside: Vec<BorrowedFd<'_>> = master.iter().map(AsFd::as_fd).collect();
-    socket::send(work.word, &[READY], &beside).during(|| "report to the monitor".into())?;
-    drop(master);
+    socket::send(work.word, &[READY], &last).during(|| "report to the monitor".into())?;
+    drop(terminal);
     wait_for_start(work.word);
     run(work.process)
 }

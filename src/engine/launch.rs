@@ -147,10 +147,10 @@ pub struct Kept {
 pub enum Heard {
     /// Nothing yet.
     Nothing,
-    /// It waits just before `exec`. The terminal's other end, where it has one.
+    /// It waits just before `exec`. Its terminal, where it has one.
     Ready {
-        /// The master.
-        terminal: Option<OwnedFd>,
+        /// Master and slave. Whoever holds the slave is spared the hang-up between two programs that use it.
+        terminal: Option<(OwnedFd, OwnedFd)>,
     },
     /// It could not go on, and exits.
     Failed(Failure),
@@ -161,9 +161,12 @@ pub enum Heard {
 /// Reads the next word of a child; the socket must not block.
 pub fn hear(word: BorrowedFd<'_>) -> Heard {
     let mut text = [0; child::MAX_WORD];
-    match kernel::socket::receive(word, &mut text, 1) {
+    match kernel::socket::receive(word, &mut text, 2) {
         Ok((length, fds)) => match text[..length].split_first() {
-            Some((&child::READY, _)) => Heard::Ready { terminal: fds.into_iter().next() },
+            Some((&child::READY, _)) => {
+                let mut fds = fds.into_iter();
+                Heard::Ready { terminal: fds.next().zip(fds.next()) }
+            }
             Some((&child::FAILED, [a, b, c, d, step @ ..])) => Heard::Failed(Failure {
                 step: String::from_utf8_lossy(step).into_owned(),
                 errno: i32::from_le_bytes([*a, *b, *c, *d]),

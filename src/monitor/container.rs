@@ -61,6 +61,9 @@ pub(crate) struct Live {
     /// Held open, so that a program that reads waits and does not see an end.
     #[allow(dead_code, reason = "holding it is the use")]
     stdin: Option<OwnedFd>,
+    /// The terminal's other end, held so that a program may close it and open it again without the terminal's end.
+    #[allow(dead_code, reason = "holding it is the use")]
+    slave: Option<OwnedFd>,
     outputs: [Option<Output>; 2],
     line_limit: usize,
 }
@@ -107,7 +110,7 @@ impl Container {
         }
         let log = Log::new(kept.log.take());
         let word = Some(word);
-        let live = Live { pidfd, kept, log, word, failure: None, stdin, outputs, line_limit };
+        let live = Live { pidfd, kept, log, word, failure: None, stdin, slave: None, outputs, line_limit };
         let phase = Phase::Preparing { asker };
         Ok(Container { number, id, pid, phase, pid_space: order.pid(), live: Some(live) })
     }
@@ -141,11 +144,12 @@ impl Container {
     }
 
     /// Takes the terminal that its child has opened.
-    pub(crate) fn take_terminal(&mut self, epoll: &Epoll, master: OwnedFd) -> io::Result<()> {
+    pub(crate) fn take_terminal(&mut self, epoll: &Epoll, (master, slave): (OwnedFd, OwnedFd)) -> io::Result<()> {
         let Some(live) = &mut self.live else { return Ok(()) };
         let output = of_terminal(master, live.line_limit)?;
         epoll.add(output.as_fd(), Numbered::Stdout(self.number).token(), Interest::READ)?;
         live.outputs[0] = Some(output);
+        live.slave = Some(slave);
         Ok(())
     }
 
@@ -230,12 +234,7 @@ impl Container {
             Phase::Ended { started, record } => (*started, Some(link::exit_to_wire(&self.id, record))),
         };
         let pid = if exited.is_some() { 0 } else { self.pid.0 };
-        Some(wire::ContainerNow {
-            container_id: self.id.to_string(),
-            pid,
-            started_at_ns: started.unwrap_or(0),
-            exited,
-        })
+        Some(wire::ContainerNow { container_id: self.id.to_string(), pid, started_at_ns: started.unwrap_or(0), exited })
     }
 }
 

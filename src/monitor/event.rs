@@ -59,8 +59,13 @@ mod tests {
 
     #[test]
     fn a_token_says_what_it_was_made_from() {
-        for event in [Numbered::Word(1), Numbered::Stdout(7), Numbered::Stderr(7), Numbered::Leftover(9), Numbered::ExecWord(NUMBER)]
-        {
+        for event in [
+            Numbered::Word(1),
+            Numbered::Stdout(7),
+            Numbered::Stderr(7),
+            Numbered::Leftover(9),
+            Numbered::ExecWord(NUMBER),
+        ] {
             assert_eq!(Numbered::of(event.token()), Some(event));
         }
         for token in [LISTENER, PEER, SIGNALS] {

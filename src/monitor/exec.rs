@@ -43,9 +43,14 @@ pub(crate) struct Exec {
 #[derive(Debug)]
 enum ExecPhase {
     /// On its way to exec.
-    Starting { asker: Asker },
+    Starting {
+        asker: Asker,
+    },
     /// It could not exec; its end is awaited.
-    Failed { asker: Asker, failure: Failure },
+    Failed {
+        asker: Asker,
+        failure: Failure,
+    },
     Running,
 }
 
@@ -74,28 +79,29 @@ impl Pod {
         let step = |error: &std::io::Error| Failure::new("make the exec's cgroup", error);
         nix::sys::stat::mkdirat(&kept.kill_dir, name.as_str(), nix::sys::stat::Mode::from_bits_truncate(0o755))
             .map_err(|errno| step(&errno.into()))?;
-        let entered = kill::open_directory(kept.kill_dir.as_fd(), &name).map_err(|error| step(&error)).and_then(|dir| {
-            let mut tasks: Vec<_> = kept.tasks.iter().map(AsFd::as_fd).collect();
-            let own = match kept.kill_dir_is_v2 {
-                true => None,
-                false => Some(kill::open_file(dir.as_fd(), "tasks").map_err(|error| step(&error))?),
-            };
-            tasks.extend(own.as_ref().map(AsFd::as_fd));
-            let cgroup = match kept.kill_dir_is_v2 {
-                true => Some(dir.as_fd()),
-                false => kept.cgroup_dir.as_ref().map(AsFd::as_fd),
-            };
-            let pid_space = match container.pid_space {
-                wire::launch::Pid::Host => PidSpace::Host,
-                _ => PidSpace::Of(live.pidfd.as_fd()),
-            };
-            let door = Door { process: live.pidfd.as_fd(), pid_space, tasks, cgroup };
-            let entered = enter(order, fds, &door, &ready.places)?;
-            self.epoll
-                .add(entered.word.as_fd(), Numbered::ExecWord(number).token(), Interest::READ)
-                .map_err(|error| Failure::new("watch the exec", &error))?;
-            Ok((entered, dir))
-        });
+        let entered =
+            kill::open_directory(kept.kill_dir.as_fd(), &name).map_err(|error| step(&error)).and_then(|dir| {
+                let mut tasks: Vec<_> = kept.tasks.iter().map(AsFd::as_fd).collect();
+                let own = match kept.kill_dir_is_v2 {
+                    true => None,
+                    false => Some(kill::open_file(dir.as_fd(), "tasks").map_err(|error| step(&error))?),
+                };
+                tasks.extend(own.as_ref().map(AsFd::as_fd));
+                let cgroup = match kept.kill_dir_is_v2 {
+                    true => Some(dir.as_fd()),
+                    false => kept.cgroup_dir.as_ref().map(AsFd::as_fd),
+                };
+                let pid_space = match container.pid_space {
+                    wire::launch::Pid::Host => PidSpace::Host,
+                    _ => PidSpace::Of(live.pidfd.as_fd()),
+                };
+                let door = Door { process: live.pidfd.as_fd(), pid_space, tasks, cgroup };
+                let entered = enter(order, fds, &door, &ready.places)?;
+                self.epoll
+                    .add(entered.word.as_fd(), Numbered::ExecWord(number).token(), Interest::READ)
+                    .map_err(|error| Failure::new("watch the exec", &error))?;
+                Ok((entered, dir))
+            });
         match entered {
             Ok((entered, dir)) => Ok(Exec {
                 number,
@@ -146,9 +152,8 @@ impl Pod {
         self.hear_exec_at(index);
         let mut exec = self.execs.swap_remove(index);
         exec.drop_word(&self.epoll);
-        if let Some(kept) = self
-            .numbered(exec.container)
-            .and_then(|index| self.containers[index].live.as_ref().map(|live| &live.kept))
+        if let Some(kept) =
+            self.numbered(exec.container).and_then(|index| self.containers[index].live.as_ref().map(|live| &live.kept))
         {
             kill::remove(kept.kill_dir.as_fd(), &directory_name(exec.id));
         }

@@ -129,7 +129,11 @@ fn collect(dir: BorrowedFd<'_>, depth: usize, found: &mut Vec<Pid>) -> io::Resul
 
 /// Names of the directories in a cgroup.
 fn children(dir: BorrowedFd<'_>) -> Vec<String> {
-    use nix::{dir::{Dir, Type}, fcntl::OFlag, sys::stat::Mode};
+    use nix::{
+        dir::{Dir, Type},
+        fcntl::OFlag,
+        sys::stat::Mode,
+    };
     let flags = OFlag::O_RDONLY | OFlag::O_DIRECTORY | OFlag::O_CLOEXEC;
     let Ok(mut dir) = Dir::openat(dir, ".", flags, Mode::empty()) else { return Vec::new() };
     let directories = dir.iter().flatten().filter(|entry| entry.file_type() == Some(Type::Directory));

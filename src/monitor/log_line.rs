@@ -69,11 +69,6 @@ impl LogLine {
         }
     }
 
-    /// Whether the next byte would begin a new line.
-    pub(crate) fn is_between_lines(&self) -> bool {
-        self.kept.is_empty()
-    }
-
     fn full(&mut self, fresh: &[u8], out: &mut impl Entries) {
         let strip = self.strip_cr;
         let (kept, fresh) = match (fresh, self.kept.as_slice()) {
@@ -113,7 +108,7 @@ mod tests {
             line.push(chunk, &mut out);
         }
         line.finish(&mut out);
-        assert!(line.is_between_lines());
+        assert!(line.kept.is_empty());
         out.0
     }
 

@@ -31,7 +31,8 @@ const SIZE: &std::ffi::CStr = c"64k";
 pub(crate) fn prune() -> Result<(), (&'static str, io::Error)> {
     let during = |step: &'static str| move |error| (step, error);
     namespace::unshare(Namespaces::MOUNT).map_err(during("make a mount namespace"))?;
-    mount::set_propagation(Path::new("/"), PropagationType::Private, true).map_err(during("leave the host's mounts"))?;
+    mount::set_propagation(Path::new("/"), PropagationType::Private, true)
+        .map_err(during("leave the host's mounts"))?;
     // The devices here have modes for every user of every container.
     let umask = identity::umask(0);
     let made = make_root().map_err(during("make a small root"));

@@ -57,9 +57,11 @@ impl Pod {
         self.hear_container(number);
         let now = realtime_ns();
         let container = &mut self.containers[index];
-        let oom_killed = container.live.as_ref().and_then(|live| live.kept.oom.as_ref()).is_some_and(|counter| {
-            kill::out_of_memory_kills(counter.as_fd()).is_ok_and(|count| count > 0)
-        });
+        let oom_killed = container
+            .live
+            .as_ref()
+            .and_then(|live| live.kept.oom.as_ref())
+            .is_some_and(|counter| kill::out_of_memory_kills(counter.as_fd()).is_ok_and(|count| count > 0));
         let failure = container.live.as_mut().and_then(|live| live.failure.take());
         let record = |how| ExitRecord { how, at: from_ns(now), oom_killed };
         let (started, record) = match container.phase {
@@ -99,7 +101,7 @@ impl Pod {
             (Heard::Nothing, _) => {}
             (Heard::Ready { terminal }, Phase::Preparing { asker }) => {
                 let (asker, pid) = (*asker, container.pid.0);
-                if let Some(Err(error)) = terminal.map(|master| container.take_terminal(&self.epoll, master)) {
+                if let Some(Err(error)) = terminal.map(|both| container.take_terminal(&self.epoll, both)) {
                     if let Some(live) = &mut container.live {
                         live.failure = Some(Failure::new("watch the terminal", &error));
                     }

@@ -57,8 +57,7 @@ impl Pod {
     }
 
     fn begin_container(&mut self, asker: Asker, order: &wire::Launch, fds: Vec<OwnedFd>) -> Result<(), Failure> {
-        let id: ContainerId =
-            order.container_id.parse().map_err(|_| Failure::wrong("the container's id is none"))?;
+        let id: ContainerId = order.container_id.parse().map_err(|_| Failure::wrong("the container's id is none"))?;
         if self.ending {
             return Err(Failure::wrong("the pod is ending"));
         }

@@ -75,8 +75,7 @@ fn set_up(order: &wire::SetUpPod, fds: Vec<OwnedFd>) -> Result<Ready, Failure> {
             .map_err(|error| Failure::new(format!("set the host name {:?}", order.hostname), &error))?;
     }
     write_sysctls(order, netns.as_ref())?;
-    let own_pid =
-        namespace::own(Namespaces::PID).map_err(|error| Failure::new("open our pid namespace", &error))?;
+    let own_pid = namespace::own(Namespaces::PID).map_err(|error| Failure::new("open our pid namespace", &error))?;
     let places = PodPlaces { netns, own_pid };
     let init = if order.shared_pid {
         let tasks: Vec<BorrowedFd<'_>> = tasks.iter().map(AsFd::as_fd).collect();

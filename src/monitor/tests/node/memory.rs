@@ -1,0 +1,73 @@
+//! What a pod costs while nothing happens.
+
+use std::fs;
+
+use link::Whole;
+use model::{Exit, Signal};
+
+use crate::node::{Node, Pod};
+
+/// The budget: 0.1 MiB.
+const BUDGET_KIB: u64 = 100;
+
+/// Pods of the measurement: a node has many, and what they share is shared by all.
+const PODS: usize = 10;
+
+#[tokio::test]
+#[ignore = "needs root: namespaces, mounts and cgroups"]
+async fn a_monitor_has_one_thread_and_costs_a_tenth_of_a_mebibyte() {
+    let node = Node::start().await;
+    let mut pods = Vec::new();
+    for _ in 0..PODS {
+        let mut pod = node.pod().await;
+        let id = pod.run(&["probe", "write-lines", "0", "20000"]).await;
+        assert_eq!(pod.exited(&id).await.how, Exit::Code(0));
+        assert!(fs::metadata(pod.log_path(&id)).unwrap().len() > 1 << 20, "more than 1 MiB of log");
+        pod.monitor.forget(&id).await.unwrap();
+        let id = pod.run(&["probe", "sleep", "forever"]).await;
+        for _ in 0..100 {
+            assert_eq!(pod.exec(&id, &["probe", "exit", "0"]).await.0, Exit::Code(0));
+        }
+        pods.push((pod, id));
+    }
+    let mut all = Vec::new();
+    for (pod, _) in &pods {
+        assert_eq!(fs::read_dir(format!("/proc/{}/task", pod.pid)).unwrap().count(), 1, "one thread");
+        all.push(settled_pss(pod).await);
+    }
+    println!("PSS of {PODS} monitors, KiB: {all:?}");
+    println!("{}", rollup(pods[0].0.pid));
+    println!("launcher {}", rollup(node.launcher.pid()));
+    let over: Vec<_> = all.iter().filter(|pss| **pss > BUDGET_KIB).collect();
+    assert!(over.is_empty(), "{over:?} KiB, at most {BUDGET_KIB}");
+    for (mut pod, id) in pods {
+        pod.monitor.kill(&id, Signal::KILL, Whole::Every).await.unwrap();
+        pod.exited(&id).await;
+        pod.end().await;
+    }
+    node.end().await;
+}
+
+/// The proportional share once it has given back what the last burst needed.
+async fn settled_pss(pod: &Pod) -> u64 {
+    let mut best = u64::MAX;
+    let settled = tokio::time::timeout(crate::node::PATIENCE, async {
+        while best > BUDGET_KIB {
+            best = best.min(pss(pod.pid));
+            tokio::time::sleep(std::time::Duration::from_millis(20)).await;
+        }
+    });
+    // The caller judges the number, in time or not.
+    let _ = settled.await;
+    best
+}
+
+fn rollup(pid: i32) -> String {
+    fs::read_to_string(format!("/proc/{pid}/smaps_rollup")).unwrap()
+}
+
+fn pss(pid: i32) -> u64 {
+    let text = rollup(pid);
+    let line = text.lines().find_map(|line| line.strip_prefix("Pss:")).unwrap();
+    line.trim().trim_end_matches(" kB").parse().unwrap()
+}
