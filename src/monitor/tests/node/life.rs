@@ -1,6 +1,6 @@
 //! A container's life: created, started, ended, forgotten; and what holds when the daemon is away.
 
-use std::{fs::File, path::Path};
+use std::{fs::File, os::fd::AsFd, path::Path};
 
 use link::{News, NowState, Whole, wire};
 use model::{Exit, Signal};
@@ -77,7 +77,12 @@ async fn a_program_that_cannot_be_started_says_why_in_known_words() {
 async fn signals_reach_the_first_process_or_all_of_them() {
     let node = Node::start().await;
     let mut pod = node.pod().await;
-    let id = pod.run(&["probe", "sleep", "forever"]).await;
+    // Process 1 of a pid namespace would not hear it before it listens; an ordinary process does.
+    let id = pod
+        .create_with(&["probe", "sleep", "forever"], |launch, _| launch.set_pid(wire::launch::Pid::Host))
+        .await
+        .unwrap();
+    pod.monitor.start(&id).await.unwrap();
     pod.monitor.kill(&id, Signal::TERM, Whole::First).await.unwrap();
     assert!(matches!(pod.exited(&id).await.how, Exit::Code(143) | Exit::Signal(Signal::TERM)));
     // Without a pid namespace of its own the kernel kills nobody for us.
@@ -107,12 +112,12 @@ async fn an_exec_runs_inside_and_dies_with_all_it_started() {
     assert!(text.contains("probe") && text.lines().count() <= 3, "it sees its container alone: {text}");
     let error = pod.start_exec(&id, &["missing"]).await.unwrap_err();
     assert_eq!(error.to_string(), "exec: \"missing\": executable file not found in $PATH");
-    let (_, mut exec) = pod.start_exec(&id, &["probe", "children", "5"]).await.unwrap();
+    let (_output, mut exec) = pod.start_exec(&id, &["probe", "children", "5"]).await.unwrap();
     pod.monitor.kill_exec(exec.id).await.unwrap();
     assert_eq!(exec.exited().await.unwrap(), Exit::Signal(Signal::KILL));
     pod.monitor.kill_exec(exec.id).await.unwrap();
     // A child that keeps the stream does not keep the exec.
-    let (_, mut exec) = pod.start_exec(&id, &["probe", "spawn-child-holding-stdout", "60"]).await.unwrap();
+    let (_output, mut exec) = pod.start_exec(&id, &["probe", "spawn-child-holding-stdout", "60"]).await.unwrap();
     assert_eq!(exec.exited().await.unwrap(), Exit::Code(0));
     pod.monitor.kill(&id, Signal::KILL, Whole::Every).await.unwrap();
     pod.exited(&id).await;
@@ -167,7 +172,7 @@ async fn an_absent_daemon_misses_nothing() {
     drop(copy);
     let _ = pod.reconnect().await;
     let (launcher, mut greeting);
-    launcher = link::Launcher::connect(std::os::fd::AsFd::as_fd(&node.state)).await.unwrap();
+    launcher = link::Launcher::connect(node.state.as_fd()).await.unwrap();
     assert_eq!(launcher.pods().len(), 1);
     loop {
         greeting = pod.reconnect().await;
@@ -197,23 +202,17 @@ async fn containers_die_with_their_monitor_and_live_without_the_launcher() {
     let container = kernel::process::pidfd_open(kernel::process::Pid(pid)).unwrap();
     kill(node.launcher.pid());
     node.launcher.closed().await;
-    assert!(matches!(
-        link::Launcher::connect(std::os::fd::AsFd::as_fd(&node.state)).await,
-        Err(link::Error::Absent { .. })
-    ));
+    assert!(matches!(link::Launcher::connect(node.state.as_fd()).await, Err(link::Error::Absent { .. })));
     let (how, _) = other.exec(&survivor, &["probe", "exit", "3"]).await;
     assert_eq!(how, Exit::Code(3));
     kill(pod.pid);
     while pod.next().await != News::Lost {}
     let gone = tokio::task::spawn_blocking(move || {
-        let mut asked = [nix::poll::PollFd::new(std::os::fd::AsFd::as_fd(&container), nix::poll::PollFlags::POLLIN)];
+        let mut asked = [nix::poll::PollFd::new(container.as_fd(), nix::poll::PollFlags::POLLIN)];
         nix::poll::poll(&mut asked, 30_000u16).unwrap()
     });
     assert_eq!(gone.await.unwrap(), 1);
-    assert!(matches!(
-        link::Monitor::connect(std::os::fd::AsFd::as_fd(&pod.pod_dir)).await,
-        Err(link::Error::Absent { .. })
-    ));
+    assert!(matches!(link::Monitor::connect(pod.pod_dir.as_fd()).await, Err(link::Error::Absent { .. })));
     let _ = id;
     other.end().await;
     pod.remove_cgroups().await;
@@ -253,7 +252,7 @@ async fn links_of_the_image_stay_in_the_image() {
     let id = pod
         .create_with(&["probe", "cat", "/run/secrets/file"], |launch, fds| {
             let dir = crate::node::open_dir(&source);
-            fds.push(kernel::mount::open_tree_clone(std::os::fd::AsFd::as_fd(&dir), Path::new(""), false).unwrap());
+            fds.push(kernel::mount::open_tree_clone(dir.as_fd(), Path::new(""), false).unwrap());
             let attach = wire::Attach { target: b"/var/secrets".to_vec(), mount_fd: fds.len() as u32 - 1, file: false };
             launch.steps.push(step(Act::Attach(attach)));
         })
@@ -313,7 +312,6 @@ async fn an_ordinary_user_has_what_the_order_gives_and_no_more() {
     pod.monitor.start(&id).await.unwrap();
     assert_eq!(pod.exited(&id).await.how, Exit::Code(0));
     let report = pod.text(&id);
-    println!("{report}");
     for wanted in ["1000", "1001", "1002", "/work/here"] {
         assert!(report.contains(wanted), "{wanted}");
     }

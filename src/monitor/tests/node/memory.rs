@@ -20,7 +20,7 @@ async fn a_monitor_has_one_thread_and_costs_a_tenth_of_a_mebibyte() {
     let mut pods = Vec::new();
     for _ in 0..PODS {
         let mut pod = node.pod().await;
-        let id = pod.run(&["probe", "write-lines", "0", "20000"]).await;
+        let id = pod.run(&["probe", "write-lines", "0", "40000"]).await;
         assert_eq!(pod.exited(&id).await.how, Exit::Code(0));
         assert!(fs::metadata(pod.log_path(&id)).unwrap().len() > 1 << 20, "more than 1 MiB of log");
         pod.monitor.forget(&id).await.unwrap();

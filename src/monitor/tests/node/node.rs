@@ -20,7 +20,7 @@ use tokio::sync::mpsc::UnboundedReceiver;
 use wire::step::Act;
 
 /// Longer than anything here takes on a busy machine.
-pub const PATIENCE: Duration = Duration::from_secs(30);
+pub(crate) const PATIENCE: Duration = Duration::from_secs(30);
 
 /// The v1 hierarchies that the tests use; v2 when there is none.
 const HIERARCHIES: [&str; 3] = ["freezer", "memory", "pids"];
@@ -35,7 +35,7 @@ fn unique() -> [u8; 32] {
     bytes
 }
 
-pub fn container_id() -> ContainerId {
+pub(crate) fn container_id() -> ContainerId {
     ContainerId::from_random(unique())
 }
 
@@ -45,19 +45,19 @@ fn program(name: &str) -> PathBuf {
     PathBuf::from(dir).join(name)
 }
 
-pub fn open_dir(path: &Path) -> OwnedFd {
+pub(crate) fn open_dir(path: &Path) -> OwnedFd {
     File::open(path).unwrap().into()
 }
 
 /// A launcher and its state directory. Retire it with [`Node::end`].
-pub struct Node {
-    pub dir: PathBuf,
-    pub state: OwnedFd,
-    pub launcher: Launcher,
+pub(crate) struct Node {
+    pub(crate) dir: PathBuf,
+    pub(crate) state: OwnedFd,
+    pub(crate) launcher: Launcher,
 }
 
 impl Node {
-    pub async fn start() -> Node {
+    pub(crate) async fn start() -> Node {
         assert!(nix::unistd::geteuid().is_root(), "needs root");
         let number = COUNT.fetch_add(1, Ordering::Relaxed);
         let dir = env::temp_dir().join(format!("crt-monitor-{}-{number}", std::process::id()));
@@ -70,11 +70,11 @@ impl Node {
     }
 
     /// A pod that is set up, in the host's network.
-    pub async fn pod(&self) -> Pod {
+    pub(crate) async fn pod(&self) -> Pod {
         self.pod_with(|_| ()).await
     }
 
-    pub async fn pod_with(&self, change: impl FnOnce(&mut PodSetUp)) -> Pod {
+    pub(crate) async fn pod_with(&self, change: impl FnOnce(&mut PodSetUp)) -> Pod {
         let id = PodId::from_random(unique());
         let dir = self.dir.join(id.short());
         fs::create_dir_all(dir.join("root/bin")).unwrap();
@@ -103,7 +103,7 @@ impl Node {
     }
 
     /// Retires the launcher, waits for its end, and leaves nothing.
-    pub async fn end(self) {
+    pub(crate) async fn end(self) {
         self.launcher.retire().await.unwrap();
         tokio::time::timeout(PATIENCE, self.launcher.closed()).await.expect("the launcher goes when it is alone");
         fs::remove_dir_all(&self.dir).unwrap();
@@ -111,26 +111,26 @@ impl Node {
 }
 
 /// A pod with its monitor.
-pub struct Pod {
-    pub dir: PathBuf,
-    pub pod_dir: OwnedFd,
-    pub pid: i32,
-    pub ready: PodReady,
-    pub monitor: Monitor,
-    pub news: UnboundedReceiver<News>,
+pub(crate) struct Pod {
+    pub(crate) dir: PathBuf,
+    pub(crate) pod_dir: OwnedFd,
+    pub(crate) pid: i32,
+    pub(crate) ready: PodReady,
+    pub(crate) monitor: Monitor,
+    pub(crate) news: UnboundedReceiver<News>,
     cgroups: Vec<PathBuf>,
 }
 
 impl Pod {
     /// What a new daemon does: connects again, and is told everything.
-    pub async fn reconnect(&mut self) -> Greeting {
+    pub(crate) async fn reconnect(&mut self) -> Greeting {
         let (monitor, greeting, news) = Monitor::connect(self.pod_dir.as_fd()).await.unwrap();
         (self.monitor, self.news) = (monitor, news);
         greeting
     }
 
     /// Orders a container that runs `argv`; `change` may say more.
-    pub async fn create_with(
+    pub(crate) async fn create_with(
         &mut self,
         argv: &[&str],
         change: impl FnOnce(&mut wire::Launch, &mut Vec<OwnedFd>),
@@ -140,18 +140,18 @@ impl Pod {
         self.monitor.create(launch, fds).await.map(|_| id)
     }
 
-    pub async fn create(&mut self, argv: &[&str]) -> ContainerId {
+    pub(crate) async fn create(&mut self, argv: &[&str]) -> ContainerId {
         self.create_with(argv, |_, _| ()).await.unwrap()
     }
 
-    pub async fn run(&mut self, argv: &[&str]) -> ContainerId {
+    pub(crate) async fn run(&mut self, argv: &[&str]) -> ContainerId {
         let id = self.create(argv).await;
         self.monitor.start(&id).await.unwrap();
         id
     }
 
     /// An order as `engine` would write it, with little in it.
-    pub fn order(
+    pub(crate) fn order(
         &mut self,
         id: &ContainerId,
         argv: &[&str],
@@ -214,29 +214,29 @@ impl Pod {
         (launch, fds)
     }
 
-    pub fn log_path(&self, id: &ContainerId) -> PathBuf {
+    pub(crate) fn log_path(&self, id: &ContainerId) -> PathBuf {
         self.dir.join(format!("log-{}", id.as_str()))
     }
 
     /// The entries of a container's log as (stream, tag, content).
-    pub fn log(&self, id: &ContainerId) -> Vec<(String, String, String)> {
+    pub(crate) fn log(&self, id: &ContainerId) -> Vec<(String, String, String)> {
         entries(&self.log_path(id))
     }
 
     /// What a container wrote, streams and pieces joined.
-    pub fn text(&self, id: &ContainerId) -> String {
+    pub(crate) fn text(&self, id: &ContainerId) -> String {
         let entries = self.log(id).into_iter();
         entries.map(|(_, tag, content)| if tag == "F" { content + "\n" } else { content }).collect()
     }
 
     /// Waits for the next news.
-    pub async fn next(&mut self) -> News {
+    pub(crate) async fn next(&mut self) -> News {
         let news = tokio::time::timeout(PATIENCE, self.news.recv()).await.expect("news in time");
         news.expect("the connection's end is news too")
     }
 
     /// Waits for the end of a container.
-    pub async fn exited(&mut self, id: &ContainerId) -> ExitRecord {
+    pub(crate) async fn exited(&mut self, id: &ContainerId) -> ExitRecord {
         match self.next().await {
             News::Exited { container, record } if container == *id => record,
             other => panic!("wanted the end of {id:?}, got {other:?}"),
@@ -244,14 +244,14 @@ impl Pod {
     }
 
     /// Runs a process in a container to its end; its exit and output.
-    pub async fn exec(&self, id: &ContainerId, argv: &[&str]) -> (model::Exit, String) {
+    pub(crate) async fn exec(&self, id: &ContainerId, argv: &[&str]) -> (model::Exit, String) {
         let (read, mut exec) = self.start_exec(id, argv).await.unwrap();
         let how = tokio::time::timeout(PATIENCE, exec.exited()).await.unwrap().unwrap();
         let text = tokio::task::spawn_blocking(move || std::io::read_to_string(read).unwrap()).await.unwrap();
         (how, text)
     }
 
-    pub async fn start_exec(&self, id: &ContainerId, argv: &[&str]) -> Result<(File, Exec), link::Error> {
+    pub(crate) async fn start_exec(&self, id: &ContainerId, argv: &[&str]) -> Result<(File, Exec), link::Error> {
         let (read, write) = nix::unistd::pipe2(nix::fcntl::OFlag::O_CLOEXEC).unwrap();
         let order = ExecOrder {
             process: process(argv),
@@ -265,7 +265,7 @@ impl Pod {
     }
 
     /// Forgets every container, ends the pod, and sees that nothing of it is left.
-    pub async fn end(mut self) {
+    pub(crate) async fn end(mut self) {
         let greeting = self.reconnect().await;
         for now in greeting.containers {
             if matches!(now.state, link::NowState::Running { .. }) {
@@ -286,7 +286,7 @@ impl Pod {
         self.remove_cgroups().await;
     }
 
-    pub async fn remove_cgroups(&self) {
+    pub(crate) async fn remove_cgroups(&self) {
         // A process that is being reaped may hold its cgroup a moment longer than its parent can see it.
         for dir in &self.cgroups {
             let removed = tokio::time::timeout(PATIENCE, async {
@@ -301,13 +301,13 @@ impl Pod {
 }
 
 /// Names of the exit records in a pod's directory.
-pub fn records(dir: &Path) -> Vec<String> {
+pub(crate) fn records(dir: &Path) -> Vec<String> {
     let names = fs::read_dir(dir).unwrap().map(|entry| entry.unwrap().file_name().into_string().unwrap());
     names.filter(|name| name.starts_with("exit-")).collect()
 }
 
 /// A log's entries as (stream, tag, content).
-pub fn entries(path: &Path) -> Vec<(String, String, String)> {
+pub(crate) fn entries(path: &Path) -> Vec<(String, String, String)> {
     let text = fs::read_to_string(path).unwrap();
     let entry = |line: &str| {
         let mut fields = line.splitn(4, ' ');
@@ -318,7 +318,7 @@ pub fn entries(path: &Path) -> Vec<(String, String, String)> {
     text.lines().map(entry).collect()
 }
 
-pub fn process(argv: &[&str]) -> wire::Process {
+pub(crate) fn process(argv: &[&str]) -> wire::Process {
     let all = kernel::capability::CapSet::all().0;
     wire::Process {
         argv: argv.iter().map(|word| word.as_bytes().to_vec()).collect(),
@@ -331,11 +331,11 @@ pub fn process(argv: &[&str]) -> wire::Process {
     }
 }
 
-pub fn step(act: Act) -> wire::Step {
+pub(crate) fn step(act: Act) -> wire::Step {
     wire::Step { act: Some(act) }
 }
 
-pub fn filesystem(target: &str, kind: &str, options: &[&str]) -> wire::Step {
+pub(crate) fn filesystem(target: &str, kind: &str, options: &[&str]) -> wire::Step {
     step(Act::NewFilesystem(wire::NewFilesystem {
         target: target.into(),
         r#type: kind.into(),
