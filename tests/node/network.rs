@@ -6,7 +6,7 @@ use std::{
     time::Duration,
 };
 
-use api::cri::v1::{NamespaceMode, NamespaceOption, PodSandboxStatus, PodSandboxStatusRequest, StopPodSandboxRequest};
+use api::cri::v1::{ListPodSandboxRequest, NamespaceMode, NamespaceOption, PodSandboxStatus, PodSandboxStatusRequest, StopPodSandboxRequest};
 use testkit::{Cri, container, eventually_async, pod};
 
 use crate::support::{PROBE, node};
@@ -128,7 +128,7 @@ async fn when_addresses_run_out_the_error_says_so_and_nothing_is_left_of_the_pod
     };
     assert_eq!(made.len(), 253);
     assert_eq!(refused.code(), tonic::Code::ResourceExhausted, "{refused}");
-    let listed = cri.runtime.list_pod_sandbox(Default::default()).await.unwrap().into_inner().items;
+    let listed = cri.runtime.list_pod_sandbox(ListPodSandboxRequest::default()).await.unwrap().into_inner().items;
     assert_eq!(listed.len(), 253);
     // One comes back, one can be made: under the very name that was refused.
     cri.remove(&made.pop().unwrap()).await.unwrap();
