@@ -170,6 +170,20 @@ impl Engine {
         self.cgroups.remove(&plan.cgroup.path)
     }
 
+    /// Removes the cgroups, and kills the processes, of pods that are not `known`: what records that were lost leave.
+    /// Answers how many there were.
+    pub fn sweep(&self, known: impl Fn(&PodId) -> bool) -> Result<usize> {
+        let root = &self.config.cgroup_root;
+        let unknown =
+            self.cgroups.below(root)?.into_iter().filter_map(|name| name.parse().ok()).filter(|id| !known(id));
+        let mut count = 0;
+        for id in unknown {
+            self.cgroups.remove(&format!("{}/{id}", root.trim_end_matches('/')))?;
+            count += 1;
+        }
+        Ok(count)
+    }
+
     fn seccomp_choice(&self, asked: &Seccomp) -> Result<SeccompChoice> {
         Ok(match asked {
             Seccomp::Unconfined => SeccompChoice::Unconfined,

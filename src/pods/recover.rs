@@ -76,6 +76,7 @@ pub(crate) async fn recover(pods: &Pods) -> Result<(), Error> {
         tracing::warn!(%error, "give back what dead pods left in the network");
     }
     sweep(home, &known_pods, &known_containers).await;
+    sweep_cgroups(home, known_pods).await;
     home.images.recovered().await;
     tracing::info!(pods = live.len(), "pods found again");
     Ok(())
@@ -360,6 +361,16 @@ async fn evict(
     // One that does not die now is stuck in the kernel; the next start tries again.
     let _ = tokio::time::timeout(EVICTION, ended).await;
     stop_pod::end_monitor(monitor).await
+}
+
+/// cgroups that no record knows, with whatever lives in them.
+async fn sweep_cgroups(home: &Arc<Home>, pods: BTreeSet<String>) {
+    let engine = home.engine.clone();
+    match home.blocking(move || engine.sweep(|id| pods.contains(id.as_str()))).await {
+        Ok(0) => {}
+        Ok(count) => tracing::warn!(count, "cgroups of pods without a record are removed"),
+        Err(error) => tracing::warn!(%error, "remove the cgroups of pods without a record"),
+    }
 }
 
 /// The entries of `dir` that are ids and not among the `known`.

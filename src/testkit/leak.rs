@@ -28,7 +28,9 @@ impl Leaks {
         let mut found = Vec::new();
         let dir = places.dir.display().to_string();
         for line in fs::read_to_string("/proc/self/mountinfo").unwrap_or_default().lines() {
-            if line.contains(&dir) {
+            // The directory of namespaces is a mount of the node, as /run/netns is the host's: it stays with it.
+            let namespaces = format!(" {dir}/netns rw");
+            if line.contains(&dir) && !line.contains(&namespaces) {
                 found.push(format!("mount: {line}"));
             }
         }

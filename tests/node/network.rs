@@ -6,7 +6,10 @@ use std::{
     time::Duration,
 };
 
-use api::cri::v1::{ListPodSandboxRequest, NamespaceMode, NamespaceOption, PodSandboxStatus, PodSandboxStatusRequest, StopPodSandboxRequest};
+use api::cri::v1::{
+    ListPodSandboxRequest, NamespaceMode, NamespaceOption, PodSandboxStatus, PodSandboxStatusRequest,
+    StopPodSandboxRequest,
+};
 use testkit::{Cri, container, eventually_async, pod};
 
 use crate::support::{PROBE, node};

@@ -1,6 +1,7 @@
 //! Removing cgroups.
 
 use std::{
+    collections::BTreeSet,
     io,
     os::fd::{AsFd, BorrowedFd},
     time::{Duration, Instant},
@@ -46,6 +47,19 @@ impl Cgroups {
             }
         }
         Ok(())
+    }
+
+    /// Names of the cgroups right below `path`, over all hierarchies; none when there is no such path.
+    pub(crate) fn below(&self, path: &str) -> Result<BTreeSet<String>> {
+        let mut names = BTreeSet::new();
+        for root in self.roots() {
+            match open_dir(root, path).and_then(|dir| children(dir.as_fd())) {
+                Ok(found) => names.extend(found),
+                Err(error) if error.kind() == io::ErrorKind::NotFound => {}
+                Err(error) => return Err(failed("list", path)(error)),
+            }
+        }
+        Ok(names)
     }
 
     /// Removes a pod's cgroup where it is ours, and the directory above it when that was the last pod.
