@@ -66,7 +66,7 @@ async fn conform(name: &str, groups: &[&str]) {
     let mut critest = Command::new(root.join("tests/tools/bin/critest"));
     // No configuration of the machine it runs on: critest would read /etc/crictl.yaml.
     critest.args(["-config", "/dev/null", "-runtime-endpoint", &endpoint, "-image-endpoint", &endpoint]);
-    critest.args(["-ginkgo.no-color", "-ginkgo.v", "-ginkgo.succinct", "-ginkgo.timeout=20m"]);
+    critest.args(["-ginkgo.no-color", "-ginkgo.v", "-ginkgo.timeout=20m"]);
     for group in groups {
         critest.arg(format!("-ginkgo.focus={group}"));
     }
