@@ -7,6 +7,7 @@
 #![allow(clippy::unwrap_used, clippy::print_stderr, reason = "this is a test")]
 
 use std::{
+    collections::BTreeSet,
     fs,
     path::{Path, PathBuf},
     process::Command,
@@ -75,7 +76,12 @@ async fn conform(name: &str, groups: &[&str]) {
     }
     let output = fs::File::create(&log).unwrap();
     critest.current_dir(node.dir()).env("TMPDIR", node.dir()).stdout(output.try_clone().unwrap()).stderr(output);
+    let segments = shared_memory();
     let status = tokio::task::spawn_blocking(move || critest.status()).await.unwrap().unwrap();
+    // Two specs make segments on the host and leave them.
+    for segment in shared_memory().difference(&segments) {
+        let _ = Command::new("ipcrm").args(["--shmem-id", segment]).status();
+    }
     let text = fs::read_to_string(&log).unwrap();
     let summary = text.lines().rev().find(|line| line.contains(" Passed | ")).unwrap_or("critest told no result");
     eprintln!("{name}: {summary}");
@@ -85,8 +91,14 @@ async fn conform(name: &str, groups: &[&str]) {
         }
         panic!("critest ended with {status}; its output is in {}", log.display());
     }
-    // The one thing that critest itself leaves are pulled images; removing the pods must leave nothing else.
+    // Pulled images stay, which is critest's way; removing the pods must leave nothing else.
     node.finish().await;
+}
+
+/// Ids of the host's System V shared memory segments.
+fn shared_memory() -> BTreeSet<String> {
+    let table = fs::read_to_string("/proc/sysvipc/shm").unwrap_or_default();
+    table.lines().skip(1).filter_map(|line| line.split_whitespace().nth(1)).map(str::to_owned).collect()
 }
 
 fn skipped() -> Vec<(&'static str, &'static str)> {

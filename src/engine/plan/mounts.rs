@@ -121,17 +121,14 @@ fn defaults(input: &PlanInput<'_>, host: &HostFacts) -> Vec<Mount> {
         filesystem("/dev", "tmpfs", &["mode=755", "size=65536k"], &[NoSuid, StrictAtime]),
         filesystem("/dev/pts", "devpts", &["newinstance", "ptmxmode=0666", "mode=0620", "gid=5"], &[NoSuid, NoExec]),
     ];
+    if host.has_mqueue {
+        // Shows the queues of the ipc namespace it is mounted in: with the host's, the host's, mounted there or not.
+        mounts.push(filesystem("/dev/mqueue", "mqueue", &[], &[NoSuid, NoDev, NoExec]));
+    }
     if host_ipc {
-        // The queues and segments of the host's namespace are seen through the host's own mounts.
-        let host_bind = |path: &str| bind(path.into(), path.into(), false, Missing::Refuse);
-        if host.has_mqueue {
-            mounts.push(host_bind("/dev/mqueue"));
-        }
-        mounts.push(host_bind("/dev/shm"));
+        // POSIX segments are files: the host's are seen through the host's own mount.
+        mounts.push(bind("/dev/shm".into(), "/dev/shm".into(), false, Missing::Refuse));
     } else {
-        if host.has_mqueue {
-            mounts.push(filesystem("/dev/mqueue", "mqueue", &[], &[NoSuid, NoDev, NoExec]));
-        }
         mounts.push(Mount { target: "/dev/shm".into(), what: MountWhat::PodShm });
     }
     mounts.push(filesystem("/sys", "sysfs", &[], &read_only(&[NoSuid, NoDev, NoExec, RelAtime])));
