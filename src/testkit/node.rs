@@ -154,7 +154,7 @@ impl TempNode {
             if let Some(status) = child.try_wait().unwrap() {
                 panic!("the daemon ended with {status} before it answered:\n{}", self.log());
             }
-            UnixStream::connect(&socket).map(drop)
+            answers(&socket)
         });
         self.daemon = Some(child);
         self.look();
@@ -334,6 +334,23 @@ impl Drop for TempNode {
         self.kill_everything();
         self.clean();
     }
+}
+
+/// Whether a call is answered: a socket that takes connections is not yet a daemon. On a thread of its own, since the
+/// caller may be inside an async runtime.
+fn answers(socket: &Path) -> Result<(), String> {
+    // Cheaper than a runtime, and nearly always enough to say no.
+    UnixStream::connect(socket).map_err(|error| error.to_string())?;
+    let socket = socket.to_owned();
+    let call = std::thread::spawn(move || {
+        let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
+        runtime.map_err(|error| error.to_string())?.block_on(async {
+            let mut cri = Cri::connect(&socket).await.map_err(|error| error.to_string())?;
+            let answer = cri.runtime.version(api::cri::v1::VersionRequest::default()).await;
+            answer.map(drop).map_err(|status| status.to_string())
+        })
+    });
+    call.join().unwrap()
 }
 
 fn members(cgroup: &Path) -> Vec<i32> {
