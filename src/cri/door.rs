@@ -98,8 +98,11 @@ impl Visit {
                     Code::Internal | Code::Unknown | Code::ResourceExhausted => {
                         warn!(?took, ?code, "{} failed: {}", self.call, status.message());
                     }
-                    // The kubelet asks for what it has just removed; that is a race it expects.
-                    Code::NotFound if self.quiet => debug!(?took, ?code, "{} failed: {}", self.call, status.message()),
+                    // The kubelet asks for what it has just removed, a race it expects, and again and again for what
+                    // is not built.
+                    Code::NotFound | Code::Unimplemented if self.quiet => {
+                        debug!(?took, ?code, "{} failed: {}", self.call, status.message())
+                    }
                     _ => info!(?took, ?code, "{} failed: {}", self.call, status.message()),
                 }
             }
