@@ -120,6 +120,18 @@ impl TempNode {
         Cri::connect(&self.socket()).await.expect("the daemon answered before")
     }
 
+    /// Another environment for the daemon's next life.
+    pub fn set_environment(&mut self, environment: Vec<(String, String)>) {
+        self.options.environment = environment;
+    }
+
+    /// Waits until the daemon has ended by itself, as one does that was made to.
+    pub fn await_death(&mut self) {
+        self.look();
+        let mut child = self.daemon.take().expect("the daemon runs");
+        eventually(GONE, "the daemon ends by itself", || child.try_wait().unwrap().ok_or("it runs"));
+    }
+
     /// Sends pulls from `host` to a registry at `address` (as `127.0.0.1:5000`) over plain HTTP.
     pub fn mirror(&self, host: &str, address: &str) {
         let dir = self.dir.join("certs.d").join(host);
