@@ -237,11 +237,11 @@ fn node(node: &DeviceNode) -> wire::Node {
 fn attributes(flags: impl IntoIterator<Item = MountFlag>) -> u64 {
     flags.into_iter().fold(0, |bits, flag| {
         bits | match flag {
-            MountFlag::ReadOnly => libc::MOUNT_ATTR_RDONLY as u64,
-            MountFlag::NoSuid => libc::MOUNT_ATTR_NOSUID as u64,
-            MountFlag::NoDev => libc::MOUNT_ATTR_NODEV as u64,
-            MountFlag::NoExec => libc::MOUNT_ATTR_NOEXEC as u64,
-            MountFlag::StrictAtime => libc::MOUNT_ATTR_STRICTATIME as u64,
+            MountFlag::ReadOnly => libc::MOUNT_ATTR_RDONLY,
+            MountFlag::NoSuid => libc::MOUNT_ATTR_NOSUID,
+            MountFlag::NoDev => libc::MOUNT_ATTR_NODEV,
+            MountFlag::NoExec => libc::MOUNT_ATTR_NOEXEC,
+            MountFlag::StrictAtime => libc::MOUNT_ATTR_STRICTATIME,
             MountFlag::RelAtime => 0,
         }
     })

@@ -117,7 +117,6 @@ fn a_containers_cgroup_is_limited_and_leaves_nothing_behind() {
     }
 
     // A process in it, and one below it as an exec has it: killing takes both.
-    let below = directories(&cgroups, &plan.path).into_iter().next_back().unwrap();
     let mut children = Vec::new();
     if is_v1(&cgroups) {
         for directory in directories(&cgroups, &plan.path) {
@@ -138,7 +137,6 @@ fn a_containers_cgroup_is_limited_and_leaves_nothing_behind() {
         }
         children.push(child);
     }
-    assert!(below.exists());
     engine.kill_cgroup(&plan.path).unwrap();
     for child in &mut children {
         assert_eq!(std::os::unix::process::ExitStatusExt::signal(&child.wait().unwrap()), Some(9));
