@@ -194,7 +194,7 @@ fn attach(root: BorrowedFd<'_>, it: &wire::Attach, source: BorrowedFd<'_>) -> Re
 }
 
 fn is_on_proc(fd: BorrowedFd<'_>) -> io::Result<bool> {
-    Ok(file::filesystem(fd)?.magic == libc::PROC_SUPER_MAGIC as i64)
+    Ok(file::filesystem(fd)?.magic == libc::PROC_SUPER_MAGIC)
 }
 
 fn new_filesystem(root: BorrowedFd<'_>, it: &wire::NewFilesystem) -> Result<(), Failure> {
@@ -335,7 +335,7 @@ pub(crate) fn devpts(root: BorrowedFd<'_>) -> Result<OwnedFd, Failure> {
     let step = || "find the container's devpts".to_owned();
     let flags = OpenFlags::O_PATH | OpenFlags::O_DIRECTORY;
     let devpts = path_in_root::open_no_links(root, Path::new("dev/pts"), flags, 0).during(step)?;
-    if file::filesystem(devpts.as_fd()).during(step)?.magic != libc::DEVPTS_SUPER_MAGIC as i64 {
+    if file::filesystem(devpts.as_fd()).during(step)?.magic != libc::DEVPTS_SUPER_MAGIC {
         return Err(Failure::wrong("the container's /dev/pts is no devpts"));
     }
     Ok(devpts)

@@ -103,7 +103,7 @@ pub struct Argument {
     pub index: u32,
     /// What it is compared with; the mask of a masked comparison.
     pub value: u64,
-    /// What a masked comparison must give.
+    /// What a masked comparison must give; bits outside the mask are not asked about.
     #[serde(default)]
     pub value_two: u64,
     /// How.
@@ -131,7 +131,7 @@ pub enum Compare {
     /// `>`
     #[serde(rename = "SCMP_CMP_GT")]
     Greater,
-    /// `argument & value == value_two`
+    /// `argument & value == value_two & value`
     #[serde(rename = "SCMP_CMP_MASKED_EQ")]
     MaskedEqual,
 }

@@ -1,4 +1,5 @@
 //! The planning half on the real kernel: cgroups, root filesystems, volumes, and what a launch needs of the host.
+#![allow(clippy::unwrap_used, reason = "a test that cannot go on says where")]
 
 use std::{
     fs,
