@@ -75,8 +75,8 @@ pub(crate) async fn exec_sync(
     };
     let how = exit.map_err(at)?;
     // All that the command wrote before it ended is in the pipes by now; nobody else is waited for.
-    drain(&mut stdout, &mut out);
-    drain(&mut stderr, &mut err);
+    drain(&stdout, &mut out);
+    drain(&stderr, &mut err);
     Ok(ExecOutput { stdout: out, stderr: err, code: how.code() })
 }
 
@@ -103,11 +103,14 @@ async fn pump(from: &mut pipe::Receiver, kept: &mut Vec<u8>) {
 }
 
 /// Takes what is in the pipe now, without waiting for more. A child that goes on writing is not followed for ever.
-fn drain(from: &mut pipe::Receiver, kept: &mut Vec<u8>) {
+///
+/// Asks the kernel and not the runtime, which may not have heard yet that there is something to read.
+fn drain(from: &pipe::Receiver, kept: &mut Vec<u8>) {
     let mut chunk = vec![0; CHUNK];
     let mut taken = 0;
     while taken < LARGEST_PIPE {
-        match from.try_read(&mut chunk) {
+        match nix::unistd::read(from, &mut chunk) {
+            Err(nix::errno::Errno::EINTR) => {}
             Ok(0) | Err(_) => return,
             Ok(count) => {
                 taken += count;

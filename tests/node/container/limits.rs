@@ -1,0 +1,94 @@
+//! Limits of a container, as its cgroup and its first process have them.
+
+use std::{fs, path::PathBuf};
+
+use api::cri::v1::{ContainerConfig, LinuxContainerResources};
+
+use crate::scene::{Scene, probe, security, sleeper};
+
+/// Changes what a container may use.
+fn limited(mut config: ContainerConfig, resources: LinuxContainerResources) -> ContainerConfig {
+    security(&mut config);
+    config.linux.as_mut().unwrap().resources = Some(resources);
+    config
+}
+
+/// A file of the cgroup that a process is in: of the v1 controller where the host has it, of v2 otherwise. With it, what
+/// of the two expectations holds.
+fn of_cgroup<'e>(pid: i32, v1: (&str, &str, &'e str), v2: (&str, &'e str)) -> (String, &'e str) {
+    let cgroups = fs::read_to_string(format!("/proc/{pid}/cgroup")).unwrap();
+    let path_of = |wanted: &str| {
+        let mut rows = cgroups.lines().map(|line| line.splitn(3, ':').collect::<Vec<_>>());
+        rows.find(|row| row[1].split(',').any(|name| name == wanted)).map(|row| row[2].to_owned())
+    };
+    let (file, expected) = match path_of(v1.0) {
+        Some(path) => (PathBuf::from(format!("/sys/fs/cgroup/{}{path}/{}", v1.0, v1.1)), v1.2),
+        None => (PathBuf::from(format!("/sys/fs/cgroup{}/{}", path_of("").expect("v2"), v2.0)), v2.1),
+    };
+    let text = fs::read_to_string(&file).unwrap_or_else(|error| panic!("{}: {error}", file.display()));
+    (text.trim_end().to_owned(), expected)
+}
+
+#[tokio::test]
+#[ignore = "needs root: runs a node"]
+async fn limits_hold_from_the_first_instruction_and_are_told_as_they_were_asked_for() {
+    let mut scene = Scene::new().await;
+    let resources = LinuxContainerResources {
+        cpu_period: 50_000,
+        cpu_quota: 20_000,
+        cpu_shares: 512,
+        memory_limit_in_bytes: 64 << 20,
+        memory_swap_limit_in_bytes: 64 << 20,
+        oom_score_adj: 500,
+        cpuset_cpus: "0".into(),
+        ..Default::default()
+    };
+    let id = scene.start(&limited(sleeper("limited"), resources.clone())).await;
+    let pid = scene.pid(&id).await;
+    for (have, want) in [
+        of_cgroup(pid, ("memory", "memory.limit_in_bytes", "67108864"), ("memory.max", "67108864")),
+        of_cgroup(pid, ("cpu", "cpu.shares", "512"), ("cpu.weight", "59")),
+        of_cgroup(pid, ("cpu", "cpu.cfs_quota_us", "20000"), ("cpu.max", "20000 50000")),
+        of_cgroup(pid, ("cpu", "cpu.cfs_period_us", "50000"), ("cpu.max", "20000 50000")),
+        of_cgroup(pid, ("cpuset", "cpuset.cpus", "0"), ("cpuset.cpus", "0")),
+    ] {
+        assert_eq!(have, want);
+    }
+    // A command in it lives under the same limits.
+    let report = scene.report_in(&id).await;
+    assert_eq!(report["cpus_allowed"], "0");
+    assert_eq!(report["oom_score_adj"], 500);
+    let told = scene.status(&id).await.resources.unwrap().linux.unwrap();
+    assert_eq!(told, resources);
+
+    let plain = scene.report(&probe("plain", &["report"])).await;
+    assert_eq!(plain["oom_score_adj"], 0);
+    // Enough for any server and an end for programs that walk over all numbers; a daemon's own limit may be less.
+    let files = &plain["limits"]["Max open files"];
+    assert_eq!(files[0], "1024");
+    let hard: u64 = files[1].as_str().unwrap().parse().expect("a number");
+    assert!((1024..=524_288).contains(&hard), "{hard}");
+    scene.finish().await;
+}
+
+#[tokio::test]
+#[ignore = "needs root: runs a node"]
+async fn a_container_without_memory_is_told_to_have_been_killed_for_it() {
+    let mut scene = Scene::new().await;
+    let little = LinuxContainerResources {
+        memory_limit_in_bytes: 20 << 20,
+        memory_swap_limit_in_bytes: 20 << 20,
+        ..Default::default()
+    };
+    for round in 0..3 {
+        let config = limited(probe(&format!("greedy-{round}"), &["alloc", "256"]), little.clone());
+        let ended = scene.outcome(&config).await;
+        assert_eq!((ended.status.exit_code, ended.status.reason.as_str()), (137, "OOMKilled"), "{:?}", ended.status);
+    }
+    // A kill by somebody else is not.
+    let killed = scene.start(&limited(sleeper("killed"), little)).await;
+    scene.stop(&killed, 0).await;
+    let status = scene.status(&killed).await;
+    assert_eq!((status.exit_code, status.reason.as_str()), (137, "Error"));
+    scene.finish().await;
+}
