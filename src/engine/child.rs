@@ -8,7 +8,7 @@
 //!   closes by itself at `exec`, which is how the monitor knows.
 //! - It does not log, does not resolve a host path, and holds no descriptor that it was not given.
 //!
-//! A container's steps, in order: signals, parent-death signal, descriptors, cgroups, cgroup namespace, network
+//! A container's steps, in order: signals, parent-death signal, keys, descriptors, cgroups, cgroup namespace, network
 //! namespace, root (see [`crate::place`]), terminal, working directory made, root read-only, pivot, streams, limits,
 //! identity, working directory entered; *ready, wait for the start*; seccomp, last capabilities, exec.
 
@@ -180,7 +180,18 @@ fn enter_steps(work: &EnterWork<'_>) -> Result<Infallible, Failure> {
 pub(crate) fn newborn(keep: &[BorrowedFd<'_>]) -> Result<(), Failure> {
     signal::reset().during(|| "reset signals".into())?;
     identity::parent_death_signal(nix::libc::SIGKILL).during(|| "ask for the parent-death signal".into())?;
+    leave_keys()?;
     descriptor::close_all_but(keep).during(|| "close the monitor's descriptors".into())
+}
+
+/// A container without a filter could otherwise read keys of the session in which the daemon was started, and those that
+/// other containers put there.
+fn leave_keys() -> Result<(), Failure> {
+    match identity::new_session_keyring() {
+        // A kernel without keys, or a node inside a container whose filter keeps everybody below from them.
+        Err(error) if matches!(error.raw_os_error(), Some(nix::libc::ENOSYS | nix::libc::EPERM)) => Ok(()),
+        left => left.during(|| "leave the daemon's keys".into()),
+    }
 }
 
 /// v1: this thread moves itself, for which the kernel need not wait; writing a process's number would cost 7 ms.

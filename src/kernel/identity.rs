@@ -1,4 +1,5 @@
-//! Who the calling thread is and what may happen to it: ids, groups, no-new-privileges, parent's death, dumpability.
+//! Who the calling thread is and what may happen to it: ids, groups, keys, no-new-privileges, parent's death,
+//! dumpability.
 //!
 //! Ids are set by the bare system calls, for the calling thread alone: the C library's versions would walk a thread list
 //! that is the parent's after `clone3`. Nothing here allocates, so the child may use it between clone and exec.
@@ -52,6 +53,17 @@ pub fn child_subreaper() -> io::Result<()> {
 /// Whether others of the same user may look into this process (`/proc/<pid>`, ptrace, core dumps). Exec resets it.
 pub fn dumpable(yes: bool) -> io::Result<()> {
     control(libc::PR_SET_DUMPABLE, u64::from(yes))
+}
+
+/// Leaves the session keyring that came with the parent for a new, empty one: keys of whoever started the daemon are no
+/// container's. Kept over exec, and by children. `ENOSYS`: a kernel without keys; `EPERM`: a filter around us forbids it;
+/// `EDQUOT`: too many keys of this user.
+///
+/// `keyctl(2)`, `KEYCTL_JOIN_SESSION_KEYRING`.
+pub fn new_session_keyring() -> io::Result<()> {
+    let nameless = std::ptr::null::<libc::c_char>();
+    // SAFETY: a null name is allowed and asks for a keyring without one; the kernel reads nothing of ours.
+    check(unsafe { libc::syscall(libc::SYS_keyctl, libc::KEYCTL_JOIN_SESSION_KEYRING, nameless) }).map(drop)
 }
 
 /// The name that `ps` shows; the kernel keeps 15 bytes.

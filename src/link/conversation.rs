@@ -8,6 +8,7 @@ use std::{
         Arc, Mutex, PoisonError,
         atomic::{AtomicU64, Ordering},
     },
+    time::Duration,
 };
 
 use prost::Message;
@@ -21,6 +22,10 @@ use crate::{
     Error, Result,
     frame::{self, MAX_FDS, MAX_PACKET},
 };
+
+/// How long a peer may take to answer a greeting. It does so at once; one that does not is stopped, or stuck in the kernel,
+/// and must not keep a starting daemon from all others.
+const GREETING_PATIENCE: Duration = Duration::from_secs(10);
 
 /// A reply that says which request it answers.
 pub(crate) trait Numbered: Message + Default + 'static {
@@ -111,6 +116,12 @@ impl<R: Numbered> Conversation<R> {
             });
         }
         reply.await.map_err(|_| Error::Lost { who })
+    }
+
+    /// As [`Conversation::ask`], for the first request: with a deadline.
+    pub(crate) async fn greet<Q: Message>(&self, make: impl FnOnce(u64) -> Q) -> Result<R> {
+        let reply = tokio::time::timeout(GREETING_PATIENCE, self.ask(make, &[])).await;
+        reply.unwrap_or(Err(Error::Silent { who: self.shared.who, seconds: GREETING_PATIENCE.as_secs() }))
     }
 
     /// Resolves when the connection has ended.

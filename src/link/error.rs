@@ -44,6 +44,14 @@ pub enum Error {
         /// `launcher` or `monitor`.
         who: &'static str,
     },
+    /// The peer lives and does not answer.
+    #[error("the {who} has not answered for {seconds} s")]
+    Silent {
+        /// `launcher` or `monitor`.
+        who: &'static str,
+        /// How long it was given.
+        seconds: u64,
+    },
     /// The peer refused, or the kernel refused the peer. The other side is as it was before the request.
     #[error("{step}{}", reason(*errno))]
     Refused {
@@ -80,7 +88,9 @@ impl Error {
     /// What the caller may do about it.
     pub fn class(&self) -> Class {
         match self {
-            Error::Absent { .. } | Error::Lost { .. } | Error::Connect { .. } => Class::Unavailable,
+            Error::Absent { .. } | Error::Lost { .. } | Error::Connect { .. } | Error::Silent { .. } => {
+                Class::Unavailable
+            }
             Error::Refused { errno, .. } if *errno == nix::libc::ENOSPC || *errno == nix::libc::EMFILE => {
                 Class::Exhausted
             }

@@ -82,7 +82,8 @@ impl Launcher {
         let socket = connect(state_dir, LAUNCHER_SOCKET, "launcher")?;
         let conversation = Conversation::new("launcher", socket, |_: Option<wire::LauncherReply>| ())?;
         let hello = Act::Hello(wire::Hello { protocol: PROTOCOL, release: RELEASE.to_owned() });
-        match ask(&conversation, hello, &[]).await? {
+        let reply = conversation.greet(|id| wire::LauncherRequest { id, act: Some(hello) }).await?;
+        match outcome(reply)? {
             Reply::Hello(hello) => Ok(Launcher(Arc::new(Inner {
                 conversation,
                 pid: hello.pid,
@@ -149,6 +150,10 @@ pub(crate) fn connect(dir: BorrowedFd<'_>, name: &'static str, who: &'static str
 
 async fn ask(conversation: &Conversation<wire::LauncherReply>, act: Act, fds: &[BorrowedFd<'_>]) -> Result<Reply> {
     let reply = conversation.ask(|id| wire::LauncherRequest { id, act: Some(act) }, fds).await?;
+    outcome(reply)
+}
+
+fn outcome(reply: wire::LauncherReply) -> Result<Reply> {
     match reply.result {
         Some(Reply::Failure(wire::Failure { step, errno })) => Err(Error::Refused { step, errno }),
         Some(result) => Ok(result),

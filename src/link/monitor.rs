@@ -136,7 +136,8 @@ impl Monitor {
         let first = SystemTime::now().duration_since(UNIX_EPOCH).map_or(1, |now| now.as_nanos() as u64);
         let monitor = Monitor(Arc::new(Inner { conversation, next_exec: AtomicU64::new(first), execs }));
         let hello = Act::Hello(wire::Hello { protocol: PROTOCOL, release: RELEASE.to_owned() });
-        match monitor.ask(hello, &[]).await? {
+        let reply = monitor.0.conversation.greet(|id| wire::MonitorRequest { id, act: Some(hello) }).await?;
+        match outcome(reply)? {
             Reply::Hello(hello) => Ok((monitor, Greeting::from_wire(hello), news)),
             other => Err(unexpected(&other)),
         }
@@ -259,11 +260,7 @@ impl Monitor {
     async fn ask(&self, act: Act, fds: &[OwnedFd]) -> Result<Reply> {
         let fds: Vec<BorrowedFd<'_>> = fds.iter().map(AsFd::as_fd).collect();
         let reply = self.0.conversation.ask(|id| wire::MonitorRequest { id, act: Some(act) }, &fds).await?;
-        match reply.result {
-            Some(Reply::Failure(wire::Failure { step, errno })) => Err(Error::Refused { step, errno }),
-            Some(result) => Ok(result),
-            None => Err(Error::Malformed { who: "monitor", why: "a reply of a kind unknown to this release".into() }),
-        }
+        outcome(reply)
     }
 
     fn execs(&self) -> std::sync::MutexGuard<'_, HashMap<u64, oneshot::Sender<Exit>>> {
@@ -298,6 +295,14 @@ fn sort_news(message: Option<wire::MonitorReply>, execs: &Execs) -> Option<News>
             Some(News::Trouble { container: trouble.container_id.parse().ok(), text: trouble.text })
         }
         _ => None,
+    }
+}
+
+fn outcome(reply: wire::MonitorReply) -> Result<Reply> {
+    match reply.result {
+        Some(Reply::Failure(wire::Failure { step, errno })) => Err(Error::Refused { step, errno }),
+        Some(result) => Ok(result),
+        None => Err(Error::Malformed { who: "monitor", why: "a reply of a kind unknown to this release".into() }),
     }
 }
 

@@ -7,7 +7,8 @@ use kernel::{
         CapSet, Capabilities, bounding, capabilities, clear_ambient, limit_bounding, raise_ambient, set_capabilities,
     },
     identity::{
-        keep_capabilities, no_new_privs, set_domain_name, set_group, set_groups, set_host_name, set_user, umask,
+        keep_capabilities, new_session_keyring, no_new_privs, set_domain_name, set_group, set_groups, set_host_name,
+        set_user, umask,
     },
     limit::{Limit, Resource, limit, set_limit},
     namespace::Namespaces,
@@ -50,6 +51,14 @@ fn a_child_becomes_a_user_with_one_capability() {
         let all = Capabilities { effective: CapSet::all(), permitted: CapSet::all(), inheritable: CapSet::all() };
         exit_now(if set_capabilities(all).is_err() { 0 } else { 4 })
     });
+    assert_eq!(how, Ended::Code(0));
+}
+
+#[test]
+#[ignore = "needs root: leaves the session's keys"]
+fn a_child_leaves_its_parents_keys() {
+    assert_root();
+    let how = ends(CloneArgs::default(), || exit_now(if new_session_keyring().is_ok() { 0 } else { 1 }));
     assert_eq!(how, Ended::Code(0));
 }
 
