@@ -70,6 +70,8 @@ impl Launcher {
             .arg0("coracle-monitor")
             .arg("launcher")
             .env_clear()
+            // Its own lists of free memory keep glibc from giving pages back; a monitor that is idle has no use for them.
+            .env("GLIBC_TUNABLES", "glibc.malloc.tcache_count=0")
             .stdin(Stdio::from(listener))
             .stdout(Stdio::null())
             .stderr(Stdio::from(File::from(log)))

@@ -107,7 +107,9 @@ impl Launcher {
                     _ => self.hear(),
                 }
             }
+            // Idle for minutes between two pods: what one took is given back at once.
             kernel::memory::give_back_free_pages();
+            kernel::memory::forget_program_pages();
         }
         Ok(())
     }

@@ -140,6 +140,7 @@ impl Pod {
             self.end_overdue();
             if quiet && !tidy {
                 kernel::memory::give_back_free_pages();
+                kernel::memory::give_back_unused_stack();
                 kernel::memory::forget_program_pages();
             }
             tidy = quiet;
