@@ -196,6 +196,30 @@ mod tests {
         }
     }
 
+    /// The sample is the one table of settings: it has to name every key with the default it really has.
+    #[test]
+    fn the_sample_file_is_what_an_empty_one_means() {
+        let file = Path::new(env!("CARGO_MANIFEST_DIR")).join("deploy/config.toml");
+        let sample = load(Some(&file), Overrides::default()).unwrap();
+        let empty = Config::default();
+        assert_eq!(sample.images, empty.images);
+        assert_eq!(sample.network, empty.network);
+        assert_eq!(sample.engine, empty.engine);
+        assert_eq!((sample.root(), sample.state(), sample.socket()), (empty.root(), empty.state(), empty.socket()));
+        let text = fs::read_to_string(file).unwrap();
+        let dir = written(&[("config.toml", "nonsense = 1")]);
+        let error = format!("{:#}", load(Some(&dir.path().join("config.toml")), Overrides::default()).unwrap_err());
+        let keys: Vec<_> = error.split('`').skip(3).step_by(2).collect();
+        assert!(keys.contains(&"listen"), "the keys that an error names: {keys:?}");
+        for key in keys {
+            let told = text.lines().any(|line| {
+                let line = line.trim_start_matches("# ");
+                line.starts_with(&format!("{key} =")) || line.starts_with(&format!("[{key}]"))
+            });
+            assert!(told, "{key} is not in the sample");
+        }
+    }
+
     #[test]
     fn a_file_that_was_named_must_exist() {
         assert!(load(Some(Path::new("/nowhere/config.toml")), Overrides::default()).is_err());
