@@ -73,7 +73,13 @@ impl Keeper {
             match &mut kept.making {
                 Making::Going(waiters) if same => waiters.push(reply),
                 Making::Done { phase: Phase::Created, .. } if same => answer(reply, Ok(kept.id.clone())),
-                _ => answer(reply, Err(Error::NameTaken { name, id: kept.id.to_string() })),
+                making => {
+                    if matches!(making, Making::Failed) {
+                        // Nobody can name what is left of it: whoever wants its name has it removed once more.
+                        kept.removing.get_or_insert_default();
+                    }
+                    answer(reply, Err(Error::NameTaken { name, id: kept.id.to_string() }));
+                }
             }
             return;
         }

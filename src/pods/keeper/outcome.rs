@@ -203,6 +203,14 @@ impl Keeper {
             self.publish();
         }
         waiters.into_iter().for_each(|reply| answer(reply, result.clone()));
+        if let Err(error) = &result
+            && self.goal == Goal::Remove
+            && self.record.stage == PodStage::Stopped
+        {
+            // Not tried again until somebody asks again: what fails now would fail again at once, without end.
+            self.goal = Goal::Keep;
+            self.remove_waiters.drain(..).for_each(|reply| answer(reply, Err(error.clone())));
+        }
     }
 
     fn torn_down(&mut self, result: Result<(), Error>) {
