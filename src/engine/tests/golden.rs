@@ -331,11 +331,14 @@ fn arguments_replace_what_the_image_says_as_the_cri_has_it() {
     assert!(matches!(case.plan(), Err(Error::NoCommand)));
 }
 
+/// What one case of a table changes.
+type Change = Box<dyn Fn(&mut Case)>;
+
 #[test]
 fn what_is_not_built_yet_is_refused_by_name() {
     let ids = IdMapping { host: 65536, container: 0, length: 65536 };
     let image = MountSource::Image { image: "x".into(), sub_path: String::new() };
-    let cases: Vec<(&str, Box<dyn Fn(&mut Case)>)> = vec![
+    let cases: Vec<(&str, Change)> = vec![
         (
             "userns_options",
             Box::new(move |case| case.pod.namespaces.user = Some(UserNamespace { uids: ids, gids: ids })),

@@ -19,7 +19,7 @@ impl Call {
             8 | 12 => 0,
             16..64 => {
                 let argument = self.args[usize::try_from((offset - 16) / 8).unwrap()];
-                if offset % 8 == 0 { argument as u32 } else { (argument >> 32) as u32 }
+                if offset.is_multiple_of(8) { argument as u32 } else { (argument >> 32) as u32 }
             }
             _ => panic!("load from {offset}"),
         }
