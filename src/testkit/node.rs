@@ -209,11 +209,17 @@ impl TempNode {
     /// Removes every pod, stops the daemon politely and panics if it did not end well or left anything.
     pub async fn finish(mut self) {
         self.client().await.remove_all().await.unwrap_or_else(|status| panic!("remove all pods: {status}"));
-        let status = self.stop_daemon();
-        assert!(status.success(), "the daemon ended with {status}:\n{}", self.log());
-        self.assert_no_leaks();
-        self.finished = true;
-        self.clean();
+        // On a thread of its own: the daemon says farewell to every client, and the test's clients answer on this one.
+        let ending = tokio::task::spawn_blocking(move || {
+            let status = self.stop_daemon();
+            assert!(status.success(), "the daemon ended with {status}:\n{}", self.log());
+            self.assert_no_leaks();
+            self.finished = true;
+            self.clean();
+        });
+        if let Err(error) = ending.await {
+            std::panic::resume_unwind(error.into_panic());
+        }
     }
 
     /// Panics if anything is left of pods, or of the daemon when it does not run. Removals may take a moment.

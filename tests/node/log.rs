@@ -104,7 +104,7 @@ async fn the_log_is_complete_when_the_container_is_told_to_have_ended() {
     // Nor does a stop lose what was written before it.
     let config = probe("stopped", &["children", "0"]);
     let id = scene.start(&config).await;
-    scene.look(&id, &["/probe", "print"]).await;
+    scene.attentive(&id).await;
     scene.stop(&id, 10).await;
     assert_eq!(log_file::text(&scene.log(&config), Stream::Stdout), "started 0\n");
     scene.finish().await;
@@ -133,7 +133,7 @@ async fn after_reopening_the_new_file_is_there_and_the_old_one_is_at_rest() {
     assert!(path.exists());
     // And without a rename it goes on where it was.
     reopen(&mut scene, &id).await.unwrap();
-    scene.stop(&id, 10).await;
+    scene.stop(&id, 0).await;
     let log = scene.log(&config);
     let first = String::from_utf8(log[0].content.clone()).unwrap();
     let from: usize = first.trim_start_matches("line ").parse().unwrap();

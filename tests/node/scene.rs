@@ -171,6 +171,17 @@ impl Scene {
         (done.exit_code, String::from_utf8_lossy(&done.stderr).into_owned())
     }
 
+    /// Waits until a probe that sleeps reads its signals. As process 1 it never hears what was sent before.
+    pub(crate) async fn attentive(&mut self, container: &str) {
+        let pid = self.pid(container).await;
+        eventually_async(SOON, "the probe reads its signals", || async {
+            let status = std::fs::read_to_string(format!("/proc/{pid}/status")).unwrap_or_default();
+            let blocked = status.lines().find_map(|line| line.strip_prefix("SigBlk:")).unwrap_or_default().trim();
+            if blocked.bytes().any(|digit| digit != b'0') { Ok(()) } else { Err(status.lines().count()) }
+        })
+        .await;
+    }
+
     /// Stops a container with a grace in seconds.
     pub(crate) async fn stop(&mut self, container: &str, grace: i64) {
         let request = StopContainerRequest { container_id: container.to_owned(), timeout: grace };

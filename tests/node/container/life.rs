@@ -61,6 +61,7 @@ async fn each_state_has_its_facts_and_no_others() {
     assert_eq!((running.finished_at, running.exit_code, running.reason.as_str()), (0, 0, ""));
     assert!(scene.pid(&id).await > 1);
 
+    scene.attentive(&id).await;
     scene.stop(&id, 10).await;
     let exited = scene.status(&id).await;
     assert_eq!(exited.state, ContainerState::ContainerExited as i32);
@@ -101,6 +102,7 @@ async fn a_container_starts_once() {
     let mut scene = Scene::new().await;
     let id = scene.start(&sleeper("one")).await;
     assert_eq!(start(&mut scene, &id).await.unwrap_err().code(), Code::FailedPrecondition);
+    scene.attentive(&id).await;
     scene.stop(&id, 10).await;
     assert_eq!(start(&mut scene, &id).await.unwrap_err().code(), Code::FailedPrecondition);
     assert_eq!(scene.status(&id).await.exit_code, 143, "the refusal has changed nothing");

@@ -46,8 +46,7 @@ async fn the_stop_signal_is_the_requests_or_the_images_or_term() {
         let mut config = of_image(name, image, &["sleep", "forever"]);
         config.stop_signal = asked.into();
         let id = scene.start(&config).await;
-        // The probe has to have blocked its signals; as process 1 it would never hear one before.
-        scene.look(&id, &["/probe", "print"]).await;
+        scene.attentive(&id).await;
         let took = stop(Cri::clone(&scene), id.clone(), 30).await;
         let status = scene.status(&id).await;
         assert_eq!(status.state, ContainerState::ContainerExited as i32, "{name}: ended when the stop returns");

@@ -96,7 +96,7 @@ async fn a_container_can_join_the_processes_of_another() {
     assert_eq!(guest.status.exit_code, 0);
     assert_eq!(guest.stdout.lines().count(), 2, "the target and the guest: {}", guest.stdout);
 
-    scene.stop(&target, 10).await;
+    scene.stop(&target, 0).await;
     config.metadata.as_mut().unwrap().attempt = 1;
     let late = scene.try_create(&config).await;
     assert!(late.is_err(), "nobody can be joined who has ended");
