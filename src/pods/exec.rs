@@ -34,14 +34,32 @@ pub struct ExecOutput {
     pub code: i32,
 }
 
-/// Runs `argv` in the container and waits for it, at most `timeout`; then it is killed with all it started.
+/// What ends a command before its own end: the time that its caller gave it, or its caller's going away. Then it is killed
+/// with all it started.
+pub(crate) struct Limits<F> {
+    pub(crate) timeout: Option<Duration>,
+    pub(crate) abandoned: F,
+}
+
+/// Waits for the time to pass, and says how long it was; for ever without one.
+async fn after(timeout: Option<Duration>) -> f32 {
+    match timeout {
+        Some(limit) => {
+            tokio::time::sleep(limit).await;
+            limit.as_secs_f32()
+        }
+        None => std::future::pending().await,
+    }
+}
+
+/// Runs `argv` in the container and waits for it, within `limits`.
 pub(crate) async fn exec_sync(
     home: &Home,
     sandbox: &Sandbox,
     id: &ContainerId,
     made: &Made,
     argv: Vec<Vec<u8>>,
-    timeout: Option<Duration>,
+    limits: Limits<impl Future<Output = ()>>,
 ) -> Result<ExecOutput, Error> {
     let at = |error: link::Error| Error::at(Step::Exec, error.class(), error);
     let piped = |error: std::io::Error| Error::at(Step::Exec, Class::Exhausted, error);
@@ -61,19 +79,25 @@ pub(crate) async fn exec_sync(
             () = pump_both(&mut stdout, &mut out, &mut stderr, &mut err) => running.exited().await,
         }
     };
-    let exit = match timeout {
-        None => whole.await,
-        Some(limit) => match tokio::time::timeout(limit, whole).await {
-            Ok(exit) => exit,
-            Err(_) => {
-                sandbox.monitor.kill_exec(running.id).await.map_err(at)?;
-                // Its whole tree is gone when the call returns (CRI users count processes right after).
-                let _ = tokio::time::timeout(KILL_PATIENCE, running.exited()).await;
-                return Err(Error::ExecTimedOut { command, seconds: limit.as_secs_f32() });
-            }
-        },
+    let over = async {
+        tokio::select! {
+            () = limits.abandoned => Error::Gone { id: sandbox.id.to_string() },
+            seconds = after(limits.timeout) => Error::ExecTimedOut { command, seconds },
+        }
     };
-    let how = exit.map_err(at)?;
+    let ended = tokio::select! {
+        exit = whole => Ok(exit),
+        error = over => Err(error),
+    };
+    let how = match ended {
+        Ok(exit) => exit.map_err(at)?,
+        Err(error) => {
+            sandbox.monitor.kill_exec(running.id).await.map_err(at)?;
+            // Its whole tree is gone when the call returns (CRI users count processes right after).
+            let _ = tokio::time::timeout(KILL_PATIENCE, running.exited()).await;
+            return Err(error);
+        }
+    };
     // All that the command wrote before it ended is in the pipes by now; nobody else is waited for.
     drain(&stdout, &mut out);
     drain(&stderr, &mut err);

@@ -14,7 +14,7 @@ use crate::{
     error::Error,
     index::Index,
     launcher::LauncherKeeper,
-    record::{ContainerRecord, PodRecord, Records},
+    record::{ContainerRecord, PhaseRecord, PodRecord, Records},
     step::{Step, Steps},
     trash::TrashBin,
 };
@@ -73,15 +73,25 @@ impl Home {
         }
     }
 
+    /// Writes a pod's record, on the thread that asks.
+    pub(crate) fn put_pod(&self, record: &PodRecord) -> Result<(), Error> {
+        let (store, name) = (&self.records.pods, record.id.as_str());
+        store.put(name, record).map_err(|error| unwritten(store.path(name), error))?;
+        self.flusher.soon(store.path(name));
+        Ok(())
+    }
+
+    /// Writes a container's phase, on the thread that asks.
+    pub(crate) fn put_phase(&self, id: &ContainerId, phase: &PhaseRecord) -> Result<(), Error> {
+        let (store, name) = (&self.records.phases, id.as_str());
+        store.put(name, phase).map_err(|error| unwritten(store.path(name), error))?;
+        self.flusher.soon(store.path(name));
+        Ok(())
+    }
+
     pub(crate) async fn save_pod(self: &Arc<Self>, record: &PodRecord) -> Result<(), Error> {
         let (home, record) = (self.clone(), record.clone());
-        self.blocking(move || {
-            let (store, name) = (&home.records.pods, record.id.as_str());
-            store.put(name, &record).map_err(|error| unwritten(store.path(name), error))?;
-            home.flusher.soon(store.path(name));
-            Ok(())
-        })
-        .await
+        self.blocking(move || home.put_pod(&record)).await
     }
 
     pub(crate) async fn forget_pod(self: &Arc<Self>, id: &PodId) -> Result<(), Error> {
@@ -127,15 +137,22 @@ impl Home {
         .await
     }
 
-    /// A monitor for the pod, and the conversation with it.
+    /// A monitor for the pod, and the conversation with it. One that was forked and cannot be talked to is killed.
     pub(crate) async fn spawn_monitor(
         &self,
         id: &PodId,
     ) -> Result<(Monitor, Greeting, mpsc::UnboundedReceiver<News>), Error> {
-        let dir = self.pod_dir(id);
-        self.launcher.spawn_monitor(id, &dir).await?;
-        let dir = File::open(&dir).map_err(|error| Error::file("open", dir, error))?;
-        Monitor::connect(dir.as_fd()).await.map_err(|error| Error::at(Step::RunMonitor, error.class(), error))
+        let path = self.pod_dir(id);
+        let pid = self.launcher.spawn_monitor(id, &path).await?;
+        let connected = match File::open(&path) {
+            Ok(dir) => Monitor::connect(dir.as_fd()).await.map_err(|e| Error::at(Step::RunMonitor, e.class(), e)),
+            Err(error) => Err(Error::file("open", path, error)),
+        };
+        if connected.is_err() {
+            // It has just been forked: the number is still its own.
+            let _ = nix::sys::signal::kill(nix::unistd::Pid::from_raw(pid), nix::sys::signal::Signal::SIGKILL);
+        }
+        connected
     }
 }
 

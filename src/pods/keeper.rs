@@ -25,8 +25,9 @@ use crate::{
     error::Error,
     exec::ExecOutput,
     home::Home,
-    record::{PodRecord, PodStage},
+    record::{PhaseRecord, PodRecord, PodStage},
     run,
+    step::Step,
     view::PodView,
 };
 
@@ -84,7 +85,7 @@ pub(crate) enum Command {
 
 /// What a job brings back.
 pub(crate) enum Finished {
-    Ran(Result<run::Sandbox, run::Failed>),
+    Ran(Box<Result<run::Sandbox, run::Failed>>),
     Created {
         container: ContainerId,
         result: Result<create::Container, create::Failed>,
@@ -135,7 +136,7 @@ impl Keeper {
         let mut keeper = Self::bare(home, record);
         keeper.pod_job = true;
         let (home, record) = (keeper.home.clone(), keeper.record.clone());
-        keeper.jobs.spawn(async move { Finished::Ran(run::run(home, record).await) });
+        keeper.jobs.spawn(async move { Finished::Ran(Box::new(run::run(home, record).await)) });
         keeper
     }
 
@@ -213,21 +214,22 @@ impl Keeper {
     }
 
     /// Writes the pod's record. A full disk must not keep a pod from stopping: the kernel's truth does not need it.
-    fn save(&self) {
-        let (records, record) = (&self.home.records, &self.record);
-        if let Err(error) = blocking(|| records.pods.put(record.id.as_str(), record)) {
+    fn save(&self, step: Step) {
+        let (home, record) = (&self.home, &self.record);
+        if let Err(error) = home.steps.pass_now(step, || blocking(|| home.put_pod(record))) {
             tracing::warn!(pod = %record.id, %error, "write the pod's record");
         }
-        self.home.flusher.soon(records.pods.path(record.id.as_str()));
     }
 
-    fn save_phase(&self, id: &ContainerId) {
-        let Some(phase) = self.containers.get(id).and_then(Container::phase) else { return };
-        let (records, phase) = (&self.home.records, crate::record::PhaseRecord { phase: phase.clone() });
-        if let Err(error) = blocking(|| records.phases.put(id.as_str(), &phase)) {
+    /// Writes a container's phase. Answers whether it is on disk: until then its other witnesses must stay.
+    fn save_phase(&self, id: &ContainerId, step: Step) -> bool {
+        let Some(phase) = self.containers.get(id).and_then(Container::phase) else { return false };
+        let (home, phase) = (&self.home, PhaseRecord { phase: phase.clone() });
+        let saved = home.steps.pass_now(step, || blocking(|| home.put_phase(id, &phase)));
+        if let Err(error) = &saved {
             tracing::warn!(container = %id, %error, "write the container's phase");
         }
-        self.home.flusher.soon(records.phases.path(id.as_str()));
+        saved.is_ok()
     }
 
     fn publish(&self) {

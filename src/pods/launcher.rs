@@ -50,19 +50,18 @@ impl LauncherKeeper {
         Ok(launcher)
     }
 
-    /// Has a monitor forked for a pod, listening in `pod_dir`.
-    pub(crate) async fn spawn_monitor(&self, pod: &PodId, pod_dir: &Path) -> Result<(), Error> {
+    /// Has a monitor forked for a pod, listening in `pod_dir`. Answers its process.
+    pub(crate) async fn spawn_monitor(&self, pod: &PodId, pod_dir: &Path) -> Result<i32, Error> {
         let dir = std::fs::File::open(pod_dir).map_err(|error| Error::file("open", pod_dir, error))?;
         let launcher = self.launcher().await?;
         match launcher.spawn_monitor(pod, dir.as_fd()).await {
-            Ok(_) => Ok(()),
+            Ok(pid) => Ok(pid),
             // It died under our hands: a new one may do it.
             Err(error) if error.is_lost() => {
                 let launcher = self.launcher().await?;
                 launcher
                     .spawn_monitor(pod, dir.as_fd())
                     .await
-                    .map(drop)
                     .map_err(|error| Error::at(Step::RunMonitor, Class::Unavailable, error))
             }
             Err(error) => Err(Error::at(Step::RunMonitor, error.class(), error)),

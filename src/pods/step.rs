@@ -186,6 +186,19 @@ impl Steps {
         result
     }
 
+    /// The same for work that needs no waiting.
+    pub(crate) fn pass_now<T>(&self, step: Step, work: impl FnOnce() -> Result<T, Error>) -> Result<T, Error> {
+        match self.fault(step) {
+            None => work(),
+            Some(Act::Fail) => Err(Error::at(step, model::Class::Internal, Injected)),
+            Some(Act::KillBefore) => end_at_once(),
+            Some(Act::KillAfter) => {
+                let _ = work();
+                end_at_once()
+            }
+        }
+    }
+
     fn fault(&self, step: Step) -> Option<Act> {
         self.faults.0.iter().find(|(at, _)| *at == step).map(|(_, act)| *act)
     }

@@ -10,6 +10,7 @@ use crate::{
     container::{Container, Making},
     record::PodStage,
     remove,
+    step::Step,
     stop::Act,
     stop_pod,
 };
@@ -90,7 +91,7 @@ impl Keeper {
     fn advance_stop(&mut self) {
         if self.record.stage == PodStage::Ready {
             self.record.stage = PodStage::Stopping;
-            self.save();
+            self.save(Step::StopPodIntent);
             self.publish();
         }
         let now = Instant::now();

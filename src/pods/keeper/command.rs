@@ -160,7 +160,10 @@ impl Keeper {
             Ok((sandbox, made)) => {
                 let (home, id) = (self.home.clone(), id.clone());
                 self.jobs.spawn(async move {
-                    answer(reply, exec::exec_sync(&home, &sandbox, &id, &made, argv, timeout).await);
+                    let mut reply = reply;
+                    let limits = exec::Limits { timeout, abandoned: reply.closed() };
+                    let outcome = exec::exec_sync(&home, &sandbox, &id, &made, argv, limits).await;
+                    answer(reply, outcome);
                     Finished::Answered
                 });
             }

@@ -12,12 +12,13 @@ use crate::{
     error::Error,
     record::PodStage,
     remove, run,
+    step::Step,
 };
 
 impl Keeper {
     pub(super) fn finished(&mut self, finished: Finished) {
         match finished {
-            Finished::Ran(result) => self.ran(result),
+            Finished::Ran(result) => self.ran(*result),
             Finished::Created { container, result } => self.created(&container, result),
             Finished::Started { container, result } => self.started(&container, result),
             Finished::ContainerRemoved { container, result } => self.container_removed(&container, result),
@@ -144,7 +145,7 @@ impl Keeper {
             tracing::error!(pod = %self.record.id, monitor = self.record.monitor_pid, "the pod's monitor died");
             self.record.stage = PodStage::Stopping;
             self.record.trouble = Some("its monitor died; its containers were ended with it".to_owned());
-            self.save();
+            self.save(Step::StopPodIntent);
         }
         let alive: Vec<_> =
             self.containers.values().filter(|kept| kept.is_alive()).map(|kept| kept.id.clone()).collect();
@@ -175,10 +176,11 @@ impl Keeper {
         }
         let ended = matches!(kept.phase(), Some(Phase::Exited { .. }));
         let waiters = if ended { kept.stopping.take().map(|stopping| stopping.waiters) } else { None };
-        self.save_phase(id);
+        let saved = self.save_phase(id, if ended { Step::ExitRecord } else { Step::StartDone });
         self.publish();
         waiters.into_iter().flatten().for_each(|reply| answer(reply, Ok(())));
-        if ended {
+        // With a full disk the monitor's own record is the only one: it stays until the container is removed.
+        if ended && saved {
             self.clear_away(id);
         }
     }
@@ -233,7 +235,7 @@ impl Keeper {
                 waiters.into_iter().for_each(|reply| answer(reply, Err(error.clone())));
             }
         }
-        self.save();
+        self.save(Step::StopPodDone);
         self.publish();
         self.stop_waiters.drain(..).for_each(|reply| answer(reply, result.clone()));
     }
