@@ -115,7 +115,8 @@ mod tests {
     #[test]
     fn lines_pieces_and_the_unended_last_line() {
         use Tag::{Full, Partial};
-        let cases: [(&[u8], &[(Tag, &[u8])]); 7] = [
+        type Entry = (Tag, &'static [u8]);
+        let cases: [(&[u8], &[Entry]); 7] = [
             (b"", &[]),
             (b"\n", &[(Full, b"")]),
             (b"ab\ncd", &[(Full, b"ab"), (Full, b"cd")]),
