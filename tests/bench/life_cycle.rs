@@ -3,6 +3,8 @@
 //! Between calls there is a pause, as there is on a node: without one the kernel's RCU waits are shared between rounds and
 //! hide. Run `tests/bench/life-cycle [ROUNDS [PAUSE_MS]]`.
 
+#![allow(clippy::print_stdout, clippy::unwrap_used, reason = "printing its table is what this program is for")]
+
 #[path = "../node/support.rs"]
 mod support;
 

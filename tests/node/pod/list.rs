@@ -56,7 +56,7 @@ async fn pods_are_found_by_prefix_state_and_labels() {
 
     assert_eq!(status(&mut cri, &pods[0][..13]).await.unwrap().status.unwrap().id, pods[0]);
     assert_eq!(status(&mut cri, &shared).await.unwrap_err().code(), Code::InvalidArgument, "ambiguous");
-    assert_eq!(status(&mut cri, "").await.unwrap_err().code() == Code::Ok, false);
+    assert_ne!(status(&mut cri, "").await.unwrap_err().code(), Code::Ok);
     let request = StopPodSandboxRequest { pod_sandbox_id: pods[1][..13].to_owned() };
     cri.runtime.stop_pod_sandbox(request).await.expect("a beginning is enough to stop one");
 
