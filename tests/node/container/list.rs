@@ -67,14 +67,14 @@ async fn containers_are_found_by_prefix_pod_state_and_labels() {
     assert_eq!(ids(&mut scene, ContainerFilter { id: "no-such".into(), ..any.clone() }).await, [""; 0]);
     assert_eq!(ids(&mut scene, ContainerFilter { pod_sandbox_id: "no-such".into(), ..any.clone() }).await, [""; 0]);
     let there = ContainerFilter { pod_sandbox_id: other_pod[..13].to_owned(), ..any.clone() };
-    assert_eq!(ids(&mut scene, there.clone()).await, [elsewhere.clone()]);
+    assert_eq!(ids(&mut scene, there.clone()).await, [elsewhere.as_str()]);
     let exited = ContainerFilter { state: state(ContainerState::ContainerExited), ..any.clone() };
-    assert_eq!(ids(&mut scene, exited.clone()).await, [ended.clone()]);
+    assert_eq!(ids(&mut scene, exited.clone()).await, [ended.as_str()]);
     assert_eq!(ids(&mut scene, ContainerFilter { state: exited.state, ..there.clone() }).await, [""; 0]);
     let created = ContainerFilter { state: state(ContainerState::ContainerCreated), ..any.clone() };
     assert_eq!(ids(&mut scene, created).await.len(), all.len() - 3);
     let front = ContainerFilter { label_selector: label("tier", "front"), ..any.clone() };
-    assert_eq!(ids(&mut scene, front.clone()).await, [running.clone()]);
+    assert_eq!(ids(&mut scene, front.clone()).await, [running.as_str()]);
     assert_eq!(ids(&mut scene, ContainerFilter { label_selector: label("tier", "fro"), ..any.clone() }).await, [""; 0]);
     let mut both = front.clone();
     both.label_selector.insert("zone".into(), "b".into());

@@ -71,7 +71,7 @@ async fn a_pod_is_ready_and_says_what_it_was_asked_to_be() {
 
     stop(&mut scene, &id).await;
     assert_eq!(status(&mut scene, &id).await.unwrap().status.unwrap().state, PodSandboxState::SandboxNotready as i32);
-    assert_eq!(listed(&mut scene).await, [id.clone()]);
+    assert_eq!(listed(&mut scene).await, [id.as_str()]);
     remove(&mut scene, &id).await;
     assert_eq!(listed(&mut scene).await, [""; 0]);
     assert_eq!(status(&mut scene, &id).await.unwrap_err().code(), Code::NotFound);
