@@ -325,7 +325,27 @@ impl TempNode {
     }
 
     /// Gives everything back, by force where needed.
+    /// Takes down the node's bridge and its chain in the shared nftables table, which the kernel would otherwise keep: a
+    /// host has room for 1024 chains. What cannot be done is left; the deletions below are the rougher way.
+    fn dismantle(&self) {
+        let text = fs::read_to_string(self.dir.join("config.toml")).unwrap_or_default();
+        let config = text.parse::<toml::Table>().ok().and_then(|mut table| table.remove("network")?.try_into().ok());
+        let (Some(config), root, state) = (config, self.dir.join("root"), self.dir.join("state")) else { return };
+        // On a thread of its own: the caller may be inside an async runtime.
+        let dismantling = std::thread::spawn(move || {
+            let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
+            let network = network::Network::open(config, &root, &state)?;
+            runtime.block_on(network.dismantle()).map_err(anyhow::Error::from)
+        });
+        match dismantling.join() {
+            Ok(Ok(())) => {}
+            Ok(Err(error)) => eprintln!("dismantle the network of {}: {error:#}", self.dir.display()),
+            Err(_) => eprintln!("dismantle the network of {}: it panicked", self.dir.display()),
+        }
+    }
+
     fn clean(&mut self) {
+        self.dismantle();
         self.unmount();
         for cgroup in self.cgroups() {
             let _ = fs::remove_dir(cgroup);
