@@ -303,7 +303,7 @@ async fn an_ordinary_user_has_what_the_order_gives_and_no_more() {
                 permitted: 1 << 10,
                 inheritable: 1 << 10,
                 ambient: 1 << 10,
-                cwd: b"/work/here".to_vec(),
+                cwd: b"/srv/here".to_vec(),
                 ..process(&["probe", "report"])
             });
         })
@@ -312,7 +312,7 @@ async fn an_ordinary_user_has_what_the_order_gives_and_no_more() {
     pod.monitor.start(&id).await.unwrap();
     assert_eq!(pod.exited(&id).await.how, Exit::Code(0));
     let report = pod.text(&id);
-    for wanted in ["1000", "1001", "1002", "/work/here"] {
+    for wanted in ["1000", "1001", "1002", "/srv/here"] {
         assert!(report.contains(wanted), "{wanted}");
     }
     pod.end().await;
