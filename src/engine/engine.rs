@@ -11,10 +11,10 @@ use std::{
 
 use kernel::{mount::overlay_takes_layers_one_by_one, path_in_root::read_limited};
 use link::ExecOrder;
-use model::{ContainerId, ContainerPlan, ImageFacts, PodId, PodPlan, Seccomp};
+use model::{ContainerId, PodId, PodPlan, Seccomp};
 
 use crate::{
-    Config, Error, HostFacts, LaunchPlan, PlanInput, PodCgroup, Result, Rootfs, Volume,
+    Config, Error, HostFacts, LaunchPlan, PlanInput, PodCgroup, Result, Rootfs,
     capability::CapabilitySet,
     cgroup::Cgroups,
     device,
@@ -23,7 +23,7 @@ use crate::{
     plan::{self, Resources},
     rootfs::{Durability, LayerOption},
     seccomp::{Filters, MAX_PROFILE, Profile},
-    sysctl, volume,
+    sysctl,
 };
 
 /// The planning half of this room, on one host.
@@ -105,17 +105,6 @@ impl Engine {
     pub fn rootfs(&self, dir: &Path, layers: &[PathBuf], volatile: bool) -> Result<Rootfs> {
         let durability = if volatile { Durability::Volatile } else { Durability::Durable };
         Rootfs::make(dir, layers, durability, self.layers)
-    }
-
-    /// Makes storage for the image's volumes that the request gives none, in the container's directory.
-    pub fn volumes(
-        &self,
-        dir: &Path,
-        rootfs: &Rootfs,
-        image: &ImageFacts,
-        container: &ContainerPlan,
-    ) -> Result<Vec<Volume>> {
-        volume::make(dir, rootfs.root(), plan::wanted_volumes(image, container))
     }
 
     /// Decides everything about a container. Reads the host's devices and profile files that the request names.

@@ -134,16 +134,6 @@ pub enum Error {
         /// `shared`, or `shared or slave`.
         want: &'static str,
     },
-    /// The storage of an image volume could not be made.
-    #[error("{act} image volume {}", path.display())]
-    Volume {
-        /// What was done.
-        act: &'static str,
-        /// Path inside the image, or on the host.
-        path: PathBuf,
-        /// The kernel's reason.
-        source: io::Error,
-    },
     /// A descriptor or fact of this host could not be had.
     #[error("{act}")]
     Host {
@@ -174,7 +164,6 @@ impl Error {
             | Error::Cgroup { source, .. }
             | Error::Rootfs { source, .. }
             | Error::MountSource { source, .. }
-            | Error::Volume { source, .. }
             | Error::Host { source, .. } => of_io(source),
             Error::NoCgroups => Class::Internal,
         }

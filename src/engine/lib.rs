@@ -7,6 +7,7 @@
 //! Never knows: images' contents, networks, the CRI's messages.
 
 pub mod account;
+mod attributes;
 pub mod capability;
 pub mod cgroup;
 mod child;
@@ -27,16 +28,15 @@ mod prepare;
 mod rootfs;
 pub mod seccomp;
 mod sysctl;
-mod volume;
 
 pub use account::Accounts;
+pub use attributes::copy_attributes;
 pub use cgroup::PodCgroup;
 pub use config::Config;
 pub use engine::{Engine, PodInit};
 pub use error::{Error, Result};
 pub use host::HostFacts;
 pub use launch_plan::LaunchPlan;
-pub use plan::{PlanInput, PodFiles, Resources, clean, plan, wanted_volumes};
+pub use plan::{PlanInput, PodFiles, Resources, Volume, clean, plan, wanted_volumes};
 pub use prepare::Prepared;
 pub use rootfs::Rootfs;
-pub use volume::Volume;

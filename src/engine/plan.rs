@@ -6,7 +6,10 @@
 mod mounts;
 mod process;
 
-use std::path::{Path, PathBuf};
+use std::{
+    collections::{BTreeSet, HashSet},
+    path::{Path, PathBuf},
+};
 
 use model::{
     ContainerId, ContainerPid, ContainerPlan, ImageFacts, IpcMode, NetworkMode, PidMode, PodId, PodPlan, Propagation,
@@ -14,7 +17,7 @@ use model::{
 };
 
 use crate::{
-    Accounts, Error, HostFacts, Result, Volume,
+    Accounts, Error, HostFacts, Result,
     capability::{self, CapabilitySet},
     config::Config,
     device::{self, DeviceNode, DeviceRule, HostDevice},
@@ -48,8 +51,17 @@ pub struct PlanInput<'a> {
     pub image: &'a ImageFacts,
     /// What the image's `/etc/passwd` and `/etc/group` say.
     pub accounts: &'a Accounts,
-    /// Storage of the image's volumes, as [`crate::Engine::volumes`] made it.
+    /// Storage of the image's volumes: one for each of [`wanted_volumes`].
     pub volumes: &'a [Volume],
+}
+
+/// Storage of a volume that an image declares.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Volume {
+    /// Path inside the container.
+    pub target: PathBuf,
+    /// Directory on the host.
+    pub source: PathBuf,
 }
 
 /// Files on the host that the pod's containers see in `/etc`. `None`: the image's own stays.
@@ -109,18 +121,19 @@ pub fn plan(input: &PlanInput<'_>, host: &HostFacts, found: &Resources, config: 
     })
 }
 
-/// Paths that the image wants storage for and the request gives none, in the image's order.
+/// Paths that the image wants storage for and the request mounts nothing on: each once, outer before inner, which is the
+/// order in which they have to be mounted.
 pub fn wanted_volumes(image: &ImageFacts, container: &ContainerPlan) -> Vec<PathBuf> {
-    let covered: Vec<PathBuf> = container.mounts.iter().map(|mount| clean(&mount.target)).collect();
-    let mut wanted = Vec::new();
-    for path in &image.volumes {
-        let path = clean(path);
-        // The kernel's own filesystems are no storage: an image that says so is passed over there.
-        let is_kernels = ["/proc", "/sys", "/dev"].iter().any(|top| path.starts_with(top));
-        if path != Path::new("/") && !is_kernels && !covered.contains(&path) && !wanted.contains(&path) {
-            wanted.push(path);
-        }
-    }
+    let mounted: HashSet<PathBuf> = container.mounts.iter().map(|mount| clean(&mount.target)).collect();
+    let declared: BTreeSet<PathBuf> = image.volumes.iter().map(|path| clean(path)).collect();
+    // The root is the image itself, and the kernel's own filesystems are no storage: an image that declares them is
+    // passed over there.
+    let can_be_stored = |path: &Path| {
+        path != Path::new("/") && !["/proc", "/sys", "/dev"].iter().any(|kernels| path.starts_with(kernels))
+    };
+    let mut wanted: Vec<PathBuf> =
+        declared.into_iter().filter(|path| can_be_stored(path) && !mounted.contains(path)).collect();
+    wanted.sort_by_key(|path| path.components().count());
     wanted
 }
 

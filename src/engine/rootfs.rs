@@ -5,19 +5,19 @@
 //! unmount.
 
 use std::{
+    ffi::CString,
     fs::{self, DirBuilder},
     io,
     os::{
         fd::{AsFd, BorrowedFd, OwnedFd},
-        unix::fs::{DirBuilderExt, MetadataExt, chown},
+        unix::{ffi::OsStrExt, fs::DirBuilderExt},
     },
     path::{Path, PathBuf},
 };
 
-use kernel::mount::{FsContext, MountAttrs, open_tree_clone, umount_detach};
-use nix::mount::{MsFlags, mount};
+use kernel::mount::{FsContext, MountAttrs, mount_detached_by_options};
 
-use crate::{Error, Result};
+use crate::{Error, Result, copy_attributes};
 
 /// A container's root filesystem, ready to be placed.
 #[derive(Debug)]
@@ -61,21 +61,24 @@ impl Rootfs {
             failed("find a layer")(io::Error::new(io::ErrorKind::InvalidInput, "the image has no layers"))
         })?;
         let (upper, work) = (dir.join("upper"), dir.join("work"));
-        for directory in [&upper, &work] {
-            make_directory(directory).map_err(failed("make directories"))?;
-        }
-        // The upper directory is what `/` looks like inside: its owner is the image's, as in the layer it covers.
-        let covered = fs::metadata(top).map_err(failed("read the top layer"))?;
-        if (covered.uid(), covered.gid()) != (0, 0) {
-            chown(&upper, Some(covered.uid()), Some(covered.gid()))
-                .map_err(failed("set the owner of the upper layer"))?;
-        }
+        make_directory(&work).map_err(failed("make the work directory"))?;
+        make_upper(&upper, top).map_err(failed("make the writable layer"))?;
         let mounted = match option {
             LayerOption::Each => overlay(layers, &upper, &work, durability),
-            LayerOption::Joined => overlay_joined(dir, layers, &upper, &work, durability),
+            LayerOption::Joined => overlay_joined(dir, layers, durability),
         };
         Ok(Self { mount: mounted.map_err(failed("mount overlay"))? })
     }
+}
+
+/// Makes the writable layer. Its directory is what `/` looks like inside, so it begins with all that the image's has,
+/// which is that of the layer it covers. One that is there has become the container's own, and stays as it is.
+fn make_upper(upper: &Path, top: &Path) -> io::Result<()> {
+    if upper.try_exists()? {
+        return Ok(());
+    }
+    make_directory(upper)?;
+    copy_attributes(fs::File::open(top)?.as_fd(), fs::File::open(upper)?.as_fd(), Path::new("."))
 }
 
 fn make_directory(path: &Path) -> io::Result<()> {
@@ -108,26 +111,58 @@ fn overlay(layers: &[PathBuf], upper: &Path, work: &Path, durability: Durability
     context.mount(MountAttrs::empty())
 }
 
-/// The way of kernels before 6.7: mount(2) onto a directory of the container, copied and taken away at once.
-fn overlay_joined(
-    dir: &Path,
-    layers: &[PathBuf],
-    upper: &Path,
-    work: &Path,
-    durability: Durability,
-) -> io::Result<OwnedFd> {
-    let merged = dir.join("merged");
-    make_directory(&merged)?;
-    let escaped = |path: &Path| -> io::Result<String> {
-        let text = path.to_str().ok_or_else(|| io::Error::new(io::ErrorKind::InvalidInput, "a path is no text"))?;
-        Ok(text.replace('\\', "\\\\").replace(':', "\\:").replace(',', "\\,"))
-    };
-    let lower = layers.iter().map(|layer| escaped(layer)).collect::<io::Result<Vec<_>>>()?.join(":");
-    let volatile = if durability == Durability::Volatile { ",volatile" } else { "" };
-    let options = format!("lowerdir={lower},upperdir={},workdir={}{volatile}", escaped(upper)?, escaped(work)?);
-    mount(Some("overlay"), &merged, Some("overlay"), MsFlags::empty(), Some(options.as_str()))?;
-    let here = fs::File::open("/")?;
-    let copied = open_tree_clone(here.as_fd(), &merged, false);
-    umount_detach(&merged)?;
-    copied
+/// The way of kernels before 6.7: one string of options, as mount(2) takes them.
+fn overlay_joined(dir: &Path, layers: &[PathBuf], durability: Durability) -> io::Result<OwnedFd> {
+    let mut options = b"lowerdir=".to_vec();
+    for (number, layer) in layers.iter().enumerate() {
+        if number > 0 {
+            options.push(b':');
+        }
+        // What separates layers and options does so within a path too, unless it is marked.
+        for byte in layer.as_os_str().as_bytes() {
+            if matches!(byte, b'\\' | b':' | b',') {
+                options.push(b'\\');
+            }
+            options.push(*byte);
+        }
+    }
+    // Found from the container's directory, which saves room for the layers.
+    options.extend_from_slice(b",upperdir=upper,workdir=work");
+    if durability == Durability::Volatile {
+        options.extend_from_slice(b",volatile");
+    }
+    mount_detached_by_options(c"overlay", fs::File::open(dir)?.as_fd(), &CString::new(options)?)
+}
+
+#[cfg(test)]
+mod tests {
+    use std::os::unix::fs::MetadataExt;
+
+    use kernel::path_in_root::{OpenFlags, open_in_root};
+
+    use super::*;
+
+    #[test]
+    #[ignore = "needs root: mounts overlay"]
+    fn both_ways_of_naming_layers_make_the_same_root_and_show_nowhere_on_the_host() {
+        assert!(nix::unistd::geteuid().is_root(), "this test needs root");
+        for option in [LayerOption::Each, LayerOption::Joined] {
+            let dir = tempfile::tempdir().unwrap();
+            let layers = ["top, with: marks\\", "bottom"].map(|name| dir.path().join(name));
+            for layer in &layers {
+                fs::create_dir(layer).unwrap();
+                fs::write(layer.join("file"), layer.as_os_str().as_bytes()).unwrap();
+            }
+            fs::write(layers[1].join("below"), "").unwrap();
+            let own = dir.path().join("own");
+            fs::create_dir(&own).unwrap();
+            let rootfs = Rootfs::make(&own, &layers, Durability::Volatile, option).unwrap();
+            for (name, length) in [("file", layers[0].as_os_str().len()), ("below", 0)] {
+                let file = open_in_root(rootfs.root(), Path::new(name), OpenFlags::O_RDONLY, 0).unwrap();
+                assert_eq!(fs::File::from(file).metadata().unwrap().size(), length as u64, "{option:?} {name}");
+            }
+            let table = kernel::mount_table::read().unwrap();
+            assert!(!table.iter().any(|mount| mount.mount_point.starts_with(dir.path())), "{option:?}");
+        }
+    }
 }

@@ -4,28 +4,27 @@
 //! would resolve it, below that no link is followed, so an image cannot have a file of the host copied.
 //! Kept: owners, permission bits, times, extended attributes, holes, links of either kind, special files. Not kept:
 //! sockets (nobody listens), `security.selinux` (a label of another place), overlayfs's own attributes.
-//! Owns: which volumes, and the copy. Does not own: the mounts onto them (`engine`), their end (they lie in the
+//! Owns: the copy. Does not own: which volumes, and the mounts onto them (`engine`); their end (they lie in the
 //! container's directory and go with it).
 
 use std::{
-    collections::{BTreeSet, HashMap, HashSet},
-    ffi::{CStr, OsStr},
+    collections::HashMap,
+    ffi::OsStr,
     fs::{DirBuilder, File},
     io::{self, Read, Seek, SeekFrom},
     os::{
         fd::{AsFd, BorrowedFd},
         unix::{ffi::OsStrExt, fs::DirBuilderExt},
     },
-    path::{Component, Path, PathBuf},
+    path::{Path, PathBuf},
     sync::Arc,
 };
 
 use kernel::{
-    file::{self, FileTime, Special},
+    file::{self, Special},
     path_in_root::{OpenFlags, open_in_root, open_no_links},
-    xattr,
 };
-use model::{Class, ContainerId, ContainerPlan, ImageFacts, Mount};
+use model::{Class, ContainerId, ContainerPlan, ImageFacts};
 use nix::{
     dir::Dir,
     errno::Errno,
@@ -47,9 +46,7 @@ const UNFINISHED_FILE: u32 = 0o600;
 /// A directory, only to be named by.
 const PLACE: OpenFlags = OpenFlags::O_PATH.union(OpenFlags::O_DIRECTORY);
 
-/// Makes the storage of the image's volumes, in the order in which they have to be mounted: outer before inner.
-///
-/// A path on which the request mounts something of its own has no volume. What a failure leaves behind lies in the
+/// Makes the storage of the volumes that the container gets of its image. What a failure leaves behind lies in the
 /// container's directory, and goes with it.
 pub(crate) async fn make(
     home: &Arc<Home>,
@@ -58,7 +55,7 @@ pub(crate) async fn make(
     image: &ImageFacts,
     rootfs: &engine::Rootfs,
 ) -> Result<Vec<engine::Volume>, Error> {
-    let targets = wanted(&image.volumes, &plan.mounts);
+    let targets = engine::wanted_volumes(image, plan);
     if targets.is_empty() {
         return Ok(Vec::new());
     }
@@ -105,31 +102,6 @@ impl Trouble {
 struct Stuck {
     path: PathBuf,
     source: io::Error,
-}
-
-/// The paths that get a volume, each once, outer before inner.
-fn wanted(volumes: &[PathBuf], mounts: &[Mount]) -> Vec<PathBuf> {
-    let mounted: HashSet<_> = mounts.iter().map(|mount| cleaned(&mount.target)).collect();
-    let paths: BTreeSet<_> = volumes.iter().map(|path| cleaned(path)).collect();
-    let mut wanted: Vec<_> =
-        paths.into_iter().filter(|path| path != Path::new("/") && !mounted.contains(path)).collect();
-    wanted.sort_by_key(|path| path.components().count());
-    wanted
-}
-
-/// The path as it reads: from the root, without `.`, `..` and doubled slashes.
-fn cleaned(path: &Path) -> PathBuf {
-    let mut clean = PathBuf::from("/");
-    for component in path.components() {
-        match component {
-            Component::Normal(name) => clean.push(name),
-            Component::ParentDir => {
-                clean.pop();
-            }
-            Component::RootDir | Component::CurDir | Component::Prefix(_) => {}
-        }
-    }
-    clean
 }
 
 /// Makes `<storage>/0`, `<storage>/1` and so on for the targets, with what `root` has there.
@@ -226,9 +198,7 @@ impl TreeCopy<'_> {
     fn leave(&self, directory: &Path) -> io::Result<()> {
         let source = open_no_links(self.from, directory, PLACE, 0)?;
         let target = open_no_links(self.to, directory, PLACE, 0)?;
-        let name = Path::new(".");
-        let found = status(source.as_fd(), name)?;
-        Pair { source: source.as_fd(), target: target.as_fd(), name }.copy_attributes(&found)
+        engine::copy_attributes(source.as_fd(), target.as_fd(), Path::new("."))
     }
 
     /// Copies anything but a directory.
@@ -258,7 +228,7 @@ impl TreeCopy<'_> {
                 file::make_special(pair.target, pair.name, what, UNFINISHED_FILE)?;
             }
         }
-        pair.copy_attributes(found)
+        engine::copy_attributes(pair.source, pair.target, pair.name)
     }
 
     /// Gives the copy that stands at `first` another name.
@@ -303,43 +273,6 @@ impl Pair<'_> {
         }
         Ok(())
     }
-
-    /// Gives the copy the original's owner, bits, extended attributes and times. In this order: a new owner clears
-    /// set-id bits and file capabilities; times are last because nothing may touch the file after them.
-    fn copy_attributes(&self, found: &FileStat) -> io::Result<()> {
-        file::set_owner(self.target, self.name, Some(found.st_uid), Some(found.st_gid))?;
-        if found.st_mode & libc::S_IFMT != libc::S_IFLNK {
-            file::set_mode(self.target, self.name, found.st_mode & 0o7777)?;
-        }
-        let attributes = match xattr::list_at(self.source, self.name) {
-            // The filesystem of the layer keeps none at all.
-            Err(error) if error.raw_os_error() == Some(libc::ENOTSUP) => Vec::new(),
-            listed => listed?,
-        };
-        for attribute in attributes {
-            if is_of_place(&attribute) {
-                continue;
-            }
-            if let Some(value) = xattr::get_at(self.source, self.name, &attribute)? {
-                xattr::set_at(self.target, self.name, &attribute, &value)?;
-            }
-        }
-        file::set_times(
-            self.target,
-            self.name,
-            moment(found.st_atime, found.st_atime_nsec),
-            moment(found.st_mtime, found.st_mtime_nsec),
-        )
-    }
-}
-
-/// Whether an attribute says something about where the original lies, and would be false of a copy.
-fn is_of_place(attribute: &CStr) -> bool {
-    attribute == c"security.selinux" || attribute.to_bytes().starts_with(b"trusted.overlay.")
-}
-
-fn moment(seconds: i64, nanoseconds: i64) -> FileTime {
-    FileTime { seconds, nanoseconds: nanoseconds as u32 }
 }
 
 /// Of the name itself, be it a link.

@@ -227,11 +227,28 @@ fn a_kubelets_container() {
         bind("/dev/termination-log", "/var/lib/kubelet/pods/0f5b/log"),
         Mount { propagation: Propagation::HostToContainer, ..bind("/mnt", "/mnt") },
     ];
-    case.image.volumes = vec!["/cache".into(), "/mnt".into(), "/proc/x".into()];
-    let wanted = engine::wanted_volumes(&case.image, &case.container);
-    assert_eq!(wanted, [PathBuf::from("/cache")]);
+    case.image.volumes = vec!["/cache".into(), "/mnt".into()];
+    assert_eq!(engine::wanted_volumes(&case.image, &case.container), [PathBuf::from("/cache")]);
     case.volumes = vec![Volume { target: "/cache".into(), source: "/var/lib/coracle/containers/c/volumes/0".into() }];
     case.matches("kubelet");
+}
+
+#[test]
+fn an_image_gets_volumes_where_the_request_mounts_nothing_each_once_and_outer_before_inner() {
+    let wanted = |volumes: &[&str], mounts: &[&str]| -> Vec<PathBuf> {
+        let mut case = Case::plain();
+        case.image.volumes = volumes.iter().map(PathBuf::from).collect();
+        case.container.mounts = mounts.iter().map(|target| bind(target, "/somewhere")).collect();
+        engine::wanted_volumes(&case.image, &case.container)
+    };
+    let paths = |texts: &[&str]| -> Vec<PathBuf> { texts.iter().map(PathBuf::from).collect() };
+    let mounts = ["/logs", "//var/./lib/x/../db/", "cache", "/data/inner"];
+    assert_eq!(wanted(&["/data", "/logs/", "/cache", "/var/lib/db"], &mounts), paths(&["/data"]));
+    assert_eq!(wanted(&["/a/b/c", "/z", "/a/b", "/z/", "/a/./b"], &[]), paths(&["/z", "/a/b", "/a/b/c"]));
+    // The root is the image itself, and what the kernel shows is no storage.
+    let never = ["/", "//", "/.", "/..", "/a/..", "/proc", "/proc/x", "/sys/fs", "/dev/shm/", "/x/../dev"];
+    assert_eq!(wanted(&never, &[]), paths(&[]));
+    assert_eq!(wanted(&["/process", "/devices"], &[]), paths(&["/devices", "/process"]));
 }
 
 #[test]

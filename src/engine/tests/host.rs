@@ -16,14 +16,12 @@ use std::{
 };
 
 use engine::{
-    Accounts, Config, Engine, Error, PodCgroup, Volume,
+    Accounts, Config, Engine, Error, PodCgroup,
     cgroup::{Cgroups, Layout},
     device, launch_plan,
 };
 use kernel::path_in_root::{OpenFlags, open_in_root};
-use model::{
-    Digest, ImageFacts, IpcMode, NetworkMode, PidMode, PodId, PodMetadata, PodNamespaces, PodPlan, Resources, Seccomp,
-};
+use model::{IpcMode, NetworkMode, PidMode, PodId, PodMetadata, PodNamespaces, PodPlan, Resources, Seccomp};
 
 fn assert_root() {
     assert!(nix::unistd::geteuid().is_root(), "this test needs root");
@@ -187,47 +185,9 @@ fn a_systemd_slice_is_refused_in_words_that_help() {
     }
 }
 
-fn image(volumes: &[&str]) -> ImageFacts {
-    ImageFacts {
-        id: Digest::from_sha256([1; 32]),
-        entrypoint: vec!["/x".into()],
-        cmd: Vec::new(),
-        env: Vec::new(),
-        working_dir: None,
-        user: String::new(),
-        volumes: volumes.iter().map(PathBuf::from).collect(),
-        stop_signal: None,
-    }
-}
-
-fn container() -> model::ContainerPlan {
-    model::ContainerPlan {
-        metadata: model::ContainerMetadata { name: "c".into(), attempt: 0 },
-        image: model::ImageRequest {
-            image: "i".into(),
-            user_specified: String::new(),
-            annotations: Default::default(),
-        },
-        command: Vec::new(),
-        args: Vec::new(),
-        working_dir: None,
-        envs: Vec::new(),
-        mounts: Vec::new(),
-        devices: Vec::new(),
-        labels: Default::default(),
-        annotations: Default::default(),
-        log_path: None,
-        stdin: model::Stdin::Null,
-        tty: false,
-        stop_signal: None,
-        resources: Resources::default(),
-        security: model::Security::default(),
-    }
-}
-
 #[test]
 #[ignore = "needs root: mounts overlay"]
-fn layers_are_one_root_and_the_image_fills_its_volumes() {
+fn layers_are_one_root_that_shows_nowhere_on_the_host() {
     assert_root();
     let dir = tempfile::tempdir().unwrap();
     let (top, bottom, own) = (dir.path().join("top"), dir.path().join("bottom"), dir.path().join("own"));
@@ -250,16 +210,43 @@ fn layers_are_one_root_and_the_image_fills_its_volumes() {
     let accounts = Accounts::read(rootfs.root());
     assert!(matches!(&accounts, Err(Error::Accounts { file: "/etc/group", .. })), "a link to itself: {accounts:?}");
 
-    let volumes = engine.volumes(&own, &rootfs, &image(&["/data", "/new/place"]), &container()).unwrap();
-    let at = |index: usize| own.join("volumes").join(index.to_string());
-    assert_eq!(volumes[0], Volume { target: "/data".into(), source: at(0) });
-    let copied = fs::metadata(at(0).join("sub/file")).unwrap();
-    assert_eq!((copied.uid(), copied.gid(), copied.mode() & 0o7777), (5, 6, 0o4750));
-    assert_eq!(fs::read_link(at(0).join("link")).unwrap(), Path::new("/etc/passwd"));
-    assert_eq!(fs::read_dir(at(1)).unwrap().count(), 0);
-
     let table = kernel::mount_table::read().unwrap();
     assert!(!table.iter().any(|mount| mount.mount_point.starts_with(dir.path())), "nothing in the host's table");
+}
+
+#[test]
+#[ignore = "needs root: mounts overlay"]
+fn the_root_directory_looks_as_in_the_image() {
+    assert_root();
+    let dir = tempfile::tempdir().unwrap();
+    let (top, bottom, own) = (dir.path().join("top"), dir.path().join("bottom"), dir.path().join("own"));
+    for path in [&top, &bottom, &own] {
+        fs::create_dir(path).unwrap();
+    }
+    let opened = fs::File::open(&top).unwrap();
+    for (name, value) in [(c"user.note", b"of the image".as_slice()), (c"trusted.overlay.opaque", b"y")] {
+        kernel::xattr::set(opened.as_fd(), name, value).unwrap();
+    }
+    chown(&top, Some(7), Some(8)).unwrap();
+    fs::set_permissions(&top, fs::Permissions::from_mode(0o3751)).unwrap();
+    let old = std::time::UNIX_EPOCH + std::time::Duration::new(1_000_000_000, 5);
+    opened.set_times(fs::FileTimes::new().set_modified(old)).unwrap();
+
+    let engine = Engine::new(Config::default()).unwrap();
+    let layers = [top, bottom];
+    let rootfs = engine.rootfs(&own, &layers, false).unwrap();
+    let about = fs::File::from(rootfs.root().try_clone_to_owned().unwrap()).metadata().unwrap();
+    assert_eq!((about.uid(), about.gid(), about.mode() & 0o7777), (7, 8, 0o3751));
+    assert_eq!(about.modified().unwrap(), old);
+    let upper = fs::File::open(own.join("upper")).unwrap();
+    assert_eq!(kernel::xattr::get(upper.as_fd(), c"user.note").unwrap().unwrap(), b"of the image");
+    assert_eq!(kernel::xattr::get(upper.as_fd(), c"trusted.overlay.opaque").unwrap(), None, "of the layer's place");
+
+    // What the container has made of it stays when it is mounted again.
+    drop(rootfs);
+    fs::set_permissions(own.join("upper"), fs::Permissions::from_mode(0o700)).unwrap();
+    engine.rootfs(&own, &layers, false).unwrap();
+    assert_eq!(fs::metadata(own.join("upper")).unwrap().mode() & 0o7777, 0o700);
 }
 
 #[test]

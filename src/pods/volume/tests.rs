@@ -1,7 +1,8 @@
-//! The choice of volumes, and copies of trees on a real filesystem.
+//! Copies of trees on a real filesystem.
 
 use std::{
     error::Error as _,
+    ffi::CStr,
     fs,
     os::{
         fd::AsRawFd,
@@ -13,8 +14,10 @@ use std::{
     time::{Duration, UNIX_EPOCH},
 };
 
-use kernel::mount::{FsContext, MountAttrs};
-use model::{MountSource, Propagation, ReadOnly};
+use kernel::{
+    mount::{FsContext, MountAttrs},
+    xattr,
+};
 
 use super::*;
 
@@ -45,19 +48,6 @@ impl Trees {
     }
 }
 
-fn mount(target: &str) -> Mount {
-    Mount {
-        target: target.into(),
-        source: MountSource::Host("/somewhere".into()),
-        read_only: ReadOnly::No,
-        propagation: Propagation::Private,
-        selinux_relabel: false,
-        options: Vec::new(),
-        uid_mappings: Vec::new(),
-        gid_mappings: Vec::new(),
-    }
-}
-
 fn paths(texts: &[&str]) -> Vec<PathBuf> {
     texts.iter().map(PathBuf::from).collect()
 }
@@ -84,24 +74,6 @@ fn set_attribute(path: &Path, name: &CStr, value: &[u8]) {
 fn errno(error: &io::Error) -> Option<i32> {
     let inner = error.source().and_then(|source| source.downcast_ref::<io::Error>());
     inner.unwrap_or(error).raw_os_error()
-}
-
-#[test]
-fn a_volume_is_wanted_where_the_request_mounts_nothing() {
-    let volumes = paths(&["/data", "/logs/", "/cache", "/var/lib/db"]);
-    let mounts = [mount("/logs"), mount("//var/./lib/x/../db/"), mount("cache"), mount("/data/inner")];
-    assert_eq!(wanted(&volumes, &mounts), paths(&["/data"]));
-}
-
-#[test]
-fn the_root_is_never_a_volume() {
-    assert_eq!(wanted(&paths(&["/", "//", "/.", "/..", "/a/.."]), &[]), paths(&[]));
-}
-
-#[test]
-fn a_volume_named_twice_is_made_once_and_outer_ones_come_first() {
-    let volumes = paths(&["/a/b/c", "/z", "/a/b", "/z/", "/a/./b"]);
-    assert_eq!(wanted(&volumes, &[]), paths(&["/z", "/a/b", "/a/b/c"]));
 }
 
 #[test]
