@@ -1,7 +1,7 @@
 //! Process 1 of a pod whose containers share one pid namespace: it does nothing, and its zombies vanish by themselves.
 //!
 //! No program of its own: a child of the monitor that never execs, so it costs a few copied pages. What a container could
-//! see through `/proc/1` is an empty read-only root, no capability and no descriptor.
+//! see through `/proc/1` is an empty read-only root, no capability, and the null device on the three standard descriptors.
 
 use std::{
     convert::Infallible,
@@ -10,7 +10,7 @@ use std::{
 
 use kernel::{
     capability::{CapSet, Capabilities, limit_bounding, set_capabilities},
-    identity,
+    descriptor, identity,
     mount::{self, FsContext, MountAttrs},
     namespace::{self, Namespaces},
     process::{CloneArgs, Never, Pid, clone3},
@@ -20,7 +20,7 @@ use nix::{fcntl::OFlag, sys::stat::Mode};
 
 use crate::{
     child,
-    launch::{During, Failure, LANDING, PodPlaces, read_filter, word_pair},
+    launch::{During, Failure, LANDING, NULL_DEVICE, PodPlaces, read_filter, word_pair},
 };
 
 /// The pod's init, from its birth on.
@@ -68,6 +68,7 @@ fn init(work: &Work<'_>) -> Never {
 fn steps(work: &Work<'_>) -> Result<Infallible, Failure> {
     let keep: Vec<BorrowedFd<'_>> = work.tasks.iter().copied().chain(work.netns).chain([work.word]).collect();
     child::newborn(&keep)?;
+    place_null().during(|| "place the null device".into())?;
     child::join_cgroups(work.tasks)?;
     if let Some(netns) = work.netns {
         namespace::setns(netns, Namespaces::NET).during(|| "join the pod's network namespace".into())?;
@@ -81,14 +82,25 @@ fn steps(work: &Work<'_>) -> Result<Infallible, Failure> {
     identity::dumpable(false).during(step)?;
     // A parent that ignores SIGCHLD has its children reaped by the kernel, adopted ones too.
     signal::ignore(nix::libc::SIGCHLD).during(|| "leave reaping to the kernel".into())?;
+    let step = || "close what the init does not need".to_owned();
+    descriptor::close_all_but(&[work.word]).during(step)?;
+    // From here on containers are let in.
     socket::send(work.word, &[child::READY], &[]).during(|| "report to the monitor".into())?;
-    kernel::descriptor::close_all_but(&[]).during(|| "close what the init does not need".into())?;
+    descriptor::close_all_but(&[]).during(step)?;
     if let Some(filter) = work.filter {
         seccomp::load(filter).during(|| "load the seccomp filter".into())?;
     }
     loop {
         nix::unistd::pause();
     }
+}
+
+/// The standard streams came from the daemon: the host's null device, and the log of the node. Whoever may trace process 1
+/// could open them again through `/proc/1/fd`. The null device of the launcher's root shows nothing of the host, and the
+/// mount it is on lets nobody change it.
+fn place_null() -> std::io::Result<()> {
+    let null = nix::fcntl::open(NULL_DEVICE, OFlag::O_RDWR | OFlag::O_CLOEXEC | OFlag::O_NOFOLLOW, Mode::empty())?;
+    descriptor::place_stdio(null.as_fd(), null.as_fd(), null.as_fd())
 }
 
 /// Stands on an empty read-only tmpfs, so that `/proc/1/root` leads nowhere.

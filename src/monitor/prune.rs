@@ -62,6 +62,9 @@ fn make_root() -> io::Result<()> {
     }
     make_special(root, Path::new(&NULL_DEVICE[1..]), Special::Char { major: 1, minor: 3 }, 0o666)?;
     mount_proc(root)?;
+    // Every copy of the null device is one file: with it writable, the root user of one container could change its mode for
+    // all of them. Copies of a mount keep this attribute; a device can be written on a read-only mount.
+    mount::mount_setattr(root, false, MountAttrs::RDONLY, MountAttrs::empty(), None)?;
     nix::unistd::fchdir(root)?;
     Ok(())
 }

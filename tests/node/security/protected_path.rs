@@ -81,6 +81,9 @@ async fn files_and_directories_of_the_image_can_be_masked_and_protected() {
         assert!(allowed || why.contains("Read-only file system"), "{path}: {why}");
     }
     assert!(scene.look(&id, &["/probe", "cat", "/etc/group"]).await.starts_with("root:"));
+    // What hides a file is one device for all containers of the node: none of them may change it.
+    let (code, why) = scene.attempt(&id, &["/probe", "chmod", "0600", "/etc/passwd"]).await;
+    assert!(code == 1 && why.contains("Read-only file system"), "{why}");
 
     // A program that is masked cannot be run.
     let mut config = probe("masked-program", &["exit", "0"]);

@@ -279,6 +279,12 @@ async fn a_shared_pid_namespace_has_an_init_that_reaps_and_hides() {
     assert!(text.lines().any(|line| line.trim_start().starts_with("1 ") && line.contains("coracle-init")), "{text}");
     let (_, text) = pod.exec(&id, &["probe", "tree", "/proc/1/root"]).await;
     assert!(text.lines().count() <= 1, "{text}");
+    // The exec has every capability, so it may look: three times the null device, and of a root that nobody can name.
+    let (how, text) = pod.exec(&id, &["probe", "tree", "/proc/1/fd"]).await;
+    let links: Vec<_> = text.lines().filter_map(|line| line.split_once(" /proc/1/fd/")).map(|(_, link)| link).collect();
+    assert_eq!((how, links), (Exit::Code(0), vec!["0 -> /null", "1 -> /null", "2 -> /null"]));
+    let (how, text) = pod.exec(&id, &["probe", "chmod", "0600", "/proc/1/fd/0"]).await;
+    assert_eq!((how, text.contains("Read-only file system")), (Exit::Code(1), true), "{text}");
     pod.monitor.kill(&id, Signal::KILL, Whole::Every).await.unwrap();
     pod.exited(&id).await;
     pod.end().await;
