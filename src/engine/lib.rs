@@ -25,6 +25,7 @@ mod orders;
 mod place;
 mod plan;
 mod prepare;
+mod proc_file;
 mod rootfs;
 pub mod seccomp;
 mod sysctl;

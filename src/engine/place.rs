@@ -24,7 +24,10 @@ use nix::{
     sys::stat::{Mode, SFlag},
 };
 
-use crate::launch::{Beside, During, Failure, NULL_DEVICE, POD_SHM, inside_path};
+use crate::{
+    launch::{Beside, During, Failure, NULL_DEVICE, POD_SHM, inside_path},
+    proc_file::may_be_covered,
+};
 
 /// Links that point to nothing, followed while making directories: as many as the kernel follows in one look-up.
 const MAX_LINKS: usize = 40;
@@ -32,19 +35,6 @@ const MAX_LINKS: usize = 40;
 /// Mode of the directories and files made for mounts to stand on.
 const DIRECTORY: u32 = 0o755;
 const FILE: u32 = 0o644;
-
-/// What may be mounted over inside /proc, since people do (lxcfs): each shows numbers and decides nothing.
-const COVERABLE: [&str; 9] = [
-    "/proc/cpuinfo",
-    "/proc/diskstats",
-    "/proc/meminfo",
-    "/proc/stat",
-    "/proc/swaps",
-    "/proc/uptime",
-    "/proc/loadavg",
-    "/proc/slabinfo",
-    "/proc/net/dev",
-];
 
 /// Does every step, in order. `old_root` is the monitor's root, where the pod's shared memory and the null device are.
 pub(crate) fn steps(
@@ -186,7 +176,7 @@ fn attach(root: BorrowedFd<'_>, it: &wire::Attach, source: BorrowedFd<'_>) -> Re
     // A file of the image's choice over /proc/self/attr/exec or the like would make the kernel's words lies.
     if is_on_proc(place.as_fd()).during(step)? && !is_on_proc(source).during(step)? {
         let by_name = path_in_root::open_no_links(root, below(&target), OpenFlags::O_PATH, 0);
-        if by_name.is_err() || !COVERABLE.iter().any(|path| Path::new(path) == target) {
+        if by_name.is_err() || !may_be_covered(&target) {
             return Err(Failure::wrong(format!("mount on {}: it is inside /proc", target.display())));
         }
     }
@@ -313,11 +303,13 @@ impl Masks<'_> {
     }
 }
 
-/// Binds a path onto itself and makes that mount read-only; its other attributes, and mounts below it, stay.
+/// Binds a path onto itself, with the mounts below it, and makes that one mount read-only. Mounts below come along, or
+/// what was mounted there would be gone from sight, and keep their own setting: a volume inside a protected directory was
+/// asked for by name. Other runtimes do the same (a recursive bind, then a remount of its top).
 fn make_readonly(root: BorrowedFd<'_>, path: &Path) -> Result<(), Failure> {
     let step = || format!("make {} read-only", path.display());
     let Some(place) = there(root, path).during(step)? else { return Ok(()) };
-    let itself = mount::open_tree_clone(place.as_fd(), Path::new(""), false).during(step)?;
+    let itself = mount::open_tree_clone(place.as_fd(), Path::new(""), true).during(step)?;
     mount::mount_setattr(itself.as_fd(), false, MountAttrs::RDONLY, MountAttrs::empty(), None).during(step)?;
     mount::move_mount(itself.as_fd(), place.as_fd()).during(step)
 }

@@ -14,23 +14,8 @@ use super::{PlanInput, clean};
 use crate::{
     Error, HostFacts, Result,
     launch_plan::{Missing, Mount, MountFlag, MountWhat},
+    proc_file::may_be_covered,
 };
-
-/// Files of `/proc` that may be covered: what LXCFS shows in their place, and two that tools replace. Everything else
-/// there is the kernel's word, which a volume must not forge.
-const PROC_EXCEPTIONS: [&str; 11] = [
-    "/proc/cpuinfo",
-    "/proc/diskstats",
-    "/proc/meminfo",
-    "/proc/stat",
-    "/proc/swaps",
-    "/proc/uptime",
-    "/proc/loadavg",
-    "/proc/slabinfo",
-    "/proc/net/dev",
-    "/proc/sys/kernel/ns_last_pid",
-    "/proc/sys/crypto/fips_enabled",
-];
 
 /// The mounts, and whether `/dev` is a filesystem of the container's own (nodes and links belong there) or the host's.
 pub(super) fn mounts(input: &PlanInput<'_>, host: &HostFacts) -> Result<(Vec<Mount>, bool)> {
@@ -84,10 +69,7 @@ fn of_request(mount: &model::Mount) -> Result<Mount> {
     if target == Path::new("/proc") && source != Path::new("/proc") {
         return Err(invalid("only the host's /proc can be mounted on /proc"));
     }
-    if target != Path::new("/proc")
-        && target.starts_with("/proc")
-        && !PROC_EXCEPTIONS.iter().any(|allowed| target == Path::new(allowed))
-    {
+    if target != Path::new("/proc") && target.starts_with("/proc") && !may_be_covered(&target) {
         return Err(invalid("it cannot be mounted because it is inside /proc"));
     }
     if !source.is_absolute() {

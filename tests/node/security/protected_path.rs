@@ -95,6 +95,62 @@ async fn files_and_directories_of_the_image_can_be_masked_and_protected() {
 
 #[tokio::test]
 #[ignore = "needs root: runs a node"]
+async fn a_protected_directory_keeps_the_mounts_below_it_and_they_their_own_setting() {
+    let mut scene = Scene::new().await;
+    let dir = scene.node.dir().join("data");
+    std::fs::create_dir_all(&dir).unwrap();
+    std::fs::write(dir.join("word"), "of the volume").unwrap();
+    let mut config = sleeper("one");
+    security(&mut config).readonly_paths = words(&["/etc"]);
+    config.mounts = vec![api::cri::v1::Mount {
+        host_path: dir.display().to_string(),
+        container_path: "/etc/app".into(),
+        ..Default::default()
+    }];
+    let id = scene.start(&config).await;
+    assert_eq!(scene.look(&id, &["/probe", "cat", "/etc/app/word"]).await, "of the volume");
+    assert_eq!(scene.look(&id, &["/probe", "cat", "/etc/hostname"]).await, "scene\n");
+    for (path, allowed) in [("/etc/new", false), ("/etc/passwd", false), ("/etc/app/new", true), ("/etc/hosts", true)] {
+        let (code, why) = scene.attempt(&id, &["/probe", "touch", path]).await;
+        assert_eq!(code == 0, allowed, "{path}: {why}");
+        assert!(allowed || why.contains("Read-only file system"), "{path}: {why}");
+    }
+    scene.finish().await;
+}
+
+#[tokio::test]
+#[ignore = "needs root: runs a node"]
+async fn numbers_of_proc_may_be_covered_and_nothing_else_of_it() {
+    let mut scene = Scene::new().await;
+    let file = scene.node.dir().join("shown");
+    std::fs::write(&file, "of the volume").unwrap();
+    let over = |name: &str, paths: &[&str]| {
+        let mut config = sleeper(name);
+        security(&mut config).readonly_paths = words(READ_ONLY);
+        config.mounts = paths
+            .iter()
+            .map(|path| api::cri::v1::Mount {
+                host_path: file.display().to_string(),
+                container_path: (*path).into(),
+                ..Default::default()
+            })
+            .collect();
+        config
+    };
+    let covered = ["/proc/meminfo", "/proc/uptime", "/proc/sys/kernel/ns_last_pid"];
+    let id = scene.start(&over("numbers", &covered)).await;
+    for path in covered {
+        assert_eq!(scene.look(&id, &["/probe", "cat", path]).await, "of the volume", "{path}");
+    }
+    for path in ["/proc/net/dev", "/proc/sys/kernel/hostname", "/proc/self/attr/exec", "/proc/1/environ", "/proc/x"] {
+        let refused = scene.try_create(&over("refused", &[path])).await.unwrap_err();
+        assert_eq!(refused.code(), tonic::Code::InvalidArgument, "{path}: {refused}");
+    }
+    scene.finish().await;
+}
+
+#[tokio::test]
+#[ignore = "needs root: runs a node"]
 async fn a_read_only_root_has_writable_islands_only_where_they_were_asked_for() {
     let mut scene = Scene::new().await;
     let mut config = sleeper("one");
