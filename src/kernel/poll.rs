@@ -2,12 +2,14 @@
 
 use std::{
     io,
-    os::fd::{AsFd, BorrowedFd},
+    os::fd::{AsFd, AsRawFd, BorrowedFd},
     time::Duration,
 };
 
 use bitflags::bitflags;
 use nix::sys::epoll::{self, EpollCreateFlags, EpollEvent, EpollFlags, EpollTimeout};
+
+use crate::{memory, sys::check};
 
 bitflags! {
     /// What to wait for. Errors and hang-ups are always told. Level-triggered: told again until it is dealt with.
@@ -87,6 +89,34 @@ impl Epoll {
         };
         Ok(())
     }
+
+    /// Waits until something happens, however long that takes, and forgets meanwhile which pages of the program's code and
+    /// constants were used so far: they stay in the file's memory, which all processes of the program share, and are
+    /// mapped again when they are needed (some microseconds for sixteen pages). A process that sleeps nearly always, and
+    /// of which a node has hundreds, otherwise keeps a page table, and a share, of everything it ever ran.
+    ///
+    /// Forgetting is the last act before the sleep. Between the two no function is called but the one that makes system
+    /// calls: each would bring back sixteen pages, and programs without optimisation call many.
+    pub fn rest(&self, events: &mut Events) -> io::Result<()> {
+        events.found = 0;
+        let Some((program, length)) = memory::program() else { return self.wait(events, None) };
+        let (epoll, room, count) = (self.0.0.as_raw_fd(), events.room.as_mut_ptr(), events.room.len());
+        let (forget, forever, no_mask) = (libc::MADV_DONTNEED, -1, std::ptr::null::<libc::sigset_t>());
+        // SAFETY: this range is the program's own read-only mapping of its file: dropping a page of it loses nothing, the
+        // next touch, of this very function too, maps the same bytes again.
+        let forgotten = unsafe { libc::syscall(libc::SYS_madvise, program, length, forget) };
+        // SAFETY: the kernel writes at most `count` events to `room`, which has place for as many (nix promises that its
+        // event is the kernel's) and is borrowed by us alone; no signal mask is given.
+        let found = unsafe { libc::syscall(libc::SYS_epoll_pwait, epoll, room, count, forever, no_mask, 0_usize) };
+        // A range that cannot be forgotten costs memory and nothing else.
+        let _ = forgotten;
+        match check(found) {
+            Ok(found) => events.found = found as usize,
+            Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+            Err(error) => return Err(error),
+        }
+        Ok(())
+    }
 }
 
 impl AsFd for Epoll {
@@ -150,6 +180,17 @@ mod tests {
 
         poll.remove(read.as_fd()).unwrap();
         assert_eq!(poll.remove(read.as_fd()).unwrap_err().raw_os_error(), Some(libc::ENOENT));
+    }
+
+    #[test]
+    fn a_program_that_rested_goes_on_with_what_happened() {
+        let (read, write) = nix::unistd::pipe().unwrap();
+        let poll = Epoll::new().unwrap();
+        poll.add(read.as_fd(), 7, Interest::READ).unwrap();
+        nix::unistd::write(&write, b"x").unwrap();
+        let mut events = Events::with_room(4);
+        poll.rest(&mut events).unwrap();
+        assert_eq!(events.iter().map(|event| event.token).collect::<Vec<_>>(), [7]);
     }
 
     #[test]

@@ -98,7 +98,7 @@ impl Launcher {
     fn serve(&mut self) -> io::Result<()> {
         let mut events = Events::with_room(8);
         while !(self.retired && self.monitors.is_empty()) {
-            self.epoll.wait(&mut events, None)?;
+            self.epoll.rest(&mut events)?;
             for event in events.iter() {
                 match event.token {
                     event::LISTENER => self.accept(),
@@ -109,7 +109,6 @@ impl Launcher {
             }
             // Idle for minutes between two pods: what one took is given back at once.
             kernel::memory::give_back_free_pages();
-            kernel::memory::forget_program_pages();
         }
         Ok(())
     }

@@ -126,12 +126,13 @@ impl Pod {
         let mut events = Events::with_room(16);
         let mut tidy = true;
         while !(self.ending && self.end_asker.is_none() && self.daemon.is_flushed()) {
-            let timeout = match (self.next_deadline(), tidy) {
-                (Some(deadline), _) => Some(deadline.saturating_duration_since(Instant::now())),
-                (None, false) => Some(QUIET),
-                (None, true) => None,
-            };
-            self.epoll.wait(&mut events, timeout)?;
+            match self.next_deadline() {
+                Some(deadline) => {
+                    self.epoll.wait(&mut events, Some(deadline.saturating_duration_since(Instant::now())))?;
+                }
+                None if tidy => self.epoll.rest(&mut events)?,
+                None => self.epoll.wait(&mut events, Some(QUIET))?,
+            }
             let mut quiet = true;
             for event in events.iter() {
                 quiet = false;
@@ -141,7 +142,6 @@ impl Pod {
             if quiet && !tidy {
                 kernel::memory::give_back_free_pages();
                 kernel::memory::give_back_unused_stack();
-                kernel::memory::forget_program_pages();
             }
             tidy = quiet;
         }
