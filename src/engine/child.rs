@@ -149,7 +149,7 @@ fn container_steps(work: &ContainerWork<'_>) -> Result<Infallible, Failure> {
     descriptor::close_all_but(&keep).during(|| "close what is not the container's".into())?;
     set_limits(work.process)?;
     take_identity(work.process)?;
-    enter_cwd(&work.process.cwd)?;
+    enter_cwd(work.process)?;
 
     socket::send(work.word, &[READY], &last).during(|| "report to the monitor".into())?;
     drop(terminal);
@@ -172,7 +172,7 @@ fn enter_steps(work: &EnterWork<'_>) -> Result<Infallible, Failure> {
     descriptor::close_all_but(&[work.word]).during(|| "close what is not the container's".into())?;
     set_limits(work.process)?;
     take_identity(work.process)?;
-    enter_cwd(&work.process.cwd)?;
+    enter_cwd(work.process)?;
     run(work.process)
 }
 
@@ -274,10 +274,17 @@ fn loads_by_privilege(process: &ReadyProcess) -> bool {
     process.filter.is_some() && !process.no_new_privs
 }
 
-/// As the final user: a directory that this user may not enter is an error, though root could have.
-fn enter_cwd(cwd: &Path) -> Result<(), Failure> {
+/// As the program itself would: a directory that its user may not enter is an error, though root could have. Until exec
+/// this process holds all that root's program would; of another user's only the ambient capabilities stay, and the rest
+/// must not help it in.
+fn enter_cwd(process: &ReadyProcess) -> Result<(), Failure> {
+    let cwd = &process.cwd;
     let step = || format!("enter the working directory {}", cwd.display());
+    let held = capability::capabilities().during(|| "read capabilities".into())?;
+    let effective = if process.uid == 0 { held.effective } else { held.effective.intersection(process.ambient) };
+    capability::set_capabilities(Capabilities { effective, ..held }).during(|| "lower capabilities".into())?;
     nix::unistd::chdir(cwd).during(step)?;
+    capability::set_capabilities(held).during(|| "raise capabilities".into())?;
     // A path through a descriptor of ours would lead out of the container; none is left, and this would show it.
     match nix::unistd::getcwd() {
         Ok(here) if here.is_absolute() => Ok(()),

@@ -134,6 +134,12 @@ pub enum Error {
         /// `shared`, or `shared or slave`.
         want: &'static str,
     },
+    /// The pod's monitor could not bring the container up to its start.
+    #[error(transparent)]
+    Launch {
+        /// What the monitor says.
+        source: link::Error,
+    },
     /// A descriptor or fact of this host could not be had.
     #[error("{act}")]
     Host {
@@ -165,8 +171,20 @@ impl Error {
             | Error::Rootfs { source, .. }
             | Error::MountSource { source, .. }
             | Error::Host { source, .. } => of_io(source),
+            Error::Launch { source } => of_launch(source),
             Error::NoCgroups => Class::Internal,
         }
+    }
+}
+
+/// What the kernel says of a path is the request's affair: a launch looks up no others than those that the request or its
+/// image names (mount points, devices, the working directory), in the container's own root.
+fn of_launch(error: &link::Error) -> Class {
+    match error.errno() {
+        Some(
+            libc::ENOENT | libc::ENOTDIR | libc::EISDIR | libc::EACCES | libc::ELOOP | libc::ENAMETOOLONG | libc::EROFS,
+        ) => Class::Invalid,
+        _ => error.class(),
     }
 }
 

@@ -39,8 +39,8 @@ pub struct Prepared {
 impl Prepared {
     /// Hands it to the pod's monitor, which brings it up to just before `exec`. Returns the waiting process, as the
     /// host numbers it.
-    pub async fn send(self, monitor: &link::Monitor) -> link::Result<i32> {
-        monitor.create(self.launch, self.fds).await
+    pub async fn send(self, monitor: &link::Monitor) -> Result<i32> {
+        monitor.create(self.launch, self.fds).await.map_err(|source| Error::Launch { source })
     }
 }
 

@@ -106,3 +106,43 @@ async fn a_working_directory_is_made_and_never_outside_of_the_container() {
     assert_eq!((ended.status.exit_code, &stat["mode"], &stat["uid"]), (0, &json!("0755"), &json!(0)));
     scene.finish().await;
 }
+
+#[tokio::test]
+#[ignore = "needs root: runs a node"]
+async fn a_working_directory_must_be_one_that_the_user_may_enter() {
+    const IMAGE: &str = "localhost/coracle/cwd:2";
+    let mut node = testkit::TempNode::prepare(Default::default());
+    support::import(node.dir(), support::probe().build().archive(PROBE)).await;
+    let layer = testkit::Layer::new().directory("root-only", 0o700).file("file", 0o644, b"").link("to-file", "/file");
+    support::import(node.dir(), support::probe().layer(layer).build().archive(IMAGE)).await;
+    node.start_daemon();
+    let mut scene = Scene::on(node, |_| ()).await;
+    let at = |name: &str, dir: &str, user: i64| {
+        let mut config = of_image(name, IMAGE, &["report"]);
+        config.working_dir = dir.into();
+        security(&mut config).run_as_user = Some(api::cri::v1::Int64Value { value: user });
+        config
+    };
+    for (name, dir, user) in [
+        ("file", "/file", 0),
+        ("link", "/to-file", 0),
+        ("below-file", "/file/below", 0),
+        ("not-of-the-user", "/root-only", 1000),
+        ("below-what-is-not-of-the-user", "/root-only/below", 1000),
+    ] {
+        let refused = scene.try_create(&at(name, dir, user)).await.unwrap_err();
+        assert_eq!(refused.code(), tonic::Code::InvalidArgument, "{name}: {refused}");
+        assert!(refused.message().contains(&format!("working directory {dir}")), "{refused}");
+    }
+    assert_eq!(scene.report(&at("root", "/root-only", 0)).await["cwd"], "/root-only");
+
+    // A volume that its owner alone may enter, as kubelets make for a user of the pod.
+    let dir = scene.node.dir().join("owned");
+    std::fs::create_dir(&dir).unwrap();
+    std::os::unix::fs::chown(&dir, Some(1000), Some(1000)).unwrap();
+    std::fs::set_permissions(&dir, std::os::unix::fs::PermissionsExt::from_mode(0o700)).unwrap();
+    let mut config = at("owner", "/owned", 1000);
+    config.mounts = vec![super::mount::bind(&dir, "/owned")];
+    assert_eq!(scene.report(&config).await["cwd"], "/owned");
+    scene.finish().await;
+}
