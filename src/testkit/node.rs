@@ -42,6 +42,8 @@ pub struct NodeOptions {
     pub config: String,
     /// More lines for the `[images]` table.
     pub images: String,
+    /// More lines for the `[engine]` table.
+    pub engine: String,
     /// Environment of the daemon, beside ours.
     pub environment: Vec<(String, String)>,
 }
@@ -249,7 +251,7 @@ impl TempNode {
         format!(
             "[network]\nbridge = \"{bridge}\"\nsubnet_v4 = \"10.{a}.{b}.0/24\"\nsubnet_v6 = \"fd{c:02x}:{d:02x}{e:02x}:{f:02x}{g:02x}::/64\"\n\
              netns_dir = \"{dir}/netns\"\n\n\
-             [engine]\ncgroup_root = \"{cgroup_root}\"\n\n\
+             [engine]\ncgroup_root = \"{cgroup_root}\"\n{engine}\n\n\
              [images]\nconfig_path = [\"{dir}/certs.d\"]\n{images}\n{more}\n",
             bridge = self.bridge(),
             a = 128 + bytes[0] % 128,
@@ -261,6 +263,7 @@ impl TempNode {
             g = bytes[6],
             dir = self.dir.display(),
             cgroup_root = self.cgroup_root(),
+            engine = self.options.engine,
             images = self.options.images,
             more = self.options.config,
         )

@@ -3,8 +3,13 @@
 use std::{fs, path::PathBuf};
 
 use api::cri::v1::{ContainerConfig, LinuxContainerResources};
+use testkit::{NodeOptions, eventually};
 
-use crate::scene::{Scene, probe, security, sleeper};
+use crate::{
+    log_file::{self, Stream},
+    scene::{SOON, Scene, probe, security, sleeper},
+    support,
+};
 
 /// Changes what a container may use.
 fn limited(mut config: ContainerConfig, resources: LinuxContainerResources) -> ContainerConfig {
@@ -90,5 +95,27 @@ async fn a_container_without_memory_is_told_to_have_been_killed_for_it() {
     scene.stop(&killed, 0).await;
     let status = scene.status(&killed).await;
     assert_eq!((status.exit_code, status.reason.as_str()), (137, "Error"));
+    scene.finish().await;
+}
+
+#[tokio::test]
+#[ignore = "needs root: runs a node"]
+async fn a_container_and_a_pod_have_no_more_processes_than_their_limits_say() {
+    let engine = "container_pids = 12\npod_pids = 20".to_owned();
+    let node = support::node_with(NodeOptions { engine, ..NodeOptions::default() }).await;
+    let mut scene = Scene::on(node, |_| ()).await;
+    // Each tries more children than it may have, and is a process itself; the pod's limit leaves the second less.
+    for (name, children) in [("first", 11), ("second", 7)] {
+        let config = probe(name, &["children", "30"]);
+        let id = scene.start(&config).await;
+        let started = eventually(SOON, "the probe has started all it can", || {
+            let said = log_file::text(&scene.log(&config), Stream::Stdout);
+            said.lines().find_map(|line| line.strip_prefix("started ")?.parse::<u32>().ok()).ok_or(said)
+        });
+        assert_eq!(started, children, "{name}");
+        let pid = scene.pid(&id).await;
+        let (limit, want) = of_cgroup(pid, ("pids", "pids.max", "12"), ("pids.max", "12"));
+        assert_eq!(limit, want);
+    }
     scene.finish().await;
 }
