@@ -3,14 +3,9 @@
 //! Both files come from an image: they may be absent, huge, or nonsense. They are opened beneath the container's root,
 //! read up to a cap, and lines that make no sense are passed over, as the C library does.
 
-use std::{
-    fs::File,
-    io,
-    os::fd::{BorrowedFd, OwnedFd},
-    path::Path,
-};
+use std::{collections::BTreeSet, io, os::fd::BorrowedFd, path::Path};
 
-use kernel::path_in_root::{OpenFlags, open_in_root, read_limited};
+use kernel::path_in_root::read_regular;
 use model::{GroupsPolicy, RunAs, UserChoice};
 
 use crate::{Error, Result, launch_plan::User};
@@ -20,6 +15,9 @@ const MAX_FILE: usize = 8 << 20;
 
 /// Largest id that is accepted: the kubelet's own bound.
 const MAX_ID: u32 = i32::MAX as u32;
+
+/// Most groups of a process: the kernel's `NGROUPS_MAX`.
+const MAX_GROUPS: usize = 65536;
 
 /// What the two files say.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
@@ -72,16 +70,23 @@ impl Accounts {
             UserChoice::Image => self.by_image(image_user)?,
         };
         let gid = run_as.group.map_or(Ok(gid), |gid| checked_id("run_as_group", gid))?;
-        let mut groups = vec![gid];
+        let (mut groups, mut known) = (vec![gid], BTreeSet::from([gid]));
         let of_image = match run_as.groups_policy {
             GroupsPolicy::Merge => name.map(|name| self.groups_of(&name)).unwrap_or_default(),
             GroupsPolicy::Strict => Vec::new(),
         };
         for group in run_as.supplemental_groups.iter().copied().chain(of_image) {
             let group = checked_id("supplemental_groups", group)?;
-            if !groups.contains(&group) {
+            if known.insert(group) {
                 groups.push(group);
             }
+        }
+        if groups.len() > MAX_GROUPS {
+            return Err(Error::Invalid {
+                field: "supplemental_groups",
+                value: format!("{} groups with those of the image", groups.len()),
+                want: "at most 65536",
+            });
         }
         Ok(User { uid, gid, groups })
     }
@@ -176,24 +181,16 @@ fn lines(file: &[u8]) -> impl Iterator<Item = &str> {
 }
 
 fn read(root: BorrowedFd<'_>, file: &'static str) -> Result<Vec<u8>> {
-    read_regular(root, Path::new(file)).or_else(|source| match source.kind() {
+    read_regular(root, Path::new(file), MAX_FILE).or_else(|source| match source.kind() {
         io::ErrorKind::NotFound | io::ErrorKind::NotADirectory => Ok(Vec::new()),
         _ => Err(Error::Accounts { file, source }),
     })
 }
 
-fn read_regular(root: BorrowedFd<'_>, path: &Path) -> io::Result<Vec<u8>> {
-    // NONBLOCK: an image may have a named pipe there, and nobody at its other end.
-    let flags = OpenFlags::O_RDONLY | OpenFlags::O_NONBLOCK | OpenFlags::O_NOCTTY;
-    let file = File::from(open_in_root(root, path, flags, 0)?);
-    if !file.metadata()?.is_file() {
-        return Err(io::Error::new(io::ErrorKind::InvalidInput, "not a regular file"));
-    }
-    read_limited(OwnedFd::from(file), MAX_FILE)
-}
-
 #[cfg(test)]
 mod tests {
+    use std::os::fd::AsFd;
+
     use super::*;
 
     const PASSWD: &[u8] = b"root:x:0:0:root:/root:/bin/sh\n# comment\nnonsense\n:x:5:5::/:\nbig:x:4294967295:1::/:\n\
@@ -240,6 +237,25 @@ mod tests {
         assert_eq!(accounts().user(&choice, "").unwrap(), user(1000, 1001, &[1001, 9, 50, 60]));
         let strict = RunAs { groups_policy: GroupsPolicy::Strict, ..choice };
         assert_eq!(accounts().user(&strict, "").unwrap(), user(1000, 1001, &[1001, 9]));
+    }
+
+    #[test]
+    fn more_groups_than_the_kernel_takes_are_refused() {
+        let file: String = (0..70_000).map(|gid| format!("g{gid}:x:{gid}:web\n")).collect();
+        let accounts = Accounts::parse(PASSWD, file.as_bytes());
+        let refused = accounts.user(&RunAs::default(), "web");
+        assert!(matches!(refused, Err(Error::Invalid { field: "supplemental_groups", .. })), "{refused:?}");
+    }
+
+    #[test]
+    fn what_is_no_file_is_not_opened() {
+        let root = tempfile::tempdir().unwrap();
+        std::fs::create_dir(root.path().join("etc")).unwrap();
+        // A pipe nobody writes to: opening it would be acting on it, and reading it would never end.
+        nix::unistd::mkfifo(&root.path().join("etc/passwd"), nix::sys::stat::Mode::S_IRUSR).unwrap();
+        let dir = std::fs::File::open(root.path()).unwrap();
+        let refused = Accounts::read(dir.as_fd());
+        assert!(matches!(refused, Err(Error::Accounts { file: "/etc/passwd", .. })), "{refused:?}");
     }
 
     #[test]

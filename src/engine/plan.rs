@@ -155,13 +155,8 @@ pub fn clean(path: &Path) -> PathBuf {
 }
 
 fn clean_all(paths: &[PathBuf]) -> Vec<PathBuf> {
-    let mut cleaned = Vec::with_capacity(paths.len());
-    for path in paths.iter().map(|path| clean(path)) {
-        if !cleaned.contains(&path) {
-            cleaned.push(path);
-        }
-    }
-    cleaned
+    let mut known = HashSet::with_capacity(paths.len());
+    paths.iter().map(|path| clean(path)).filter(|path| known.insert(path.clone())).collect()
 }
 
 /// What has its place in the plan and is not built yet. Named here, one by one, so that nothing is dropped in silence.

@@ -1,6 +1,9 @@
 //! The first process: arguments, environment, working directory, limits.
 
-use std::path::PathBuf;
+use std::{
+    collections::{HashMap, hash_map::Entry},
+    path::PathBuf,
+};
 
 use super::{PlanInput, clean};
 use crate::{
@@ -58,20 +61,23 @@ fn args(input: &PlanInput<'_>) -> Result<Vec<String>> {
 
 /// Later ones win: defaults, host name, image, request. A name keeps the place where it came first.
 fn env(input: &PlanInput<'_>, user: &User) -> Vec<EnvLine> {
-    let mut env: Vec<EnvLine> = Vec::new();
-    let mut set = |line: EnvLine| match env.iter_mut().find(|known| known.name() == line.name()) {
-        Some(known) => *known = line,
-        None => env.push(line),
+    let (mut env, mut places) = (Vec::new(), HashMap::new());
+    let mut set = |name: &str, value: &[u8]| match places.entry(name.to_owned()) {
+        Entry::Occupied(place) => env[*place.get()] = EnvLine::new(name, value),
+        Entry::Vacant(place) => {
+            place.insert(env.len());
+            env.push(EnvLine::new(name, value));
+        }
     };
-    set(EnvLine::new("PATH", PATH.as_bytes()));
+    set("PATH", PATH.as_bytes());
     if input.container.tty {
-        set(EnvLine::new("TERM", b"xterm"));
+        set("TERM", b"xterm");
     }
-    set(EnvLine::new("HOSTNAME", input.hostname.as_bytes()));
+    set("HOSTNAME", input.hostname.as_bytes());
     for var in input.image.env.iter().chain(&input.container.envs) {
-        set(EnvLine::new(&var.name, &var.value));
+        set(&var.name, &var.value);
     }
-    if !env.iter().any(|line| line.name() == b"HOME") {
+    if !places.contains_key("HOME") {
         env.push(EnvLine::new("HOME", input.accounts.home(user.uid).unwrap_or("/").as_bytes()));
     }
     env
