@@ -18,7 +18,16 @@ const ALL_MAX: usize = 6 << 20;
 pub(crate) fn words(field: &Field<'_>, words: Vec<String>) -> Result<Vec<String>, Error> {
     let together: usize = words.iter().map(|word| word.len() + 1).sum();
     fits(field, together)?;
-    words.into_iter().enumerate().map(|(i, word)| text::text(&field.index(i), word, ARGUMENT_MAX)).collect()
+    words.into_iter().enumerate().map(|(i, word)| argument(&field.index(i), word)).collect()
+}
+
+/// One word, which errors do not repeat: commands carry passwords, and errors are logged.
+fn argument(field: &Field<'_>, word: String) -> Result<String, Error> {
+    let bytes = word.len();
+    text::text(field, word, ARGUMENT_MAX).map_err(|_| {
+        let want = format!("at most {ARGUMENT_MAX} bytes, and no NUL byte among them");
+        Error::invalid(field, format_args!("{bytes} bytes"), want)
+    })
 }
 
 /// Environment variables, in order. A name twice is as the client wants it: the later wins.
@@ -40,7 +49,8 @@ fn variable(field: &Field<'_>, env: v1::KeyValue) -> Result<EnvVar, Error> {
         return Err(Error::invalid(&field, format_args!("{} bytes", env.value.len()), want));
     }
     if env.value.contains(&0) {
-        return Err(Error::invalid(&field, String::from_utf8_lossy(&env.value), "no NUL byte"));
+        // Not repeated: it may well be a secret, and errors are logged.
+        return Err(Error::invalid(&field, format_args!("{} bytes", env.value.len()), "no NUL byte"));
     }
     Ok(EnvVar { name, value: env.value })
 }
