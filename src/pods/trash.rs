@@ -4,7 +4,10 @@
 //! meanwhile; nobody should wait for it in a call.
 
 use std::{
-    path::PathBuf,
+    fs::{self, Permissions},
+    io,
+    os::unix::fs::PermissionsExt,
+    path::{Path, PathBuf},
     sync::mpsc::{Receiver, SyncSender, sync_channel},
     thread,
 };
@@ -16,8 +19,11 @@ pub(crate) struct TrashBin {
 
 impl TrashBin {
     /// Starts the thread; what an earlier daemon left in `trash` is deleted first.
-    pub(crate) fn start(trash: PathBuf) -> std::io::Result<Self> {
-        std::fs::create_dir_all(&trash)?;
+    pub(crate) fn start(trash: PathBuf) -> io::Result<Self> {
+        fs::create_dir_all(&trash)?;
+        // Closed to the host's users, as the directory of the containers is: a container's set-id programs are in here.
+        // An earlier release may have left it open.
+        fs::set_permissions(&trash, Permissions::from_mode(0o700))?;
         // One wake-up may wait: it covers everything thrown away before it is taken.
         let (wake, asleep) = sync_channel(1);
         thread::Builder::new().name("trash".to_owned()).spawn(move || empty(&trash, &asleep))?;
@@ -32,13 +38,28 @@ impl TrashBin {
     }
 }
 
-fn empty(trash: &std::path::Path, asleep: &Receiver<()>) {
+fn empty(trash: &Path, asleep: &Receiver<()>) {
     while asleep.recv().is_ok() {
-        let Ok(entries) = std::fs::read_dir(trash) else { continue };
+        let Ok(entries) = fs::read_dir(trash) else { continue };
         for entry in entries.flatten() {
-            if let Err(error) = std::fs::remove_dir_all(entry.path()) {
+            if let Err(error) = fs::remove_dir_all(entry.path()) {
                 tracing::warn!(path = %entry.path().display(), %error, "delete what was thrown away");
             }
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn nobody_else_looks_into_the_trash() {
+        let dir = tempfile::tempdir().unwrap();
+        let trash = dir.path().join("trash");
+        fs::create_dir(&trash).unwrap();
+        fs::set_permissions(&trash, Permissions::from_mode(0o755)).unwrap();
+        TrashBin::start(trash.clone()).unwrap();
+        assert_eq!(fs::metadata(&trash).unwrap().permissions().mode() & 0o777, 0o700);
     }
 }
