@@ -83,7 +83,7 @@ fn bring(shelf: &Arc<Shelf>, archive: impl Read) -> Result<Brought> {
     let mut brought = Brought { files: HashMap::new(), links: HashMap::new(), claims: Vec::new() };
     let mut buffer = vec![0; 256 << 10];
     while let Some(entry) = stream.next().map_err(refuse)? {
-        let Entry { path, target, kind, .. } = entry;
+        let Entry { path, target, kind, size, .. } = entry;
         let Ok(path) = String::from_utf8(path) else { continue };
         let path = resolved("", &path);
         match kind {
@@ -98,11 +98,16 @@ fn bring(shelf: &Arc<Shelf>, archive: impl Read) -> Result<Brought> {
             _ => continue,
         }
         let mut incoming = shelf.blobs.begin()?;
-        loop {
-            match stream.read_content(&mut buffer).map_err(refuse)? {
-                0 => break,
-                n => incoming.write(&buffer[..n])?,
+        let mut read = 0;
+        while let Some((at, bytes)) = stream.read_content(&mut buffer).map_err(refuse)? {
+            if at != read {
+                break;
             }
+            incoming.write(&buffer[..bytes])?;
+            read += bytes as u64;
+        }
+        if read != size {
+            return Err(Error::Archive { why: format!("{path} is a sparse file: no document and no layer is one") });
         }
         let finished = incoming.finish();
         let file = (finished.digest.clone(), finished.bytes);

@@ -1,15 +1,19 @@
 //! Reads a tar as a stream, with bounds on everything that an archive could make grow.
 //!
 //! Understands what builders write: old V7, ustar, GNU long names and base-256 numbers, PAX paths, sizes, owners, times
-//! and extended attributes. Sparse files and types that no layer has are refused by name. Of the `tar` crate only the
-//! layout of the header is used: its own reader takes names of any length into memory and cuts binary attributes at a
+//! and extended attributes, and sparse files in every form. Types that no layer has are refused by name. Of the `tar`
+//! crate only the layout of the headers is used: its own reader takes names of any length into memory and cuts binary attributes at a
 //! line's end.
 
 use std::io::{self, Read};
 
-use tar::Header;
+use tar::{GnuExtSparseHeader, Header};
 
 use crate::Fault;
+
+mod sparse;
+
+use sparse::{List, Part, Pieces};
 
 /// Headers and contents come in blocks of this many bytes.
 const BLOCK: u64 = 512;
@@ -44,7 +48,7 @@ pub(crate) struct Entry {
     pub(crate) gid: u32,
     /// Seconds since 1970, and nanoseconds.
     pub(crate) modified: (i64, u32),
-    /// Bytes of a file.
+    /// Bytes of a file, with its holes.
     pub(crate) size: u64,
     /// Names and values.
     pub(crate) xattrs: Vec<(Vec<u8>, Vec<u8>)>,
@@ -57,6 +61,8 @@ pub(crate) struct TarStream<R> {
     /// Bytes of the current entry that were not read yet, without and with what fills its last block.
     content: u64,
     padding: u64,
+    /// Where in the file the unread content belongs.
+    pieces: Pieces,
     headers: u64,
     most_headers: u64,
     ended: bool,
@@ -72,12 +78,13 @@ struct Said {
     gid: Option<u32>,
     modified: Option<(i64, u32)>,
     xattrs: Vec<(Vec<u8>, Vec<u8>)>,
+    sparse: sparse::Said,
 }
 
 impl<R: Read> TarStream<R> {
     /// Begins an archive that may have `most_headers` entries, counting those that only describe others.
     pub(crate) fn new(reader: R, most_headers: u64) -> Self {
-        Self { reader, content: 0, padding: 0, headers: 0, most_headers, ended: false }
+        Self { reader, content: 0, padding: 0, pieces: Pieces::default(), headers: 0, most_headers, ended: false }
     }
 
     /// The next entry; what is left of the one before is skipped. `None` at the archive's end.
@@ -85,7 +92,7 @@ impl<R: Read> TarStream<R> {
         let mut said = Said::default();
         loop {
             self.skip(self.content + self.padding)?;
-            (self.content, self.padding) = (0, 0);
+            (self.content, self.padding, self.pieces) = (0, 0, Pieces::default());
             let Some(header) = self.header()? else { return Ok(None) };
             self.headers += 1;
             if self.headers > self.most_headers {
@@ -98,6 +105,7 @@ impl<R: Read> TarStream<R> {
                     let records = self.document(size, LARGEST_PAX, "PAX records larger than 1 MiB")?;
                     // Only the last set counts: nothing may add up over headers that describe headers.
                     said.xattrs.clear();
+                    said.sparse = sparse::Said::default();
                     said.take_pax(&records)?;
                 }
                 b'g' => {
@@ -110,17 +118,17 @@ impl<R: Read> TarStream<R> {
         }
     }
 
-    /// Reads from the content of the current entry; 0 at its end.
-    pub(crate) fn read_content(&mut self, buffer: &mut [u8]) -> Result<usize, Fault> {
-        let wanted = usize::try_from(self.content).unwrap_or(usize::MAX).min(buffer.len());
-        if wanted == 0 {
-            return Ok(0);
-        }
+    /// Reads from the content of the current entry: where in the file the bytes belong, and how many they are. `None` at
+    /// its end; what is left out up to [`Entry::size`] is a hole. The buffer must not be empty.
+    pub(crate) fn read_content(&mut self, buffer: &mut [u8]) -> Result<Option<(u64, usize)>, Fault> {
+        let Some((at, length)) = self.pieces.next() else { return Ok(None) };
+        let wanted = usize::try_from(length).unwrap_or(usize::MAX).min(buffer.len());
         match retry(|| self.reader.read(&mut buffer[..wanted])).map_err(stream_fault)? {
             0 => Err(Fault::Archive { why: "it ends within an entry" }),
             n => {
                 self.content -= n as u64;
-                Ok(n)
+                self.pieces.advance(n as u64);
+                Ok(Some((at, n)))
             }
         }
     }
@@ -134,7 +142,7 @@ impl<R: Read> TarStream<R> {
 
     fn entry(&mut self, header: &Header, size: u64, said: Said) -> Result<Entry, Fault> {
         let old = header.as_old();
-        let path = said.path.unwrap_or_else(|| path_of(header));
+        let mut path = said.path.unwrap_or_else(|| path_of(header));
         let named = |why| Fault::Entry { path: String::from_utf8_lossy(&path).chars().take(200).collect(), why };
         let device = || {
             let ustar = header.as_ustar();
@@ -150,36 +158,88 @@ impl<R: Read> TarStream<R> {
         let kind = match old.linkflag[0] {
             // Before ustar, a slash at the end made a directory.
             0 | b'0' | b'7' if path.ends_with(b"/") => Kind::Directory,
-            0 | b'0' | b'7' => Kind::File,
+            0 | b'0' | b'7' | b'S' => Kind::File,
             b'1' => Kind::HardLink,
             b'2' => Kind::Symlink,
             b'3' => device().map(|(major, minor)| Kind::Character { major, minor })?,
             b'4' => device().map(|(major, minor)| Kind::Block { major, minor })?,
             b'5' => Kind::Directory,
             b'6' => Kind::Fifo,
-            b'S' => return Err(named("it is a sparse file, which layers do not have")),
             _ => return Err(named("it is of a type that layers do not have")),
         };
-        // Only a file has content. What other entries say about a size describes what they stand for.
-        let size = if matches!(old.linkflag[0], 0 | b'0' | b'7') { said.size.unwrap_or(size) } else { 0 };
         let id = |field: &[u8; 8], said: Option<u32>, why| match said {
             Some(id) => Ok(id),
             None => number(field).and_then(|id| u32::try_from(id).ok()).ok_or_else(|| named(why)),
         };
-        let entry = Entry {
+        let (uid, gid) = (
+            id(&old.uid, said.uid, "its owner is not a user id")?,
+            id(&old.gid, said.gid, "its group is not a group id")?,
+        );
+        // Only a file has content. What other entries say about a size describes what they stand for.
+        let mut size = if matches!(old.linkflag[0], 0 | b'0' | b'7' | b'S') { said.size.unwrap_or(size) } else { 0 };
+        self.content = size;
+        self.padding = size.checked_next_multiple_of(BLOCK).ok_or(Fault::Archive { why: "a size is absurd" })? - size;
+        if kind == Kind::File {
+            let (name, real_size) = self.begin_content(header, said.sparse)?;
+            (path, size) = (name.unwrap_or(path), real_size);
+        }
+        Ok(Entry {
             target: said.target.unwrap_or_else(|| until_nul(&old.linkname).to_vec()),
             kind,
             mode: u32::try_from(number(&old.mode).unwrap_or(0) & 0o7777).unwrap_or(0),
-            uid: id(&old.uid, said.uid, "its owner is not a user id")?,
-            gid: id(&old.gid, said.gid, "its group is not a group id")?,
+            uid,
+            gid,
             modified: said.modified.unwrap_or_else(|| (signed(&old.mtime), 0)),
             size,
             xattrs: said.xattrs,
             path,
+        })
+    }
+
+    /// Finds out which bytes of a file the content holds: its name, where the sparse list tells another, and its size.
+    fn begin_content(&mut self, header: &Header, said: sparse::Said) -> Result<(Option<Vec<u8>>, u64), Fault> {
+        let wrong = |why| Fault::Archive { why };
+        if header.as_old().linkflag[0] == b'S' {
+            let gnu = header.as_gnu().ok_or(wrong("a sparse file's header is not GNU's"))?;
+            let size = number(&gnu.realsize).ok_or(wrong("the size of a sparse file is not a number"))?;
+            let Part { pieces: mut list, mut goes_on } = Part::of_header(gnu).map_err(wrong)?;
+            let mut blocks = 0;
+            while goes_on {
+                blocks += 1;
+                if blocks > sparse::LARGEST_LIST / BLOCK {
+                    return Err(wrong("the list of a sparse file is longer than 1 MiB"));
+                }
+                let mut block = GnuExtSparseHeader::new();
+                if self.fill(block.as_mut_bytes())? < block.as_bytes().len() {
+                    return Err(wrong("it ends within an entry"));
+                }
+                let part = Part::of_block(&block).map_err(wrong)?;
+                list.extend(part.pieces);
+                goes_on = part.goes_on;
+            }
+            self.pieces = Pieces::checked(&list, size, self.content).map_err(wrong)?;
+            return Ok((None, size));
+        }
+        if !said.is_sparse() {
+            self.pieces = Pieces::whole(self.content);
+            return Ok((None, self.content));
+        }
+        let (name, size, list) = said.settle().map_err(wrong)?;
+        let list = match list {
+            List::Known(list) => list,
+            List::InContent => sparse::read_list(|| self.block_of_content())?,
         };
-        self.content = size;
-        self.padding = size.checked_next_multiple_of(BLOCK).ok_or(Fault::Archive { why: "a size is absurd" })? - size;
-        Ok(entry)
+        self.pieces = Pieces::checked(&list, size, self.content).map_err(wrong)?;
+        Ok((name, size))
+    }
+
+    fn block_of_content(&mut self) -> Result<[u8; 512], Fault> {
+        let mut block = [0; 512];
+        self.content = self.content.checked_sub(BLOCK).ok_or(Fault::Archive { why: "it ends within a sparse list" })?;
+        if (self.fill(&mut block)? as u64) < BLOCK {
+            return Err(Fault::Archive { why: "it ends within an entry" });
+        }
+        Ok(block)
     }
 
     /// The next header; `None` at two empty blocks, or where the stream ends between entries.
@@ -296,12 +356,11 @@ impl Said {
                 let time = text().and_then(pax_time);
                 self.modified = Some(time.ok_or_else(wrong("a PAX mtime is not a time"))?);
             }
-            _ if key.starts_with(b"GNU.sparse.") => {
-                return Err(Fault::Archive { why: "it has a sparse file, which layers do not have" });
-            }
             _ => {
                 if let Some(name) = key.strip_prefix(b"SCHILY.xattr.") {
                     self.xattrs.push((name.to_vec(), value.to_vec()));
+                } else if let Some(key) = key.strip_prefix(b"GNU.sparse.") {
+                    self.sparse.take(key, value).map_err(|why| Fault::Archive { why })?;
                 }
             }
         }

@@ -12,7 +12,10 @@
 use std::{
     ffi::OsStr,
     io::Read,
-    os::{fd::AsFd, unix::ffi::OsStrExt},
+    os::{
+        fd::AsFd,
+        unix::{ffi::OsStrExt, fs::FileExt},
+    },
     path::{Path, PathBuf},
 };
 
@@ -119,13 +122,18 @@ fn take_file<R: Read>(
     let flags = OFlag::O_WRONLY | OFlag::O_CREAT | OFlag::O_EXCL | OFlag::O_NOFOLLOW | OFlag::O_CLOEXEC;
     let file =
         tree.create(place, || openat(place.directory.fd(), place.path(), flags, Mode::from_bits_truncate(0o600)))?;
-    let mut file = std::fs::File::from(file);
-    loop {
-        let n = stream.read_content(buffer)?;
-        if n == 0 {
-            break;
-        }
-        std::io::Write::write_all(&mut file, &buffer[..n]).map_err(|e| failed("write", place)(e))?;
+    let file = std::fs::File::from(file);
+    let (mut end, mut written) = (0, 0);
+    while let Some((at, bytes)) = stream.read_content(buffer)? {
+        file.write_all_at(&buffer[..bytes], at).map_err(|e| failed("write", place)(e))?;
+        end = at + bytes as u64;
+        written += bytes as u64;
+    }
+    // Holes are counted as what they would be when somebody fills or copies them: an archive of a few bytes must not make
+    // a layer of any size.
+    tree.spend(entry.size - written)?;
+    if end < entry.size {
+        file.set_len(entry.size).map_err(|e| failed("lengthen", place)(e))?;
     }
     tree.count(entry.size.next_multiple_of(BLOCK));
     attributes::set_on_file(&file, &Attributes::of(entry)).map_err(failed("set the attributes of", place))

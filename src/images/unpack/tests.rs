@@ -372,3 +372,48 @@ fn what_is_unpacked_reads_like_what_was_packed() {
         }
     });
 }
+
+/// As GNU tar, which is on every Debian, writes them: the other side of our reader.
+#[test]
+#[ignore = "needs root: keeps owners"]
+fn sparse_files_keep_their_content_and_their_holes() {
+    is_root();
+    let source = tempfile::Builder::new().prefix("crt-images-").tempdir().unwrap();
+    let sparse = fs::File::create(source.path().join("sparse")).unwrap();
+    // More pieces than a header has room for, and a hole at the end.
+    for piece in 0..30 {
+        sparse.write_all_at(&[b'a' + piece; 5000], u64::from(piece) << 20).unwrap();
+    }
+    sparse.set_len(40 << 20).unwrap();
+    for form in [&["--format=gnu"][..], &["--sparse-version=0.0"], &["--sparse-version=0.1"], &["--sparse-version=1.0"]]
+    {
+        let archive = source.path().join("archive");
+        let made = std::process::Command::new("tar")
+            .args(["--create", "--sparse"])
+            .args(if form == ["--format=gnu"] { &[][..] } else { &["--format=posix"][..] })
+            .args(form)
+            .arg("--file")
+            .arg(&archive)
+            .arg("-C")
+            .arg(source.path())
+            .arg("sparse")
+            .status()
+            .unwrap();
+        assert!(made.success());
+        let archive = fs::read(&archive).unwrap();
+        assert!(archive.len() < 1 << 20, "{form:?}: tar has seen no holes");
+        let layer = source.path().join("layer");
+        fs::create_dir(&layer).unwrap();
+        let limits = Limits::default();
+        unpack(archive.as_slice(), Tree::open(&layer, &[], &limits).unwrap()).unwrap();
+        let unpacked = layer.join("sparse");
+        assert!(fs::read(&unpacked).unwrap() == fs::read(source.path().join("sparse")).unwrap(), "{form:?}");
+        assert!(unpacked.metadata().unwrap().blocks() * 512 < 1 << 20, "{form:?}: the holes were filled");
+        fs::remove_dir_all(&layer).unwrap();
+    }
+    let mut stack = Stack::new();
+    stack.limits.layer_bytes = 1 << 20;
+    let records: [(&str, &[u8]); 2] = [("GNU.sparse.map", b"0,1"), ("GNU.sparse.size", b"9000000000000000000")];
+    let bomb = stack.add(Layer::new().pax(&records).file("bomb", "x"));
+    assert!(matches!(bomb, Err(Fault::Budget { .. })), "{bomb:?}");
+}

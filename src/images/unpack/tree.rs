@@ -53,8 +53,8 @@ pub(crate) struct Tree {
     lowers: Lowers,
     limits: Limits,
     size: LayerSize,
-    /// Bytes that were copied up from layers below.
-    copied: u64,
+    /// Bytes that came of fewer in the archive: copied up from layers below, and holes.
+    spent: u64,
     /// Times of directories, by path: set at the end.
     times: HashMap<Vec<u8>, (i64, u32)>,
     /// Directories of this layer below which nothing shows through.
@@ -121,7 +121,7 @@ impl Tree {
             lowers: Lowers::open(lowers).map_err(failed)?,
             limits: limits.clone(),
             size: LayerSize { bytes: BLOCK, inodes: 1 },
-            copied: 0,
+            spent: 0,
             times: HashMap::new(),
             opaque: HashSet::new(),
             names: 0,
@@ -137,6 +137,13 @@ impl Tree {
     pub(super) fn count(&mut self, bytes: u64) {
         self.size.inodes += 1;
         self.size.bytes += bytes;
+    }
+
+    /// Counts bytes that the layer gets without holding them, against the limit of a layer.
+    pub(super) fn spend(&mut self, bytes: u64) -> Result<(), Fault> {
+        self.spent = self.spent.saturating_add(bytes);
+        let limit = self.limits.layer_bytes;
+        if self.spent > limit { Err(Fault::Budget { what: "bytes", limit }) } else { Ok(()) }
     }
 
     /// Gives the root what the archive says of it.
@@ -299,10 +306,7 @@ impl Tree {
             SFlag::S_IFDIR => return Err(entry(place, "a hard link leads to it, and it is a directory")),
             SFlag::S_IFREG => {
                 let bytes = u64::try_from(found.stat.st_size).unwrap_or(0);
-                self.copied = self.copied.saturating_add(bytes);
-                if self.copied > self.limits.layer_bytes {
-                    return Err(Fault::Budget { what: "bytes", limit: self.limits.layer_bytes });
-                }
+                self.spend(bytes)?;
                 copy(place, &found, &attributes).map_err(failed("copy", place))?;
                 self.count(bytes.next_multiple_of(BLOCK));
                 return Ok(true);
