@@ -50,6 +50,9 @@ impl ImageService for Cri {
         &self,
         request: Request<ImageFsInfoRequest>,
     ) -> Result<Response<ImageFsInfoResponse>, Status> {
-        door::pass("ImageFsInfo", request, async |request| image_fs_info::answer(request, &self.images)).await
+        door::pass("ImageFsInfo", request, async |request| {
+            image_fs_info::answer(request, &self.images, &self.config.root)
+        })
+        .await
     }
 }

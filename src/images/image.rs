@@ -1,8 +1,14 @@
 //! An image as the rest of the node sees it.
 
-use std::{path::PathBuf, sync::Arc, time::SystemTime};
+use std::{
+    io,
+    path::{Path, PathBuf},
+    sync::Arc,
+    time::SystemTime,
+};
 
 use model::{Digest, ImageFacts};
+use nix::sys::statvfs::statvfs;
 use oci_spec::image::ImageConfiguration;
 
 use crate::{Lease, record::ImageRecord};
@@ -86,6 +92,19 @@ pub struct FsUsage {
     pub bytes: u64,
     /// Inodes of layers and blobs.
     pub inodes: u64,
+}
+
+impl FsUsage {
+    /// What everything on the filesystem of this directory takes. For directories that are not the store's.
+    pub fn of_filesystem(directory: &Path) -> io::Result<Self> {
+        let found = statvfs(directory)?;
+        Ok(Self {
+            at: SystemTime::now(),
+            mountpoint: directory.to_owned(),
+            bytes: found.blocks().saturating_sub(found.blocks_free()) * found.fragment_size(),
+            inodes: found.files().saturating_sub(found.files_free()),
+        })
+    }
 }
 
 #[cfg(test)]

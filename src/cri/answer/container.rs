@@ -112,3 +112,6 @@ pub(crate) fn resources(resources: &Resources) -> v1::LinuxContainerResources {
         memory_swap_limit_in_bytes: resources.memory_swap_limit_bytes.unwrap_or_default(),
     }
 }
+
+#[cfg(test)]
+mod tests;
