@@ -4,12 +4,16 @@
 //! rooms from the lowest up, pods found again, then calls are answered until a signal ends it. Pods run on.
 
 use std::{
+    ffi::OsStr,
     fs::{self, File},
+    io,
     os::{
         fd::OwnedFd,
+        linux::net::SocketAddrExt,
         unix::{
+            ffi::OsStrExt,
             fs::{DirBuilderExt, PermissionsExt},
-            net::UnixListener as StdListener,
+            net::{SocketAddr, UnixDatagram, UnixListener as StdListener},
         },
     },
     path::{Path, PathBuf},
@@ -37,6 +41,9 @@ const FAREWELL: std::time::Duration = std::time::Duration::from_secs(5);
 
 /// Name of the variable that injects faults: `run.attach=fail,create.launch=kill-after`. For tests.
 const FAULTS: &str = "CORACLED_FAULTS";
+
+/// Name of the variable by which a service manager says where it wants to be told (sd_notify(3)).
+const NOTIFY_SOCKET: &str = "NOTIFY_SOCKET";
 
 /// Runs the node until SIGTERM or SIGINT.
 pub(crate) fn run(config: Config) -> Result<()> {
@@ -83,6 +90,11 @@ async fn serve(config: Config, listener: StdListener, monitor_program: OwnedFd) 
     let cri = cri::Cri::new(pods.clone(), images, network, about);
     info!(socket = %socket.display(), version = env!("CARGO_PKG_VERSION"), "ready");
     let listener = UnixListener::from_std(listener).context("listen on the socket")?;
+    if let Some(manager) = std::env::var_os(NOTIFY_SOCKET)
+        && let Err(error) = tell_ready(&manager)
+    {
+        warn!(error = %error, "the service manager was not told that the node is ready");
+    }
     let stop = async move {
         tokio::select! {
             _ = terminate.recv() => {}
@@ -102,7 +114,7 @@ fn listen(path: &Path) -> Result<StdListener> {
         fs::create_dir_all(parent).with_context(act)?;
     }
     match fs::remove_file(path) {
-        Err(error) if error.kind() != std::io::ErrorKind::NotFound => return Err(error).with_context(act),
+        Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error).with_context(act),
         _ => {}
     }
     let before = umask(Mode::from_bits_truncate(0o117));
@@ -112,6 +124,16 @@ fn listen(path: &Path) -> Result<StdListener> {
     fs::set_permissions(path, fs::Permissions::from_mode(0o660)).with_context(act)?;
     listener.set_nonblocking(true).with_context(act)?;
     Ok(listener)
+}
+
+/// Tells a service manager that calls are answered: units that are ordered behind ours wait for it. A name that begins with
+/// `@` is one of the abstract kind.
+fn tell_ready(manager: &OsStr) -> io::Result<()> {
+    let address = match manager.as_bytes() {
+        [b'@', name @ ..] => SocketAddr::from_abstract_name(name)?,
+        _ => SocketAddr::from_pathname(manager)?,
+    };
+    UnixDatagram::unbound()?.send_to_addr(b"READY=1", &address).map(drop)
 }
 
 /// The monitor program as a sealed copy in memory: what runs beside containers cannot be changed by any of them, nor by
@@ -129,4 +151,27 @@ fn monitor_program(configured: Option<&Path>) -> Result<OwnedFd> {
 fn beside_ourselves(name: &str) -> Result<PathBuf> {
     let own = std::env::current_exe().context("find our own program")?;
     Ok(own.with_file_name(name))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_service_manager_is_told_at_a_path_and_at_an_abstract_name() {
+        let dir = std::env::temp_dir().join(format!("coracled-notify-{}", std::process::id()));
+        let name = format!("@{}", dir.display());
+        let abstract_one = SocketAddr::from_abstract_name(&name[1..]).unwrap();
+        for (address, manager) in
+            [(SocketAddr::from_pathname(&dir).unwrap(), dir.as_os_str()), (abstract_one, OsStr::new(&name))]
+        {
+            let socket = UnixDatagram::bind_addr(&address).unwrap();
+            tell_ready(manager).unwrap();
+            let mut told = [0; 16];
+            let length = socket.recv(&mut told).unwrap();
+            assert_eq!(&told[..length], b"READY=1");
+        }
+        fs::remove_file(&dir).unwrap();
+        assert!(tell_ready(dir.as_os_str()).is_err());
+    }
 }
