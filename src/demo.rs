@@ -7,6 +7,7 @@ use std::{
     fs,
     io::{Read, Write},
     net::{IpAddr, SocketAddr, TcpStream},
+    os::fd::{AsFd, OwnedFd},
     path::{Path, PathBuf},
     process::{Child, Command, ExitCode, Stdio},
     time::{Duration, Instant},
@@ -15,14 +16,15 @@ use std::{
 use anyhow::{Context, Result, bail, ensure};
 use api::cri::v1::{
     ContainerConfig, ContainerMetadata, ContainerState, ContainerStatus, ContainerStatusRequest,
-    CreateContainerRequest, ExecSyncRequest, ImageSpec, PodSandboxConfig, PodSandboxMetadata, PodSandboxStatusRequest,
-    RemovePodSandboxRequest, RunPodSandboxRequest, StartContainerRequest, StopPodSandboxRequest, VersionRequest,
-    runtime_service_client::RuntimeServiceClient,
+    CreateContainerRequest, ExecSyncRequest, ImageSpec, ListContainersRequest, ListPodSandboxRequest, PodSandboxConfig,
+    PodSandboxMetadata, PodSandboxStatusRequest, RemovePodSandboxRequest, RunPodSandboxRequest, StartContainerRequest,
+    StopPodSandboxRequest, VersionRequest, runtime_service_client::RuntimeServiceClient,
 };
 use hyper_util::rt::TokioIo;
+use kernel::process::{Pid, pidfd_open, pidfd_send_signal};
 use nix::{
-    sys::signal::{Signal, kill},
-    unistd::Pid,
+    poll::{PollFd, PollFlags, PollTimeout, poll},
+    sys::signal::Signal,
 };
 use tokio::net::UnixStream;
 use tonic::transport::{Channel, Endpoint};
@@ -34,6 +36,8 @@ use crate::{
 
 /// Name under which the built-in image is imported.
 const IMAGE: &str = "localhost/coracle/probe:demo";
+/// What the name of a demo's directory begins with; behind it comes a process id.
+const HOME: &str = "coracle-demo-";
 /// Where the web container listens.
 const PORT: u16 = 8080;
 const GREETING: &str = "hello from inside the pod";
@@ -46,16 +50,25 @@ const PATIENCE: Duration = Duration::from_secs(20);
 /// Arguments of the demo.
 #[derive(Debug, clap::Args)]
 pub(crate) struct Arguments {
-    /// Leave daemon and pod running at the end, and say how to go on with crictl.
+    /// Leave daemon and pod running at the end, and say how to go on with crictl and how to end them.
     #[arg(long)]
     keep: bool,
+    /// End a demo that was kept: its pods, its daemon, and all that they have made on this host.
+    #[arg(long, value_name = "DIR", conflicts_with = "keep")]
+    end: Option<PathBuf>,
 }
 
 /// Runs the demo and says how it went.
 pub(crate) fn run(arguments: &Arguments) -> ExitCode {
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
     let outcome = match runtime {
-        Ok(runtime) => runtime.block_on(demo(arguments.keep)),
+        Ok(runtime) => runtime.block_on(async {
+            ensure!(nix::unistd::geteuid().is_root(), "the demo makes containers: run it as root");
+            match &arguments.end {
+                Some(home) => end_kept(home).await,
+                None => demo(arguments.keep).await,
+            }
+        }),
         Err(error) => Err(error.into()),
     };
     match outcome {
@@ -67,18 +80,25 @@ pub(crate) fn run(arguments: &Arguments) -> ExitCode {
     }
 }
 
-/// A daemon of the demo's own, and what it has made so far.
+/// A node of the demo's own, and what it has made so far.
 struct Node {
     home: PathBuf,
-    daemon: Child,
+    daemon: Daemon,
     pods: Vec<String>,
     containers: Vec<String>,
     network: network::Config,
 }
 
+/// The daemon of a demo.
+enum Daemon {
+    /// Started by this process, which learns how it ends.
+    Ours(Child),
+    /// Started by an earlier one, and kept.
+    Kept(OwnedFd),
+}
+
 async fn demo(keep: bool) -> Result<()> {
-    ensure!(nix::unistd::geteuid().is_root(), "the demo makes containers: run it as root");
-    let home = PathBuf::from(format!("/run/coracle-demo-{}", std::process::id()));
+    let home = PathBuf::from(format!("/run/{HOME}{}", std::process::id()));
     fs::create_dir_all(&home).with_context(|| format!("make {}", home.display()))?;
     say(&format!(
         "\n  \x1b[1mCoracle {}\x1b[0m · a node of its own in {}\n",
@@ -91,11 +111,40 @@ async fn demo(keep: bool) -> Result<()> {
     let mut node = Node { home, daemon, pods: Vec::new(), containers: Vec::new(), network };
     let told = story(&mut node, &image).await;
     if keep && told.is_ok() {
-        return keep_running(&node);
+        return say_how_to_go_on(&node);
     }
     let ended = node.end().await;
     told.and(ended)?;
     say("\n  \x1b[32m✓ everything as promised\x1b[0m\n");
+    Ok(())
+}
+
+/// Ends what `--keep` has left, whatever was made with it since.
+async fn end_kept(home: &Path) -> Result<()> {
+    let name = home.file_name().unwrap_or_default().to_string_lossy();
+    let config = home.join("config.toml");
+    ensure!(
+        home.is_absolute() && name.starts_with(HOME) && config.is_file(),
+        "{} is not the directory of a demo that was kept",
+        home.display()
+    );
+    let mut settings: toml::Table = fs::read_to_string(&config)?.parse()?;
+    let network = settings.remove("network").with_context(|| format!("no network in {}", config.display()))?;
+    let network: network::Config = network.try_into()?;
+    let daemon = match Daemon::kept(&home.join("coracle.sock")).await {
+        Ok(daemon) => daemon,
+        // It was killed: pods are ended by a daemon, so another one has to.
+        Err(_) => start_daemon(home, &network)?,
+    };
+    let mut node = Node { home: home.to_owned(), daemon, pods: Vec::new(), containers: Vec::new(), network };
+    let mut cri = node.connect().await?;
+    let pods = cri.list_pod_sandbox(ListPodSandboxRequest::default()).await?.into_inner().items;
+    node.pods = pods.into_iter().map(|pod| pod.id).collect();
+    let containers = cri.list_containers(ListContainersRequest::default()).await?.into_inner().containers;
+    node.containers = containers.into_iter().map(|container| container.id).collect();
+    drop(cri);
+    node.end().await?;
+    say("\n  \x1b[32m✓ the demo has ended\x1b[0m\n");
     Ok(())
 }
 
@@ -143,8 +192,7 @@ async fn story(node: &mut Node, image: &str) -> Result<()> {
     note(&format!("log of worker: {last}"));
 
     let before = status_of(&mut cri, &web).await?;
-    node.daemon.kill().context("kill the daemon")?;
-    node.daemon.wait().context("wait for the daemon")?;
+    node.daemon.end_with(Signal::SIGKILL)?;
     drop(cri);
     note("SIGKILL to the daemon");
     let page = get(SocketAddr::new(ip, PORT)).await?;
@@ -235,9 +283,7 @@ impl Node {
                 step("RemovePodSandbox", begun);
             }
         }
-        kill(Pid::from_raw(self.daemon.id() as i32), Signal::SIGTERM).context("stop the daemon")?;
-        let status = self.daemon.wait().context("wait for the daemon")?;
-        ensure!(status.success(), "the daemon ended with {status}");
+        self.daemon.end_with(Signal::SIGTERM)?;
         let network = network::Network::open(self.network.clone(), &self.home.join("root"), &self.home.join("state"))?;
         network.dismantle().await.context("take the demo's bridge down")?;
         drop(network);
@@ -263,6 +309,32 @@ impl Node {
     }
 }
 
+impl Daemon {
+    /// The process that serves the socket.
+    async fn kept(socket: &Path) -> Result<Self> {
+        let peer = UnixStream::connect(socket).await?.peer_cred()?.pid().context("a daemon without a process id")?;
+        Ok(Self::Kept(pidfd_open(Pid(peer)).context("open the daemon's process")?))
+    }
+
+    /// Sends the signal and waits until the daemon has ended: of SIGTERM without a fault, as far as we can know.
+    fn end_with(&mut self, signal: Signal) -> Result<()> {
+        match self {
+            Self::Ours(child) => {
+                pidfd_send_signal(pidfd_open(Pid(child.id().cast_signed()))?.as_fd(), signal as i32)?;
+                let status = child.wait().context("wait for the daemon")?;
+                ensure!(signal == Signal::SIGKILL || status.success(), "the daemon ended with {status}");
+            }
+            Self::Kept(pidfd) => {
+                pidfd_send_signal(pidfd.as_fd(), signal as i32).context("signal the daemon")?;
+                let mut ended = [PollFd::new(pidfd.as_fd(), PollFlags::POLLIN)];
+                let ready = poll(&mut ended, PollTimeout::try_from(PATIENCE)?).context("wait for the daemon")?;
+                ensure!(ready == 1, "the daemon still runs {PATIENCE:?} after {signal}");
+            }
+        }
+        Ok(())
+    }
+}
+
 /// The built-in image: our static probe program and nothing else. It enters as any archive does.
 async fn load_image(home: &Path) -> Result<String> {
     let begun = Instant::now();
@@ -276,7 +348,7 @@ async fn load_image(home: &Path) -> Result<String> {
     Ok(image.id.to_string())
 }
 
-fn start_daemon(home: &Path, network: &network::Config) -> Result<Child> {
+fn start_daemon(home: &Path, network: &network::Config) -> Result<Daemon> {
     let config = home.join("config.toml");
     let mut table = toml::Table::new();
     table.insert("network".into(), toml::Value::try_from(network)?);
@@ -295,6 +367,7 @@ fn start_daemon(home: &Path, network: &network::Config) -> Result<Child> {
         .stdout(Stdio::null())
         .stderr(log)
         .spawn()
+        .map(Daemon::Ours)
         .context("start coracled")
 }
 
@@ -312,12 +385,16 @@ fn sandbox_config(home: &Path) -> PodSandboxConfig {
     }
 }
 
-fn keep_running(node: &Node) -> Result<()> {
-    let socket = node.socket();
+fn say_how_to_go_on(node: &Node) -> Result<()> {
+    let program = std::env::current_exe()?;
+    // What has to be root here has to be root in the next line too.
+    let sudo = if std::env::var_os("SUDO_USER").is_some() { "sudo " } else { "" };
     say(&format!(
-        "\n  running on: crictl --runtime-endpoint unix://{} pods\n  end it with: kill {} (pods run on), and delete {}\n",
-        socket.display(),
-        node.daemon.id(),
+        "\n  \x1b[32m✓ everything as promised\x1b[0m, and left running\n\n  \
+         look around:  {sudo}crictl --runtime-endpoint unix://{} pods\n  \
+         end it all:   {sudo}{} demo --end {}\n",
+        node.socket().display(),
+        program.display(),
         node.home.display()
     ));
     Ok(())

@@ -11,6 +11,7 @@ mod scene;
 mod support;
 
 mod container;
+mod demo;
 mod exec;
 mod fault;
 mod log;
