@@ -141,7 +141,7 @@ impl Bridge {
             }
         }
         if self.masquerade && !masquerade::is_in_place(&self.name, &subnets)? {
-            masquerade::ensure(&self.name, &subnets)?;
+            masquerade::ensure(links, &self.name, &subnets)?;
         }
         Ok(Ground { index: bridge.index, notes })
     }
@@ -150,7 +150,7 @@ impl Bridge {
     /// running node: for throwaway instances.
     pub(crate) fn dismantle(&self, links: &mut Links, owner: &str) -> Result<()> {
         ground::remove_bridge(links, &self.name, owner)?;
-        if self.masquerade { masquerade::remove(&self.name) } else { Ok(()) }
+        if self.masquerade { masquerade::remove(links, &self.name) } else { Ok(()) }
     }
 
     /// The networks that pods of this network live in.

@@ -73,6 +73,9 @@ impl Conversation {
     /// Sends requests that stand one after the other in `bytes` and waits until each of `awaited` (their numbers; all
     /// must ask for an acknowledgement or be dumps) has been answered. Returns what the kernel sent and what it refused.
     ///
+    /// A dump of what changed while it was read is an error of kind `Interrupted`, to be asked for again. Answers have to
+    /// fit the socket's buffer, which holds about 200 of them.
+    ///
     /// `whole` is the number of a message that is answered only when the kernel throws away all of them.
     pub(crate) fn exchange(
         &mut self,
@@ -86,6 +89,7 @@ impl Conversation {
         }
         let mut open = awaited.to_vec();
         let (mut answers, mut refusals) = (Vec::new(), Vec::new());
+        let mut interrupted = false;
         let mut buffer = Vec::with_capacity(DATAGRAM_MAX);
         while !open.is_empty() {
             buffer.clear();
@@ -106,9 +110,8 @@ impl Conversation {
                 if !open.contains(&message.sequence) {
                     continue;
                 }
-                if message.flags & NLM_F_DUMP_INTR != 0 {
-                    return Err(io::Error::new(io::ErrorKind::Interrupted, "the table changed while it was read"));
-                }
+                // Read to its end all the same: the kernel refuses (`EBUSY`) another dump on this socket until then.
+                interrupted |= message.flags & NLM_F_DUMP_INTR != 0;
                 match message.kind {
                     NLMSG_ERROR => {
                         open.retain(|number| *number != message.sequence);
@@ -123,6 +126,9 @@ impl Conversation {
                     }
                 }
             }
+        }
+        if interrupted {
+            return Err(io::Error::new(io::ErrorKind::Interrupted, "the table changed while it was read"));
         }
         Ok((answers, refusals))
     }

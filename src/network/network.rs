@@ -201,7 +201,7 @@ impl Network {
         thread::run("reconcile", move || reconcile::run(&inner, live), |()| ()).await
     }
 
-    /// Removes the bridge and the nftables chain of an instance that ends for good (demo, tests). A running node never
+    /// Removes the bridge and the nftables rules of an instance that ends for good (demo, tests). A running node never
     /// needs it. Refused with [`Error::InUse`] while a pod is attached; links of detached pods are deleted first.
     pub async fn dismantle(&self) -> Result<()> {
         let inner = Arc::clone(&self.inner);

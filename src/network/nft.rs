@@ -1,14 +1,21 @@
 //! nftables over raw nfnetlink: just the messages this room sends.
 //!
 //! An encoder of ours, because the crates there are run the `nft` program (5 ms a change, and a program to install) or
-//! link libnftnl; what we say to the kernel is a dozen attribute kinds. A [`Transaction`] is atomic: all of it or
-//! nothing. Numbers in nftables attributes are big-endian, unlike the rest of netlink.
+//! link libnftnl; what we say to the kernel is two dozen attribute kinds. A [`Transaction`] is atomic: all of it or
+//! nothing.
 
-use std::{io, net::IpAddr};
+use std::io;
 
-use ipnet::IpNet;
+use crate::netlink::{Conversation, errno};
 
-use crate::netlink::{Conversation, HEADER, errno};
+mod map;
+mod rule;
+mod wire;
+
+pub(crate) use map::Element;
+pub(crate) use rule::{Act, Family, Rule, Side};
+
+use wire::{Head, attribute, comment, comment_of, find, find_text, message, nested, number, text};
 
 /// `NETLINK_NETFILTER`.
 const NETFILTER: isize = 12;
@@ -17,10 +24,10 @@ const NETFILTER: isize = 12;
 const SUBSYSTEM: u16 = 10;
 const BATCH_BEGIN: u16 = 0x10;
 const BATCH_END: u16 = 0x11;
+/// Size of `struct nfgenmsg` in bytes, which stands before the attributes of every answer.
+const GENMSG: usize = 4;
 // linux/netfilter.h: a table that sees IPv4 and IPv6.
 const NFPROTO_INET: u8 = 1;
-const NFPROTO_IPV4: u8 = 2;
-const NFPROTO_IPV6: u8 = 10;
 // linux/netfilter/nf_tables.h: messages
 const NEW_TABLE: u16 = 0;
 const DEL_TABLE: u16 = 2;
@@ -30,6 +37,10 @@ const DEL_CHAIN: u16 = 5;
 const NEW_RULE: u16 = 6;
 const GET_RULE: u16 = 7;
 const DEL_RULE: u16 = 8;
+const NEW_SET: u16 = 9;
+const NEW_SET_ELEMENT: u16 = 12;
+const GET_SET_ELEMENT: u16 = 13;
+const DEL_SET_ELEMENT: u16 = 14;
 const GET_GENERATION: u16 = 16;
 // … and attributes
 const BATCH_GENERATION: u16 = 1;
@@ -45,41 +56,32 @@ const RULE_TABLE: u16 = 1;
 const RULE_CHAIN: u16 = 2;
 const RULE_EXPRESSIONS: u16 = 4;
 const RULE_USERDATA: u16 = 7;
-const LIST_ELEMENT: u16 = 1;
-const EXPRESSION_NAME: u16 = 1;
-const EXPRESSION_DATA: u16 = 2;
-const DATA_VALUE: u16 = 1;
-/// libnftnl's place for the comment that `nft list` shows.
-const USERDATA_COMMENT: u8 = 0;
-const REGISTER_1: u32 = 1;
-const PAYLOAD_NETWORK_HEADER: u32 = 1;
-const META_NFPROTO: u32 = 15;
-const CMP_EQ: u32 = 0;
-const CMP_NEQ: u32 = 1;
+const SET_TABLE: u16 = 1;
+const SET_NAME: u16 = 2;
+const SET_FLAGS: u16 = 3;
+const SET_KEY_TYPE: u16 = 4;
+const SET_KEY_LENGTH: u16 = 5;
+const SET_DATA_TYPE: u16 = 6;
+const SET_ID: u16 = 10;
+const ELEMENTS_TABLE: u16 = 1;
+const ELEMENTS_SET: u16 = 2;
+const ELEMENTS: u16 = 3;
+// … and their values
+const SET_INTERVAL: u32 = 4;
+const SET_MAP: u32 = 8;
+const DATA_TYPE_VERDICT: u32 = 0xffff_ff00;
+/// Numbers by which the `nft` program knows what a map's keys are when it shows them.
+const KEY_TYPE_IPV4: u32 = 7;
+const KEY_TYPE_IPV6: u32 = 8;
 // linux/netlink.h
 const NLM_F_REQUEST: u16 = 1;
 const NLM_F_ACK: u16 = 4;
 const NLM_F_DUMP: u16 = 0x300;
 const NLM_F_CREATE: u16 = 0x400;
 const NLM_F_APPEND: u16 = 0x800;
-const NLA_F_NESTED: u16 = 0x8000;
-const NLA_TYPE_MASK: u16 = 0x3fff;
 
-/// Which address of a packet a match looks at.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) enum Side {
-    Source,
-    Destination,
-}
-
-/// One rule: matches, then masquerade. The comment identifies it.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub(crate) struct MasqueradeRule {
-    /// Packets whose addresses are (`true`) or are not in these networks, all of one family.
-    pub(crate) matches: Vec<(Side, bool, IpNet)>,
-    /// At most 120 bytes.
-    pub(crate) comment: String,
-}
+/// How often a dump is begun anew because the rule set changed while it was read.
+const DUMP_ATTEMPTS: usize = 8;
 
 /// A conversation with nftables of the thread's own network namespace.
 pub(crate) struct Nft {
@@ -99,37 +101,28 @@ impl Nft {
         Ok(Self { conversation: Conversation::open(NETFILTER)? })
     }
 
-    /// Begins a set of changes.
-    pub(crate) fn transaction(&mut self) -> Transaction<'_> {
-        let sequence = self.conversation.next_sequence();
-        let mut bytes = Vec::new();
-        // The batch's resource id names the subsystem, in network order.
-        message(&mut bytes, BATCH_BEGIN, NLM_F_REQUEST, sequence, 0, SUBSYSTEM, |_| {});
-        Transaction { nft: self, bytes, sequences: Vec::new(), begin: sequence }
-    }
-
     /// Begins a set of changes that comes about only if nothing has changed since [`Nft::generation`] gave `generation`;
     /// otherwise it is refused with `ERESTART`.
     pub(crate) fn transaction_at(&mut self, generation: u32) -> Transaction<'_> {
-        let sequence = self.conversation.next_sequence();
+        let begin = self.conversation.next_sequence();
         let mut bytes = Vec::new();
-        message(&mut bytes, BATCH_BEGIN, NLM_F_REQUEST, sequence, 0, SUBSYSTEM, |body| {
-            number(body, BATCH_GENERATION, generation);
-        });
-        Transaction { nft: self, bytes, sequences: Vec::new(), begin: sequence }
+        // The batch's resource id names the subsystem, in network order.
+        let head = Head { kind: BATCH_BEGIN, flags: NLM_F_REQUEST, sequence: begin, family: 0, resource: SUBSYSTEM };
+        message(&mut bytes, &head, |body| number(body, BATCH_GENERATION, generation));
+        Transaction { nft: self, bytes, sequences: Vec::new(), begin }
     }
 
-    /// The number of the rule set as it is now; every change raises it.
+    /// The number of the rule set as it is now; every change, whosever, raises it.
     pub(crate) fn generation(&mut self) -> io::Result<u32> {
-        let sequence = self.conversation.next_sequence();
+        let head = self.request(GET_GENERATION, NLM_F_ACK, 0);
         let mut bytes = Vec::new();
-        let flags = NLM_F_REQUEST | NLM_F_ACK;
-        message(&mut bytes, SUBSYSTEM << 8 | GET_GENERATION, flags, sequence, 0, 0, |_| {});
-        let (answers, refusals) = self.conversation.exchange(&bytes, &[sequence], None)?;
+        message(&mut bytes, &head, |_| {});
+        let (answers, refusals) = self.conversation.exchange(&bytes, &[head.sequence], None)?;
         if let Some(refusal) = refusals.into_iter().next() {
             return Err(refusal.source);
         }
-        let number = answers.iter().find_map(|answer| find(answer.payload.get(4..)?, GENERATION_ID)?.try_into().ok());
+        let number = |payload: &[u8]| find(payload.get(GENMSG..)?, GENERATION_ID)?.try_into().ok();
+        let number = answers.iter().find_map(|answer| number(&answer.payload));
         number.map(u32::from_be_bytes).ok_or_else(|| io::ErrorKind::InvalidData.into())
     }
 
@@ -140,45 +133,56 @@ impl Nft {
             text(body, RULE_CHAIN, chain);
         })?;
         // Older kernels ignore the filter: look again at whose rule it is.
-        let ours = rules.iter().filter(|rule| {
-            find(rule, RULE_TABLE).is_some_and(|name| is_text(name, table))
-                && find(rule, RULE_CHAIN).is_some_and(|name| is_text(name, chain))
-        });
+        let ours =
+            rules.iter().filter(|rule| find_text(rule, RULE_TABLE) == table && find_text(rule, RULE_CHAIN) == chain);
         Ok(ours.map(|rule| find(rule, RULE_USERDATA).and_then(comment_of).unwrap_or_default()).collect())
     }
 
     /// Names of the chains of a table; empty when it does not exist.
     pub(crate) fn chains(&mut self, table: &str) -> io::Result<Vec<String>> {
         let chains = self.dump(GET_CHAIN, |_| {})?;
-        let ours = chains.iter().filter(|chain| find(chain, CHAIN_TABLE).is_some_and(|name| is_text(name, table)));
-        Ok(ours
-            .filter_map(|chain| find(chain, CHAIN_NAME))
-            .map(|name| String::from_utf8_lossy(name).trim_end_matches('\0').to_owned())
-            .collect())
+        let ours = chains.iter().filter(|chain| find_text(chain, CHAIN_TABLE) == table);
+        Ok(ours.map(|chain| find_text(chain, CHAIN_NAME)).collect())
     }
 
+    /// The entries of a map; empty when the table or map does not exist.
+    pub(crate) fn elements(&mut self, table: &str, map: &str, family: Family) -> io::Result<Vec<Element>> {
+        let lists = self.dump(GET_SET_ELEMENT, |body| {
+            text(body, ELEMENTS_TABLE, table);
+            text(body, ELEMENTS_SET, map);
+        })?;
+        let lists: Vec<Vec<u8>> = lists.iter().filter_map(|list| find(list, ELEMENTS)).map(<[u8]>::to_vec).collect();
+        Ok(Element::decode(family, &lists))
+    }
+
+    /// Everything of a kind, each as its attributes.
     fn dump(&mut self, kind: u16, body: impl Fn(&mut Vec<u8>)) -> io::Result<Vec<Vec<u8>>> {
-        // A dump that the table changed under is worthless; nothing here changes often enough to starve it.
-        for last in [false, false, false, true] {
-            let sequence = self.conversation.next_sequence();
+        for _ in 0..DUMP_ATTEMPTS {
+            let head = self.request(kind, NLM_F_DUMP, NFPROTO_INET);
             let mut bytes = Vec::new();
-            let flags = NLM_F_REQUEST | NLM_F_DUMP;
-            message(&mut bytes, SUBSYSTEM << 8 | kind, flags, sequence, NFPROTO_INET, 0, &body);
-            match self.conversation.exchange(&bytes, &[sequence], None) {
+            message(&mut bytes, &head, &body);
+            match self.conversation.exchange(&bytes, &[head.sequence], None) {
                 Ok((answers, refusals)) => match refusals.into_iter().next() {
                     None => {
-                        // Behind the four bytes of nfgenmsg are the attributes.
-                        let objects = answers.into_iter().filter_map(|answer| Some(answer.payload.get(4..)?.to_vec()));
+                        let objects =
+                            answers.into_iter().filter_map(|answer| Some(answer.payload.get(GENMSG..)?.to_vec()));
                         return Ok(objects.collect());
                     }
                     Some(refusal) if errno(&refusal.source) == Some(libc::ENOENT) => return Ok(Vec::new()),
                     Some(refusal) => return Err(refusal.source),
                 },
-                Err(error) if error.kind() == io::ErrorKind::Interrupted && !last => {}
+                // What changed while it was read is worthless.
+                Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
                 Err(error) => return Err(error),
             }
         }
         Err(io::ErrorKind::Interrupted.into())
+    }
+
+    /// The head of the next request.
+    fn request(&mut self, kind: u16, flags: u16, family: u8) -> Head {
+        let sequence = self.conversation.next_sequence();
+        Head { kind: SUBSYSTEM << 8 | kind, flags: NLM_F_REQUEST | flags, sequence, family, resource: 0 }
     }
 }
 
@@ -202,6 +206,30 @@ impl Transaction<'_> {
         self.empty_chain(table, chain);
     }
 
+    /// Makes a chain that is only ever jumped to unless it exists, and empties it.
+    pub(crate) fn ensure_empty_chain(&mut self, table: &str, chain: &str) {
+        self.push(NEW_CHAIN, NLM_F_CREATE, |body| {
+            text(body, CHAIN_TABLE, table);
+            text(body, CHAIN_NAME, chain);
+        });
+        self.empty_chain(table, chain);
+    }
+
+    /// Makes a map from ranges of addresses to chains unless it exists.
+    pub(crate) fn ensure_map(&mut self, table: &str, map: &str, family: Family) {
+        // The id tells maps of one transaction apart.
+        let id = u32::try_from(self.sequences.len()).expect("a transaction of a few messages");
+        self.push(NEW_SET, NLM_F_CREATE, |body| {
+            text(body, SET_TABLE, table);
+            text(body, SET_NAME, map);
+            number(body, SET_FLAGS, SET_INTERVAL | SET_MAP);
+            number(body, SET_KEY_TYPE, if family == Family::V4 { KEY_TYPE_IPV4 } else { KEY_TYPE_IPV6 });
+            number(body, SET_KEY_LENGTH, family.width());
+            number(body, SET_DATA_TYPE, DATA_TYPE_VERDICT);
+            number(body, SET_ID, id);
+        });
+    }
+
     /// Removes every rule of the chain.
     pub(crate) fn empty_chain(&mut self, table: &str, chain: &str) {
         self.push(DEL_RULE, 0, |body| {
@@ -210,7 +238,7 @@ impl Transaction<'_> {
         });
     }
 
-    /// Removes an empty chain.
+    /// Removes an empty chain that nothing jumps to.
     pub(crate) fn remove_chain(&mut self, table: &str, chain: &str) {
         self.push(DEL_CHAIN, 0, |body| {
             text(body, CHAIN_TABLE, table);
@@ -224,186 +252,45 @@ impl Transaction<'_> {
     }
 
     /// Appends a rule.
-    pub(crate) fn add_rule(&mut self, table: &str, chain: &str, rule: &MasqueradeRule) {
+    pub(crate) fn add_rule(&mut self, table: &str, chain: &str, rule: &Rule) {
         self.push(NEW_RULE, NLM_F_CREATE | NLM_F_APPEND, |body| {
             text(body, RULE_TABLE, table);
             text(body, RULE_CHAIN, chain);
-            nested(body, RULE_EXPRESSIONS, |list| encode_rule(list, rule));
+            nested(body, RULE_EXPRESSIONS, |list| rule.encode(list));
             attribute(body, RULE_USERDATA, &comment(&rule.comment));
         });
+    }
+
+    /// Adds an entry. One that overlaps another is refused with `EEXIST`.
+    pub(crate) fn add_element(&mut self, table: &str, map: &str, element: &Element) {
+        self.push_element(NEW_SET_ELEMENT, NLM_F_CREATE, table, map, element);
+    }
+
+    /// Removes an entry.
+    pub(crate) fn remove_element(&mut self, table: &str, map: &str, element: &Element) {
+        self.push_element(DEL_SET_ELEMENT, 0, table, map, element);
     }
 
     /// Carries the changes out.
     pub(crate) fn commit(mut self) -> io::Result<()> {
         let sequence = self.nft.conversation.next_sequence();
-        message(&mut self.bytes, BATCH_END, NLM_F_REQUEST, sequence, 0, SUBSYSTEM, |_| {});
+        let head = Head { kind: BATCH_END, flags: NLM_F_REQUEST, sequence, family: 0, resource: SUBSYSTEM };
+        message(&mut self.bytes, &head, |_| {});
         let (_, refusals) = self.nft.conversation.exchange(&self.bytes, &self.sequences, Some(self.begin))?;
         refusals.into_iter().next().map_or(Ok(()), |refusal| Err(refusal.source))
     }
 
+    fn push_element(&mut self, kind: u16, flags: u16, table: &str, map: &str, element: &Element) {
+        self.push(kind, flags, |body| {
+            text(body, ELEMENTS_TABLE, table);
+            text(body, ELEMENTS_SET, map);
+            nested(body, ELEMENTS, |list| element.encode(list));
+        });
+    }
+
     fn push(&mut self, kind: u16, flags: u16, body: impl FnOnce(&mut Vec<u8>)) {
-        let sequence = self.nft.conversation.next_sequence();
-        self.sequences.push(sequence);
-        let flags = NLM_F_REQUEST | NLM_F_ACK | flags;
-        message(&mut self.bytes, SUBSYSTEM << 8 | kind, flags, sequence, NFPROTO_INET, 0, body);
-    }
-}
-
-fn encode_rule(list: &mut Vec<u8>, rule: &MasqueradeRule) {
-    let ipv6 = rule.matches.iter().any(|(_, _, net)| net.addr().is_ipv6());
-    expression(list, "meta", |data| {
-        number(data, 1, REGISTER_1);
-        number(data, 2, META_NFPROTO);
-    });
-    compare(list, CMP_EQ, &[if ipv6 { NFPROTO_IPV6 } else { NFPROTO_IPV4 }]);
-    for (side, inside, net) in &rule.matches {
-        let (offset, length) = match (ipv6, side) {
-            (false, Side::Source) => (12, 4),
-            (false, Side::Destination) => (16, 4),
-            (true, Side::Source) => (8, 16),
-            (true, Side::Destination) => (24, 16),
-        };
-        expression(list, "payload", |data| {
-            number(data, 1, REGISTER_1);
-            number(data, 2, PAYLOAD_NETWORK_HEADER);
-            number(data, 3, offset);
-            number(data, 4, length);
-        });
-        expression(list, "bitwise", |data| {
-            number(data, 1, REGISTER_1);
-            number(data, 2, REGISTER_1);
-            number(data, 3, length);
-            nested(data, 4, |mask| attribute(mask, DATA_VALUE, &octets(net.netmask())));
-            nested(data, 5, |xor| attribute(xor, DATA_VALUE, &vec![0; octets(net.netmask()).len()]));
-        });
-        compare(list, if *inside { CMP_EQ } else { CMP_NEQ }, &octets(net.network()));
-    }
-    expression(list, "masq", |_| {});
-}
-
-fn compare(list: &mut Vec<u8>, operator: u32, value: &[u8]) {
-    expression(list, "cmp", |data| {
-        number(data, 1, REGISTER_1);
-        number(data, 2, operator);
-        nested(data, 3, |with| attribute(with, DATA_VALUE, value));
-    });
-}
-
-fn expression(list: &mut Vec<u8>, name: &str, data: impl FnOnce(&mut Vec<u8>)) {
-    nested(list, LIST_ELEMENT, |element| {
-        text(element, EXPRESSION_NAME, name);
-        nested(element, EXPRESSION_DATA, data);
-    });
-}
-
-/// Appends one netlink message: header, nfgenmsg (family, version, resource in network order), body.
-fn message(
-    bytes: &mut Vec<u8>,
-    kind: u16,
-    flags: u16,
-    sequence: u32,
-    family: u8,
-    resource: u16,
-    body: impl FnOnce(&mut Vec<u8>),
-) {
-    let start = bytes.len();
-    bytes.resize(start + HEADER, 0);
-    bytes.extend([family, 0]);
-    bytes.extend(resource.to_be_bytes());
-    body(bytes);
-    let length = u32::try_from(bytes.len() - start).expect("our own few attributes");
-    bytes[start..start + 4].copy_from_slice(&length.to_ne_bytes());
-    bytes[start + 4..start + 6].copy_from_slice(&kind.to_ne_bytes());
-    bytes[start + 6..start + 8].copy_from_slice(&flags.to_ne_bytes());
-    bytes[start + 8..start + 12].copy_from_slice(&sequence.to_ne_bytes());
-}
-
-fn attribute(bytes: &mut Vec<u8>, kind: u16, value: &[u8]) {
-    let length = u16::try_from(4 + value.len()).expect("names and masks are short");
-    bytes.extend(length.to_ne_bytes());
-    bytes.extend(kind.to_ne_bytes());
-    bytes.extend(value);
-    bytes.resize(bytes.len().next_multiple_of(4), 0);
-}
-
-fn text(bytes: &mut Vec<u8>, kind: u16, value: &str) {
-    attribute(bytes, kind, &[value.as_bytes(), b"\0"].concat());
-}
-
-fn number(bytes: &mut Vec<u8>, kind: u16, value: u32) {
-    attribute(bytes, kind, &value.to_be_bytes());
-}
-
-fn nested(bytes: &mut Vec<u8>, kind: u16, fill: impl FnOnce(&mut Vec<u8>)) {
-    let mut inner = Vec::new();
-    fill(&mut inner);
-    attribute(bytes, kind | NLA_F_NESTED, &inner);
-}
-
-/// The first attribute of that kind.
-fn find(mut attributes: &[u8], kind: u16) -> Option<&[u8]> {
-    while let [l0, l1, k0, k1, ..] = *attributes {
-        let length = usize::from(u16::from_ne_bytes([l0, l1]));
-        let value = attributes.get(4..length)?;
-        if u16::from_ne_bytes([k0, k1]) & NLA_TYPE_MASK == kind {
-            return Some(value);
-        }
-        attributes = attributes.get(length.next_multiple_of(4)..)?;
-    }
-    None
-}
-
-fn is_text(value: &[u8], text: &str) -> bool {
-    value.strip_suffix(b"\0") == Some(text.as_bytes())
-}
-
-fn comment(words: &str) -> Vec<u8> {
-    let length = u8::try_from(words.len() + 1).expect("comments are kept short");
-    [&[USERDATA_COMMENT, length], words.as_bytes(), b"\0"].concat()
-}
-
-fn comment_of(userdata: &[u8]) -> Option<String> {
-    let mut rest = userdata;
-    while let [kind, length, ..] = *rest {
-        let value = rest.get(2..2 + usize::from(length))?;
-        if kind == USERDATA_COMMENT {
-            return Some(String::from_utf8_lossy(value).trim_end_matches('\0').to_owned());
-        }
-        rest = &rest[2 + usize::from(length)..];
-    }
-    None
-}
-
-fn octets(address: IpAddr) -> Vec<u8> {
-    match address {
-        IpAddr::V4(v4) => v4.octets().to_vec(),
-        IpAddr::V6(v6) => v6.octets().to_vec(),
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use proptest::prelude::*;
-
-    use super::*;
-
-    #[test]
-    fn attributes_are_found_again_behind_odd_lengths() {
-        let mut bytes = Vec::new();
-        text(&mut bytes, 1, "odd");
-        attribute(&mut bytes, 7, &comment("why this is here"));
-        nested(&mut bytes, 9, |inner| number(inner, 1, 77));
-        assert!(find(&bytes, 1).is_some_and(|value| is_text(value, "odd")));
-        assert_eq!(find(&bytes, 7).and_then(comment_of).as_deref(), Some("why this is here"));
-        assert_eq!(find(&bytes, 9).and_then(|inner| find(inner, 1)), Some(&77_u32.to_be_bytes()[..]));
-        assert_eq!(find(&bytes, 8), None);
-    }
-
-    proptest! {
-        #[test]
-        fn no_attributes_from_the_kernel_make_it_panic(bytes in prop::collection::vec(any::<u8>(), 0..128), kind: u16) {
-            let _ = find(&bytes, kind).and_then(comment_of);
-            let _ = comment_of(&bytes);
-        }
+        let head = self.nft.request(kind, NLM_F_ACK | flags, NFPROTO_INET);
+        self.sequences.push(head.sequence);
+        message(&mut self.bytes, &head, body);
     }
 }

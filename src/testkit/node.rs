@@ -327,9 +327,8 @@ impl TempNode {
         found
     }
 
-    /// Gives everything back, by force where needed.
-    /// Takes down the node's bridge and its chain in the shared nftables table, which the kernel would otherwise keep: a
-    /// host has room for 1024 chains. What cannot be done is left; the deletions below are the rougher way.
+    /// Takes down the node's bridge and its rules in the shared nftables table. What cannot be done is left: `clean` is
+    /// the rougher way, and rules without a bridge are cleared away by the next node.
     fn dismantle(&self) {
         let text = fs::read_to_string(self.dir.join("config.toml")).unwrap_or_default();
         let config = text.parse::<toml::Table>().ok().and_then(|mut table| table.remove("network")?.try_into().ok());
@@ -347,6 +346,7 @@ impl TempNode {
         }
     }
 
+    /// Gives everything back, by force where needed.
     fn clean(&mut self) {
         self.dismantle();
         self.unmount();
