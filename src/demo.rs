@@ -5,7 +5,7 @@
 
 use std::{
     fs,
-    io::{Read, Write},
+    io::{IsTerminal, Read, Write},
     net::{IpAddr, SocketAddr, TcpStream},
     os::fd::{AsFd, OwnedFd},
     path::{Path, PathBuf},
@@ -74,7 +74,7 @@ pub(crate) fn run(arguments: &Arguments) -> ExitCode {
     match outcome {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {
-            say(&format!("\n  \x1b[31m✗ {error:#}\x1b[0m"));
+            say(&format!("\n  {}", Style::Red.paint(&format!("✗ {error:#}"))));
             ExitCode::FAILURE
         }
     }
@@ -101,8 +101,8 @@ async fn demo(keep: bool) -> Result<()> {
     let home = PathBuf::from(format!("/run/{HOME}{}", std::process::id()));
     fs::create_dir_all(&home).with_context(|| format!("make {}", home.display()))?;
     say(&format!(
-        "\n  \x1b[1mCoracle {}\x1b[0m · a node of its own in {}\n",
-        env!("CARGO_PKG_VERSION"),
+        "\n  {} · a node of its own in {}\n",
+        Style::Bold.paint(concat!("Coracle ", env!("CARGO_PKG_VERSION"))),
         home.display()
     ));
     let network = network::Config::apart(&home.to_string_lossy());
@@ -115,7 +115,7 @@ async fn demo(keep: bool) -> Result<()> {
     }
     let ended = node.end().await;
     told.and(ended)?;
-    say("\n  \x1b[32m✓ everything as promised\x1b[0m\n");
+    say(&format!("\n  {}\n", Style::Green.paint("✓ everything as promised")));
     Ok(())
 }
 
@@ -144,7 +144,7 @@ async fn end_kept(home: &Path) -> Result<()> {
     node.containers = containers.into_iter().map(|container| container.id).collect();
     drop(cri);
     node.end().await?;
-    say("\n  \x1b[32m✓ the demo has ended\x1b[0m\n");
+    say(&format!("\n  {}\n", Style::Green.paint("✓ the demo has ended")));
     Ok(())
 }
 
@@ -200,7 +200,7 @@ async fn story(node: &mut Node, image: &str) -> Result<()> {
     note("the web container answers all the same; the worker writes on, and ends by itself");
     let (_, lines) = wait_for_lines(Path::new(&log), LINES).await?;
     ensure!(lines == LINES, "the worker wrote {LINES} lines, its log has {lines}");
-    note(&format!("log of worker: all {LINES} lines, none of them seen by a daemon"));
+    note(&format!("log of worker: all {LINES} lines; nobody needed a daemon to write them"));
 
     let begun = Instant::now();
     node.daemon = start_daemon(&node.home, &node.network)?;
@@ -390,9 +390,10 @@ fn say_how_to_go_on(node: &Node) -> Result<()> {
     // What has to be root here has to be root in the next line too.
     let sudo = if std::env::var_os("SUDO_USER").is_some() { "sudo " } else { "" };
     say(&format!(
-        "\n  \x1b[32m✓ everything as promised\x1b[0m, and left running\n\n  \
+        "\n  {}, and left running\n\n  \
          look around:  {sudo}crictl --runtime-endpoint unix://{} pods\n  \
          end it all:   {sudo}{} demo --end {}\n",
+        Style::Green.paint("✓ everything as promised"),
         node.socket().display(),
         program.display(),
         node.home.display()
@@ -455,15 +456,32 @@ async fn get(address: SocketAddr) -> Result<String> {
 }
 
 fn step(what: &str, begun: Instant) {
-    let took = begun.elapsed();
-    say(&format!("  {what:<58} \x1b[36m{:>9.1} ms\x1b[0m", took.as_secs_f64() * 1e3));
+    let took = format!("{:>9.1} ms", begun.elapsed().as_secs_f64() * 1e3);
+    say(&format!("  {what:<58} {}", Style::Cyan.paint(&took)));
 }
 
 fn note(what: &str) {
-    say(&format!("    \x1b[2m{what}\x1b[0m"));
+    say(&format!("    {}", Style::Dim.paint(what)));
 }
 
 #[allow(clippy::print_stdout, reason = "the demo speaks to the person who ran it")]
 fn say(line: &str) {
     println!("{line}");
+}
+
+/// How a terminal shows a word, by its number there (ECMA-48).
+#[derive(Debug, Clone, Copy)]
+enum Style {
+    Bold = 1,
+    Dim = 2,
+    Red = 31,
+    Green = 32,
+    Cyan = 36,
+}
+
+impl Style {
+    /// The text in this style on a terminal, and plain elsewhere.
+    fn paint(self, text: &str) -> String {
+        if std::io::stdout().is_terminal() { format!("\x1b[{}m{text}\x1b[0m", self as u8) } else { text.to_owned() }
+    }
 }

@@ -114,12 +114,13 @@ fn cgroups(marks: &Marks<'_>) -> Vec<String> {
     found
 }
 
-/// Processes whose command line, cgroup or open directory names the instance; ourselves excepted.
+/// Processes whose command line or cgroup names the instance; except ourselves and those who started us, which may have
+/// been told its directory too (`sudo`, a shell).
 fn processes(marks: &Marks<'_>) -> Vec<String> {
-    let own = std::process::id().to_string();
+    let ours = ourselves_and_ancestors();
     let mut found = Vec::new();
     for pid in names_in(Path::new("/proc")) {
-        if pid == own || !pid.bytes().all(|b| b.is_ascii_digit()) {
+        if ours.contains(&pid) || !pid.bytes().all(|b| b.is_ascii_digit()) {
             continue;
         }
         let read = |file: &str| {
@@ -131,6 +132,16 @@ fn processes(marks: &Marks<'_>) -> Vec<String> {
         if by_command || by_cgroup {
             found.push(format!("{pid} {}", command.trim()));
         }
+    }
+    found
+}
+
+fn ourselves_and_ancestors() -> Vec<String> {
+    let mut found = vec![std::process::id().to_string()];
+    while let Some(pid) = found.last().filter(|pid| *pid != "0") {
+        let status = fs::read_to_string(format!("/proc/{pid}/status")).unwrap_or_default();
+        let Some(parent) = status.lines().find_map(|line| line.strip_prefix("PPid:")) else { break };
+        found.push(parent.trim().to_owned());
     }
     found
 }
