@@ -153,6 +153,11 @@ pub fn start_time(pid: Pid) -> io::Result<u64> {
     start_time_in(&fs::read(format!("/proc/{}/stat", pid.0))?).ok_or(io::Error::from(io::ErrorKind::InvalidData))
 }
 
+/// A process's short name (`comm`), which it may have chosen itself.
+pub fn name(pid: Pid) -> io::Result<String> {
+    Ok(fs::read_to_string(format!("/proc/{}/comm", pid.0))?.trim_end().to_owned())
+}
+
 /// This process.
 pub fn own_pid() -> Pid {
     Pid(nix::unistd::getpid().as_raw())

@@ -8,7 +8,7 @@ use std::{
     io::{self, IoSlice},
     mem::offset_of,
     os::{
-        fd::{AsRawFd, BorrowedFd, FromRawFd, OwnedFd, RawFd},
+        fd::{AsFd, AsRawFd, BorrowedFd, FromRawFd, OwnedFd, RawFd},
         unix::ffi::OsStrExt,
     },
     path::Path,
@@ -72,13 +72,21 @@ pub fn listen_at(dir: BorrowedFd<'_>, name: &str, mode: u32, backlog: i32) -> io
     Ok(socket)
 }
 
-/// Connects to the socket named `name` in `dir`. `ENOENT`: none; `ECONNREFUSED`: nobody listens any more.
+/// Connects to the socket named `name` in `dir`. Does not block, and neither does the result. `ENOENT`: none;
+/// `ECONNREFUSED`: nobody listens any more; `EAGAIN`: as many wait to be accepted as may.
 pub fn connect_at(dir: BorrowedFd<'_>, name: &str) -> io::Result<OwnedFd> {
     let socket = seqpacket()?;
+    set_nonblocking(socket.as_fd())?;
     let (address, len) = address(dir, name)?;
     // SAFETY: the kernel reads `len` bytes of `address`, which holds at least as many and outlives the call.
     done(unsafe { libc::connect(socket.as_raw_fd(), (&raw const address).cast(), len) })?;
     Ok(socket)
+}
+
+/// Makes this process the one that whoever connects from now on finds in [`peer_credentials`]: the kernel notes who called
+/// `listen(2)` last, and a listener may have been made by another process.
+pub fn own_listener(listener: BorrowedFd<'_>, backlog: i32) -> io::Result<()> {
+    Ok(listen(&listener, Backlog::new(backlog)?)?)
 }
 
 /// Takes the next connection. `EAGAIN`: none waits, on a non-blocking listener. The new socket blocks.
@@ -154,7 +162,7 @@ pub fn receive(socket: BorrowedFd<'_>, buffer: &mut [u8], max_fds: usize) -> io:
     Ok((read as usize, fds))
 }
 
-/// Who made the connection, as the kernel noted it then (`SO_PEERCRED`).
+/// Who made the connection, as the kernel noted it then (`SO_PEERCRED`); at the end that connected, who listened.
 pub fn peer_credentials(socket: BorrowedFd<'_>) -> io::Result<Credentials> {
     let peer = getsockopt(&socket, sockopt::PeerCredentials)?;
     Ok(Credentials { pid: peer.pid(), uid: peer.uid(), gid: peer.gid() })

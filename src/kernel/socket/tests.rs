@@ -79,6 +79,8 @@ fn a_socket_is_reached_under_a_path_of_any_length() {
     let peer = peer_credentials(server.as_fd()).unwrap();
     assert_eq!((peer.pid, peer.uid), (std::process::id() as i32, nix::unistd::geteuid().as_raw()));
 
+    assert_eq!(receive(client.as_fd(), &mut [0; 16], 0).unwrap_err().kind(), io::ErrorKind::WouldBlock);
+
     // A newcomer takes the name over in one step.
     let second = listen_at(dir.as_fd(), "a.sock", 0o600, 8).unwrap();
     drop(first);
@@ -89,6 +91,16 @@ fn a_socket_is_reached_under_a_path_of_any_length() {
     unlink_at(dir.as_fd(), "a.sock").unwrap();
     unlink_at(dir.as_fd(), "a.sock").unwrap();
     assert_eq!(std::fs::read_dir(&deep).unwrap().count(), 0);
+}
+
+#[test]
+fn nobody_waits_to_be_accepted_where_the_queue_is_full() {
+    let root = tempfile::tempdir().unwrap();
+    let dir = File::open(root.path()).unwrap();
+    let _listener = listen_at(dir.as_fd(), "a.sock", 0o600, 1).unwrap();
+    let results: Vec<_> = (0..4).map(|_| connect_at(dir.as_fd(), "a.sock")).collect();
+    assert!(results[0].is_ok());
+    assert_eq!(results[3].as_ref().unwrap_err().kind(), io::ErrorKind::WouldBlock);
 }
 
 #[test]
