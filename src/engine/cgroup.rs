@@ -63,23 +63,28 @@ impl Cgroups {
         &self.layout
     }
 
-    /// Makes (or finds) a pod's cgroup: the kubelet's parent itself, or `<root>/<pod id>` where it names none.
-    pub fn make_pod(&self, root: &str, plan: &PodPlan, id: &PodId, pids: Option<u64>) -> Result<PodCgroup> {
-        let pod = match plan.cgroup_parent.as_deref().map(|parent| parent.trim_end_matches('/')) {
+    /// Where a pod's cgroup is: the kubelet's parent itself, or `<root>/<pod id>` where it names none. Makes nothing; what
+    /// is not there yet will be ours.
+    pub fn place_pod(&self, root: &str, plan: &PodPlan, id: &PodId) -> Result<PodCgroup> {
+        match plan.cgroup_parent.as_deref().map(|parent| parent.trim_end_matches('/')) {
             Some(parent) if parent.rsplit('/').next().is_some_and(|last| last.ends_with(".slice")) => {
-                return Err(Error::CgroupDriver { parent: parent.to_owned() });
+                Err(Error::CgroupDriver { parent: parent.to_owned() })
             }
             Some(parent) if !parent.is_empty() => {
                 let path = checked(parent)?;
-                PodCgroup { ours: !self.exists(&path), path }
+                Ok(PodCgroup { ours: !self.exists(&path), path })
             }
-            _ => PodCgroup { path: format!("{}/{id}", checked(root)?), ours: true },
-        };
+            _ => Ok(PodCgroup { path: format!("{}/{id}", checked(root)?), ours: true }),
+        }
+    }
+
+    /// Makes (or finds) a pod's cgroup.
+    pub fn make_pod(&self, pod: &PodCgroup, pids: Option<u64>) -> Result<()> {
         self.make_directories(&pod.path)?;
         if let (true, Some(pids)) = (pod.ours, pids) {
             pod_limits::set_pids(&pod.path, pids)?;
         }
-        Ok(pod)
+        Ok(())
     }
 
     /// Makes a container's cgroup, sets its limits and device access, and opens what its launch needs.

@@ -77,9 +77,14 @@ impl Engine {
         &self.host
     }
 
-    /// Makes a pod's cgroup, or finds the kubelet's. Safe to repeat.
+    /// Where a pod's cgroup is to be, and whether it will be ours to remove. Makes nothing.
     pub fn pod_cgroup(&self, pod: &PodPlan, id: &PodId) -> Result<PodCgroup> {
-        self.cgroups.make_pod(&self.config.cgroup_root, pod, id, self.config.pod_pids)
+        self.cgroups.place_pod(&self.config.cgroup_root, pod, id)
+    }
+
+    /// Makes a pod's cgroup, or finds the kubelet's. Safe to repeat.
+    pub fn make_pod_cgroup(&self, pod: &PodCgroup) -> Result<()> {
+        self.cgroups.make_pod(pod, self.config.pod_pids)
     }
 
     /// Removes a pod's cgroup where we made it. One that is gone is fine.

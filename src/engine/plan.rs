@@ -35,7 +35,7 @@ pub struct PlanInput<'a> {
     pub pod: &'a PodPlan,
     /// Its id.
     pub pod_id: &'a PodId,
-    /// The pod's cgroup, as [`crate::Engine::pod_cgroup`] made it.
+    /// The pod's cgroup, as [`crate::Engine::pod_cgroup`] places it.
     pub pod_cgroup: &'a str,
     /// Its host name, decided.
     pub hostname: &'a str,

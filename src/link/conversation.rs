@@ -23,9 +23,14 @@ use crate::{
     frame::{self, MAX_FDS, MAX_PACKET},
 };
 
-/// How long a peer may take to answer a greeting. It does so at once; one that does not is stopped, or stuck in the kernel,
-/// and must not keep a starting daemon from all others.
-const GREETING_PATIENCE: Duration = Duration::from_secs(10);
+/// How long a peer may take over what it answers from memory, or with a signal: it has one thread, waits for nothing and
+/// needs microseconds. Seconds pass where the machine starves it; one that needs more than this is stopped, or stuck in
+/// the kernel, and a starting daemon must get on with all others.
+pub(crate) const ANSWER_PATIENCE: Duration = Duration::from_secs(5);
+
+/// How long a request may take that a child has to answer for, which mounts, reads a program from a cold disk and execs.
+/// Half the time that a kubelet gives a call by default (`runtimeRequestTimeout`, 2 min): the caller still hears why.
+pub(crate) const CHILD_PATIENCE: Duration = Duration::from_secs(60);
 
 /// A reply that says which request it answers.
 pub(crate) trait Numbered: Message + Default + 'static {
@@ -83,10 +88,21 @@ impl<R: Numbered> Conversation<R> {
         Ok(Conversation { shared, next: AtomicU64::new(1), reader })
     }
 
-    /// Sends the request that `make` builds around its number and waits for the reply.
+    /// Sends the request that `make` builds around its number and waits for the reply, at most for `patience`:
+    /// [`Error::Silent`].
     ///
-    /// When the caller stops waiting, the request has still been made; its reply is dropped.
-    pub(crate) async fn ask<Q: Message>(&self, make: impl FnOnce(u64) -> Q, fds: &[BorrowedFd<'_>]) -> Result<R> {
+    /// When the wait ends first, or the caller gives it up, the request may still be served; its reply is dropped.
+    pub(crate) async fn ask<Q: Message>(
+        &self,
+        make: impl FnOnce(u64) -> Q,
+        fds: &[BorrowedFd<'_>],
+        patience: Duration,
+    ) -> Result<R> {
+        let reply = tokio::time::timeout(patience, self.exchange(make, fds)).await;
+        reply.unwrap_or(Err(Error::Silent { who: self.shared.who, seconds: patience.as_secs() }))
+    }
+
+    async fn exchange<Q: Message>(&self, make: impl FnOnce(u64) -> Q, fds: &[BorrowedFd<'_>]) -> Result<R> {
         let who = self.shared.who;
         let id = self.next.fetch_add(1, Ordering::Relaxed);
         let sealed = frame::seal(&make(id)).map_err(|source| Error::Send { who, source })?;
@@ -99,15 +115,14 @@ impl<R: Numbered> Conversation<R> {
             Some(pending) => pending.insert(id, sender),
             None => return Err(Error::Lost { who }),
         };
+        // A silent peer must not be waited for by ever more that nobody waits for.
+        let _waiting = Waiting { shared: &self.shared, id };
         let sent = self
             .shared
             .socket
             .async_io(Interest::WRITABLE, |socket| kernel::socket::send(socket.as_fd(), &sealed.packet, &beside))
             .await;
         if let Err(source) = sent {
-            if let Some(pending) = self.shared.pending().as_mut() {
-                pending.remove(&id);
-            }
             return Err(match source.kind() {
                 io::ErrorKind::BrokenPipe | io::ErrorKind::ConnectionReset | io::ErrorKind::NotConnected => {
                     Error::Lost { who }
@@ -116,12 +131,6 @@ impl<R: Numbered> Conversation<R> {
             });
         }
         reply.await.map_err(|_| Error::Lost { who })
-    }
-
-    /// As [`Conversation::ask`], for the first request: with a deadline.
-    pub(crate) async fn greet<Q: Message>(&self, make: impl FnOnce(u64) -> Q) -> Result<R> {
-        let reply = tokio::time::timeout(GREETING_PATIENCE, self.ask(make, &[])).await;
-        reply.unwrap_or(Err(Error::Silent { who: self.shared.who, seconds: GREETING_PATIENCE.as_secs() }))
     }
 
     /// Resolves when the connection has ended.
@@ -134,6 +143,20 @@ impl<R: Numbered> Conversation<R> {
 impl<R> Drop for Conversation<R> {
     fn drop(&mut self) {
         self.reader.abort();
+    }
+}
+
+/// A place among those who wait for a reply; given up when dropped.
+struct Waiting<'c, R: Numbered> {
+    shared: &'c Shared<R>,
+    id: u64,
+}
+
+impl<R: Numbered> Drop for Waiting<'_, R> {
+    fn drop(&mut self) {
+        if let Some(pending) = self.shared.pending().as_mut() {
+            pending.remove(&self.id);
+        }
     }
 }
 
@@ -177,5 +200,77 @@ impl<R: Numbered> Shared<R> {
 
     fn pending(&self) -> std::sync::MutexGuard<'_, Option<HashMap<u64, oneshot::Sender<R>>>> {
         self.pending.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::time::Instant;
+
+    use tokio::task::JoinSet;
+
+    use super::*;
+    use crate::{Peer, wire};
+
+    /// Patience in these tests, where nobody answers.
+    const BRIEF: Duration = Duration::from_millis(20);
+
+    /// A conversation, and the other end of it.
+    fn with_peer() -> (Arc<Conversation<wire::MonitorReply>>, Peer) {
+        let (ours, theirs) = kernel::socket::pair().unwrap();
+        for end in [&ours, &theirs] {
+            kernel::socket::set_nonblocking(end.as_fd()).unwrap();
+        }
+        (Arc::new(Conversation::new("monitor", ours, |_| ()).unwrap()), Peer::new(theirs))
+    }
+
+    fn forget(id: u64) -> wire::MonitorRequest {
+        let forget = wire::Forget { container_id: "c".repeat(64) };
+        wire::MonitorRequest { id, act: Some(wire::monitor_request::Act::Forget(forget)) }
+    }
+
+    fn waiting(conversation: &Conversation<wire::MonitorReply>) -> usize {
+        conversation.shared.pending().as_ref().expect("a live connection").len()
+    }
+
+    #[tokio::test]
+    async fn a_silent_peer_is_waited_for_as_long_as_said_and_then_by_nobody() {
+        let (conversation, _peer) = with_peer();
+        let begun = Instant::now();
+        let silent = conversation.ask(forget, &[], BRIEF).await;
+        assert!(matches!(silent, Err(Error::Silent { .. })), "{silent:?}");
+        assert!(begun.elapsed() >= BRIEF);
+        assert_eq!(waiting(&conversation), 0);
+    }
+
+    #[tokio::test]
+    async fn a_peer_that_takes_nothing_more_is_silent_too() {
+        let (conversation, _peer) = with_peer();
+        let mut asking = JoinSet::new();
+        // More than the socket holds: the last ones cannot even be sent.
+        for _ in 0..1000 {
+            let conversation = conversation.clone();
+            asking.spawn(async move { conversation.ask(forget, &[], BRIEF).await });
+        }
+        for answer in asking.join_all().await {
+            assert!(matches!(answer, Err(Error::Silent { .. })), "{answer:?}");
+        }
+        assert_eq!(waiting(&conversation), 0);
+    }
+
+    #[tokio::test]
+    async fn an_answer_that_comes_too_late_reaches_nobody_and_the_next_one_is_heard() {
+        let (conversation, mut peer) = with_peer();
+        let mut answer = || {
+            let (request, _) = peer.receive::<wire::MonitorRequest>().unwrap().expect("a request");
+            let done = wire::monitor_reply::Result::Done(wire::Done {});
+            peer.send(&wire::MonitorReply { id: request.id, result: Some(done) }).unwrap();
+            request.id
+        };
+        assert!(conversation.ask(forget, &[], BRIEF).await.is_err());
+        answer();
+        // The first branch is polled first, which sends the request.
+        let (heard, number) = tokio::join!(biased; conversation.ask(forget, &[], ANSWER_PATIENCE), async { answer() });
+        assert_eq!(heard.unwrap().id, number);
     }
 }

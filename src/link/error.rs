@@ -111,6 +111,15 @@ impl Error {
         }
     }
 
+    /// Whether the peer lives and does not answer, or takes no connection any more.
+    pub fn is_silent(&self) -> bool {
+        match self {
+            Error::Silent { .. } => true,
+            Error::Connect { source, .. } => source.kind() == io::ErrorKind::WouldBlock,
+            _ => false,
+        }
+    }
+
     /// Whether the peer itself is gone, as opposed to a request it refused.
     pub fn is_lost(&self) -> bool {
         matches!(self, Error::Absent { .. } | Error::Lost { .. })

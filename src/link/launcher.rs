@@ -2,6 +2,7 @@
 
 use std::{
     fs::File,
+    io,
     os::{
         fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd},
         unix::process::CommandExt,
@@ -10,6 +11,7 @@ use std::{
     sync::{Arc, Mutex, PoisonError},
 };
 
+use kernel::process::Pid;
 use model::PodId;
 use nix::{
     fcntl::{OFlag, openat},
@@ -18,7 +20,7 @@ use nix::{
 
 use crate::{
     Error, MONITOR_SOCKET, PROTOCOL, RELEASE, Result,
-    conversation::Conversation,
+    conversation::{ANSWER_PATIENCE, Conversation},
     wire::{self, launcher_reply::Result as Reply, launcher_request::Act},
 };
 
@@ -29,7 +31,7 @@ pub const LAUNCHER_SOCKET: &str = "launcher.sock";
 const LOG: &str = "launcher.log";
 
 /// Connections that may wait to be accepted: one daemon, and its successor.
-const BACKLOG: i32 = 8;
+pub const BACKLOG: i32 = 8;
 
 /// Only root talks to these sockets.
 const SOCKET_MODE: u32 = 0o600;
@@ -51,6 +53,11 @@ impl Launcher {
     /// Connects to the launcher that an earlier daemon started. [`Error::Absent`] when none runs.
     pub async fn connect(state_dir: BorrowedFd<'_>) -> Result<Launcher> {
         Launcher::greet(state_dir, None).await
+    }
+
+    /// A handle on the launcher, whether it answers or not. [`Error::Absent`] when none runs.
+    pub fn process(state_dir: BorrowedFd<'_>) -> Result<OwnedFd> {
+        process(state_dir, LAUNCHER_SOCKET, "launcher", "coracle-launch")
     }
 
     /// Starts a launcher from `program`, a sealed memfd of `coracle-monitor`, and connects to it.
@@ -84,8 +91,7 @@ impl Launcher {
         let socket = connect(state_dir, LAUNCHER_SOCKET, "launcher")?;
         let conversation = Conversation::new("launcher", socket, |_: Option<wire::LauncherReply>| ())?;
         let hello = Act::Hello(wire::Hello { protocol: PROTOCOL, release: RELEASE.to_owned() });
-        let reply = conversation.greet(|id| wire::LauncherRequest { id, act: Some(hello) }).await?;
-        match outcome(reply)? {
+        match ask(&conversation, hello, &[]).await? {
             Reply::Hello(hello) => Ok(Launcher(Arc::new(Inner {
                 conversation,
                 pid: hello.pid,
@@ -140,18 +146,31 @@ fn listen(dir: BorrowedFd<'_>, name: &'static str, who: &'static str) -> Result<
     kernel::socket::listen_at(dir, name, SOCKET_MODE, BACKLOG).map_err(|source| Error::Listen { who, source })
 }
 
-/// Connects to the socket called `name`; the result does not block.
+/// Connects to the socket called `name`. Waits for nobody, and neither does the result.
 pub(crate) fn connect(dir: BorrowedFd<'_>, name: &'static str, who: &'static str) -> Result<OwnedFd> {
-    let socket = kernel::socket::connect_at(dir, name).map_err(|source| match source.raw_os_error() {
+    kernel::socket::connect_at(dir, name).map_err(|source| match source.raw_os_error() {
         Some(nix::libc::ENOENT | nix::libc::ECONNREFUSED) => Error::Absent { who },
         _ => Error::Connect { who, source },
-    })?;
-    kernel::socket::set_nonblocking(socket.as_fd()).map_err(|source| Error::Connect { who, source })?;
-    Ok(socket)
+    })
+}
+
+/// A handle on the process that listens on the socket called `name` and is called `comm` (proc(5)).
+pub(crate) fn process(dir: BorrowedFd<'_>, name: &'static str, who: &'static str, comm: &str) -> Result<OwnedFd> {
+    let absent = || Error::Absent { who };
+    let socket = connect(dir, name, who)?;
+    let peer = kernel::socket::peer_credentials(socket.as_fd()).map_err(|source| Error::Connect { who, source })?;
+    // A socket that its owner has not taken over yet names the daemon that made it, and so whoever has that number now.
+    let is_it = kernel::process::name(Pid(peer.pid)).is_ok_and(|found| found == comm);
+    let process = kernel::process::pidfd_open(Pid(peer.pid)).map_err(|_| absent())?;
+    // The other end of the connection is open still, so the number was its owner's when the handle was opened.
+    match kernel::socket::receive(socket.as_fd(), &mut [0], 0) {
+        Err(error) if error.kind() == io::ErrorKind::WouldBlock && is_it => Ok(process),
+        _ => Err(absent()),
+    }
 }
 
 async fn ask(conversation: &Conversation<wire::LauncherReply>, act: Act, fds: &[BorrowedFd<'_>]) -> Result<Reply> {
-    let reply = conversation.ask(|id| wire::LauncherRequest { id, act: Some(act) }, fds).await?;
+    let reply = conversation.ask(|id| wire::LauncherRequest { id, act: Some(act) }, fds, ANSWER_PATIENCE).await?;
     outcome(reply)
 }
 

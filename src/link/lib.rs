@@ -21,7 +21,7 @@ mod peer;
 pub use api::monitor::v1 as wire;
 pub use error::{Error, Result};
 pub use exit::{EXIT_RECORD_KIND, EXIT_RECORD_VERSION, RecordedExit, ending_to_wire, exit_record_name, exit_to_wire};
-pub use launcher::{LAUNCHER_SOCKET, Launcher};
+pub use launcher::{BACKLOG, LAUNCHER_SOCKET, Launcher};
 pub use monitor::{Exec, ExecId, ExecOrder, MONITOR_SOCKET, Monitor, PodReady, PodSetUp, Whole};
 pub use news::{Greeting, News, Now, NowState};
 pub use peer::Peer;

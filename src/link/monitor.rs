@@ -7,7 +7,7 @@ use std::{
         Arc, Mutex, PoisonError,
         atomic::{AtomicU64, Ordering},
     },
-    time::{SystemTime, UNIX_EPOCH},
+    time::{Duration, SystemTime, UNIX_EPOCH},
 };
 
 use model::{ContainerId, Exit, Signal};
@@ -15,7 +15,7 @@ use tokio::sync::{mpsc, oneshot};
 
 use crate::{
     Error, Greeting, News, PROTOCOL, RELEASE, Result,
-    conversation::Conversation,
+    conversation::{ANSWER_PATIENCE, CHILD_PATIENCE, Conversation},
     exit, launcher,
     wire::{self, monitor_reply::Result as Reply, monitor_request::Act},
 };
@@ -107,6 +107,20 @@ pub struct Exec {
     /// Its process in the host's pid namespace.
     pub pid: i32,
     exit: oneshot::Receiver<Exit>,
+    _place: Place,
+}
+
+/// A place among those who wait for an exec's end; given up when dropped.
+#[derive(Debug)]
+struct Place {
+    execs: Execs,
+    id: u64,
+}
+
+impl Drop for Place {
+    fn drop(&mut self) {
+        self.execs.lock().unwrap_or_else(PoisonError::into_inner).remove(&self.id);
+    }
 }
 
 impl Exec {
@@ -136,11 +150,15 @@ impl Monitor {
         let first = SystemTime::now().duration_since(UNIX_EPOCH).map_or(1, |now| now.as_nanos() as u64);
         let monitor = Monitor(Arc::new(Inner { conversation, next_exec: AtomicU64::new(first), execs }));
         let hello = Act::Hello(wire::Hello { protocol: PROTOCOL, release: RELEASE.to_owned() });
-        let reply = monitor.0.conversation.greet(|id| wire::MonitorRequest { id, act: Some(hello) }).await?;
-        match outcome(reply)? {
+        match monitor.ask(hello, &[]).await? {
             Reply::Hello(hello) => Ok((monitor, Greeting::from_wire(hello), news)),
             other => Err(unexpected(&other)),
         }
+    }
+
+    /// A handle on the monitor that listens in `pod_dir`, whether it answers or not. [`Error::Absent`] when none does.
+    pub fn process(pod_dir: BorrowedFd<'_>) -> Result<OwnedFd> {
+        launcher::process(pod_dir, MONITOR_SOCKET, "monitor", "coracle-monitor")
     }
 
     /// Makes the pod's namespaces, shared memory and init. Once in a monitor's life: after a failure, [`Self::end_pod`].
@@ -193,9 +211,14 @@ impl Monitor {
         self.done(Act::Kill(kill), &[]).await
     }
 
-    /// Starts a process in a running container. A program that cannot be started is [`Error::Refused`].
-    pub async fn exec(&self, container: &ContainerId, order: ExecOrder) -> Result<Exec> {
-        let id = self.0.next_exec.fetch_add(1, Ordering::Relaxed);
+    /// The identity of an exec to come: with it, one whose start is no longer waited for can still be killed.
+    pub fn next_exec(&self) -> ExecId {
+        ExecId(self.0.next_exec.fetch_add(1, Ordering::Relaxed))
+    }
+
+    /// Starts a process in a running container. A program that cannot be started is [`Error::Refused`]; after
+    /// [`Error::Silent`] it may still be started, unless [`Self::kill_exec`] follows.
+    pub async fn exec(&self, container: &ContainerId, ExecId(id): ExecId, order: ExecOrder) -> Result<Exec> {
         let mut fds = Vec::new();
         let mut place = |fd: OwnedFd| {
             fds.push(fd);
@@ -213,12 +236,9 @@ impl Monitor {
         let (sender, exit) = oneshot::channel();
         // Before the request is sent: the end of a short process may arrive before we see the reply.
         self.execs().insert(id, sender);
-        let reply = self.ask(Act::Exec(message), &fds).await;
-        if reply.is_err() {
-            self.execs().remove(&id);
-        }
-        match reply? {
-            Reply::ExecStarted(started) => Ok(Exec { id: ExecId(id), pid: started.pid, exit }),
+        let place = Place { execs: self.0.execs.clone(), id };
+        match self.ask(Act::Exec(message), &fds).await? {
+            Reply::ExecStarted(started) => Ok(Exec { id: ExecId(id), pid: started.pid, exit, _place: place }),
             other => Err(unexpected(&other)),
         }
     }
@@ -259,12 +279,24 @@ impl Monitor {
 
     async fn ask(&self, act: Act, fds: &[OwnedFd]) -> Result<Reply> {
         let fds: Vec<BorrowedFd<'_>> = fds.iter().map(AsFd::as_fd).collect();
-        let reply = self.0.conversation.ask(|id| wire::MonitorRequest { id, act: Some(act) }, &fds).await?;
+        let patience = patience(&act);
+        let reply = self.0.conversation.ask(|id| wire::MonitorRequest { id, act: Some(act) }, &fds, patience).await?;
         outcome(reply)
     }
 
     fn execs(&self) -> std::sync::MutexGuard<'_, HashMap<u64, oneshot::Sender<Exit>>> {
         self.0.execs.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+/// How long a request may take.
+fn patience(act: &Act) -> Duration {
+    match act {
+        // What ends a child only signals it, or waits for the death of one that can do nothing against it.
+        Act::Hello(_) | Act::Kill(_) | Act::KillExec(_) | Act::ReopenLog(_) | Act::Forget(_) | Act::EndPod(_) => {
+            ANSWER_PATIENCE
+        }
+        Act::SetUpPod(_) | Act::Create(_) | Act::Start(_) | Act::Exec(_) => CHILD_PATIENCE,
     }
 }
 

@@ -1,6 +1,6 @@
 //! What a kubelet asked a container to be, after the door has checked it.
 
-use std::{collections::BTreeMap, path::PathBuf};
+use std::{collections::BTreeMap, fmt, path::PathBuf};
 
 use serde::{Deserialize, Serialize};
 
@@ -171,9 +171,8 @@ pub struct ContainerPlan {
     pub security: Security,
 }
 
-impl ContainerPlan {
-    /// The key of the name reservation within a pod.
-    pub fn name_key(&self) -> String {
-        format!("{}_{}", self.metadata.name, self.metadata.attempt)
+impl fmt::Display for ContainerMetadata {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{} (attempt {})", self.name, self.attempt)
     }
 }

@@ -1,6 +1,6 @@
 //! What a kubelet asked a pod sandbox to be, after the door has checked it.
 
-use std::{collections::BTreeMap, net::IpAddr, path::PathBuf};
+use std::{collections::BTreeMap, fmt, net::IpAddr, path::PathBuf};
 
 use serde::{Deserialize, Serialize};
 
@@ -155,10 +155,9 @@ pub struct PodPlan {
     pub resources: Option<Resources>,
 }
 
-impl PodPlan {
-    /// The key of the name reservation: at most one live sandbox has it.
-    pub fn name_key(&self) -> String {
-        let m = &self.metadata;
-        format!("{}_{}_{}_{}", m.name, m.namespace, m.uid, m.attempt)
+impl fmt::Display for PodMetadata {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Self { name, uid, namespace, attempt } = self;
+        write!(f, "{namespace}/{name} (uid {uid}, attempt {attempt})")
     }
 }

@@ -76,6 +76,8 @@ pub(crate) fn run() -> ! {
 fn take_listener() -> io::Result<OwnedFd> {
     let listener = descriptor::duplicate_from(io::stdin().as_fd(), 3)?;
     socket::set_nonblocking(listener.as_fd())?;
+    // The daemon made it: whoever connects must find us behind it, even when we do not answer any more.
+    socket::own_listener(listener.as_fd(), link::BACKLOG)?;
     let null = std::fs::File::options().read(true).write(true).open("/dev/null")?;
     descriptor::place_stdio(null.as_fd(), null.as_fd(), io::stderr().as_fd())?;
     Ok(listener)

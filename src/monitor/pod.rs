@@ -102,6 +102,8 @@ fn begin(id: &str, listener: BorrowedFd<'_>) -> io::Result<Pod> {
     let signals = SignalFd::new(&[libc::SIGCHLD])?;
     let listener = listener.try_clone_to_owned()?;
     socket::set_nonblocking(listener.as_fd())?;
+    // The daemon made it: whoever connects must find us behind it, even when we do not answer any more.
+    socket::own_listener(listener.as_fd(), link::BACKLOG)?;
     let epoll = Epoll::new()?;
     epoll.add(listener.as_fd(), event::LISTENER, Interest::READ)?;
     epoll.add(signals.as_fd(), event::SIGNALS, Interest::READ)?;

@@ -139,12 +139,16 @@ impl Pod {
         let Some(index) = self.position(id) else { return self.done(asker) };
         let container = &mut self.containers[index];
         match container.phase {
-            Phase::Waiting => {
-                container.phase = Phase::Forgotten { asker };
+            Phase::Waiting | Phase::Preparing { .. } => {
+                let before = std::mem::replace(&mut container.phase, Phase::Forgotten { asker });
                 // Seen as the end of its socket already; the signal is for a child that cannot see anything any more.
                 container.drop_word(&self.epoll);
                 if let Some(process) = container.process() {
                     let _ = pidfd_send_signal(process, libc::SIGKILL);
+                }
+                // Whoever has it made does not wait for it any more, or does so in vain.
+                if let Phase::Preparing { asker: maker } = before {
+                    self.answer(maker, Err(Failure::wrong("the container is to be forgotten")));
                 }
             }
             Phase::Ended { .. } => {

@@ -86,13 +86,13 @@ async fn steps(
     };
     undo.push(Step::CreateIntent, {
         let (home, id) = (home.clone(), id.clone());
-        async move { home.forget_container(&id).await }
+        async move { home.steps.pass(Step::RemoveRecord, home.forget_container(&id)).await }
     });
     steps.pass(Step::CreateIntent, home.save_container(&record)).await?;
 
     undo.push(Step::CreateRootfs, {
         let (home, id) = (home.clone(), id.clone());
-        async move { remove::container_dir(&home, &id).await }
+        async move { home.steps.pass(Step::RemoveRootfs, remove::container_dir(&home, &id)).await }
     });
     let rootfs = steps.pass(Step::CreateRootfs, async {
         let (engine, dir, layers) = (home.engine.clone(), home.container_dir(id), leased.layers.clone());
@@ -137,7 +137,7 @@ async fn steps(
 
     undo.push(Step::CreatePrepare, {
         let (home, launch) = (home.clone(), launch.clone());
-        async move { remove::cgroup(&home, launch).await }
+        async move { home.steps.pass(Step::ExitCgroup, remove::cgroup(&home, launch)).await }
     });
     let prepared = steps.pass(Step::CreatePrepare, async {
         let (engine, launch) = (home.engine.clone(), launch.clone());
@@ -147,8 +147,8 @@ async fn steps(
     let prepared = prepared.await?;
 
     undo.push(Step::CreateLaunch, {
-        let (monitor, id) = (sandbox.monitor.clone(), id.clone());
-        async move { remove::forget(&monitor, &id).await }
+        let (home, monitor, id) = (home.clone(), sandbox.monitor.clone(), id.clone());
+        async move { home.steps.pass(Step::RemoveForget, remove::forget(&monitor, &id)).await }
     });
     let waiting_pid = steps.pass(Step::CreateLaunch, async {
         prepared.send(&sandbox.monitor).await.map_err(|e| Error::at(Step::CreateLaunch, e.class(), e))

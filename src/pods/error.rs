@@ -95,6 +95,12 @@ pub enum Error {
         /// The pod's id.
         pod: String,
     },
+    /// A monitor, or the launcher, that was killed has not gone: the kernel holds it.
+    #[error("the process has not ended for {seconds} s after it was killed")]
+    ProcessStuck {
+        /// How long it was waited for.
+        seconds: u64,
+    },
     /// A record or file of ours could not be written or read.
     #[error("{act} {}", path.display())]
     File {
@@ -115,7 +121,7 @@ impl Error {
             Error::Ambiguous { .. } => Class::Invalid,
             Error::NameTaken { .. } => Class::Conflict,
             Error::WrongPhase { .. } | Error::NoLog { .. } => Class::Precondition,
-            Error::Gone { .. } | Error::MonitorGone { .. } => Class::Unavailable,
+            Error::Gone { .. } | Error::MonitorGone { .. } | Error::ProcessStuck { .. } => Class::Unavailable,
             Error::ExecTimedOut { .. } => Class::TimedOut,
             Error::StartFailed { .. } | Error::File { .. } => Class::Internal,
             Error::Step { class, .. } => *class,

@@ -3,7 +3,7 @@
 //! The daemon holds the reading ends of the pipes and bounds what it keeps; the monitor only starts and reaps. The call
 //! ends when the *command* ends: a child of it that keeps an output open holds nobody.
 
-use std::{os::fd::OwnedFd, time::Duration};
+use std::{os::fd::OwnedFd, pin::pin, time::Duration};
 
 use link::ExecOrder;
 use model::{Class, ContainerId};
@@ -68,16 +68,20 @@ pub(crate) async fn exec_sync(
     let (err_write, mut stderr) = output().map_err(piped)?;
     let order = home.engine.exec_order(&made.launch, argv).map_err(|e| Error::at(Step::Exec, e.class(), e))?;
     let order = ExecOrder { stdout: Some(out_write), stderr: Some(err_write), ..order };
-    let start = async { sandbox.monitor.exec(id, order).await.map_err(at) };
-    let mut running = home.steps.pass(Step::Exec, start).await?;
-
-    let mut out = Vec::new();
-    let mut err = Vec::new();
-    let whole = async {
-        tokio::select! {
+    let exec = sandbox.monitor.next_exec();
+    let work = async {
+        let start = async { sandbox.monitor.exec(id, exec, order).await.map_err(at) };
+        let mut running = home.steps.pass(Step::Exec, start).await?;
+        let (mut out, mut err) = (Vec::new(), Vec::new());
+        let exit = tokio::select! {
             exit = running.exited() => exit,
             () = pump_both(&mut stdout, &mut out, &mut stderr, &mut err) => running.exited().await,
-        }
+        };
+        let how = exit.map_err(at)?;
+        // All that the command wrote before it ended is in the pipes by now; nobody else is waited for.
+        drain(&stdout, &mut out);
+        drain(&stderr, &mut err);
+        Ok::<_, Error>(ExecOutput { stdout: out, stderr: err, code: how.code() })
     };
     let over = async {
         tokio::select! {
@@ -85,23 +89,24 @@ pub(crate) async fn exec_sync(
             seconds = after(limits.timeout) => Error::ExecTimedOut { command, seconds },
         }
     };
-    let ended = tokio::select! {
-        exit = whole => Ok(exit),
-        error = over => Err(error),
-    };
-    let how = match ended {
-        Ok(exit) => exit.map_err(at)?,
-        Err(error) => {
-            sandbox.monitor.kill_exec(running.id).await.map_err(at)?;
-            // Its whole tree is gone when the call returns (CRI users count processes right after).
-            let _ = tokio::time::timeout(KILL_PATIENCE, running.exited()).await;
+    let mut work = pin!(work);
+    let error = tokio::select! {
+        done = &mut work => match done {
+            // Nobody knows whether it was started: it must not run unseen.
+            Err(error) if error.class() == Class::Unavailable => error,
+            done => return done,
+        },
+        error = over => {
+            // Its whole tree is gone when the call returns (CRI users count processes right after), as far as the monitor
+            // answers: the order to start and this one are served one after the other, however late.
+            if sandbox.monitor.kill_exec(exec).await.is_ok() {
+                let _ = tokio::time::timeout(KILL_PATIENCE, work).await;
+            }
             return Err(error);
         }
     };
-    // All that the command wrote before it ended is in the pipes by now; nobody else is waited for.
-    drain(&stdout, &mut out);
-    drain(&stderr, &mut err);
-    Ok(ExecOutput { stdout: out, stderr: err, code: how.code() })
+    let _ = sandbox.monitor.kill_exec(exec).await;
+    Err(error)
 }
 
 /// A pipe: the writing end for the command, the reading end for us.

@@ -5,7 +5,7 @@ use std::{fs::File, io, os::fd::AsFd, path::PathBuf, sync::Arc};
 use aws_lc_rs::rand;
 use engine::Engine;
 use images::Images;
-use link::{Greeting, Monitor, News};
+use link::{Monitor, News};
 use model::{ContainerId, PodId};
 use network::Network;
 use tokio::sync::mpsc;
@@ -14,6 +14,7 @@ use crate::{
     error::Error,
     index::Index,
     launcher::LauncherKeeper,
+    monitor_process::{self, MonitorProcess},
     record::{ContainerRecord, PhaseRecord, PodRecord, Records},
     step::{Step, Steps},
     trash::TrashBin,
@@ -141,18 +142,24 @@ impl Home {
     pub(crate) async fn spawn_monitor(
         &self,
         id: &PodId,
-    ) -> Result<(Monitor, Greeting, mpsc::UnboundedReceiver<News>), Error> {
+    ) -> Result<(Monitor, Option<MonitorProcess>, mpsc::UnboundedReceiver<News>), Error> {
         let path = self.pod_dir(id);
         let pid = self.launcher.spawn_monitor(id, &path).await?;
+        // Just forked, so the number is still its own.
+        let process = MonitorProcess::of(pid);
         let connected = match File::open(&path) {
             Ok(dir) => Monitor::connect(dir.as_fd()).await.map_err(|e| Error::at(Step::RunMonitor, e.class(), e)),
-            Err(error) => Err(Error::file("open", path, error)),
+            Err(error) => Err(Error::file("open", path.clone(), error)),
         };
-        if connected.is_err() {
-            // It has just been forked: the number is still its own.
-            let _ = nix::sys::signal::kill(nix::unistd::Pid::from_raw(pid), nix::sys::signal::Signal::SIGKILL);
+        match connected {
+            Ok((monitor, _, news)) => Ok((monitor, process, news)),
+            Err(error) => {
+                if let Err(stuck) = monitor_process::end(process, &path).await {
+                    tracing::error!(pod = %id, %stuck, "end a monitor that cannot be talked to");
+                }
+                Err(error)
+            }
         }
-        connected
     }
 }
 

@@ -7,7 +7,7 @@ use std::{
     sync::{Arc, PoisonError, RwLock},
 };
 
-use model::{ContainerId, PodId};
+use model::{ContainerId, PodId, PodMetadata};
 
 use crate::{
     error::Error,
@@ -18,6 +18,8 @@ use crate::{
 /// A pod as the index knows it.
 struct Entry {
     mailbox: Mailbox,
+    /// The name that it has; `None` where another pod has the same.
+    name: Option<PodMetadata>,
     /// `None` until the pod may be seen.
     view: Option<Arc<PodView>>,
 }
@@ -26,8 +28,8 @@ struct Entry {
 struct Tables {
     pods: BTreeMap<PodId, Entry>,
     containers: BTreeMap<ContainerId, Arc<ContainerView>>,
-    /// Name key of every live sandbox, and of those being made.
-    names: BTreeMap<String, PodId>,
+    /// Who has the name of every live sandbox, and of those being made.
+    names: BTreeMap<PodMetadata, PodId>,
 }
 
 /// The table of all pods.
@@ -52,19 +54,19 @@ impl Index {
     }
 
     /// Gives `name` to `id` unless another pod has it.
-    pub(crate) fn reserve(&self, name: &str, id: &PodId, mailbox: Mailbox) -> Reserved {
+    pub(crate) fn reserve(&self, name: &PodMetadata, id: &PodId, mailbox: Mailbox) -> Reserved {
         let mut tables = self.write();
         if let Some(owner) = tables.names.get(name) {
             return Reserved::Taken(owner.clone());
         }
-        tables.names.insert(name.to_owned(), id.clone());
-        tables.pods.insert(id.clone(), Entry { mailbox, view: None });
+        tables.names.insert(name.clone(), id.clone());
+        tables.pods.insert(id.clone(), Entry { mailbox, name: Some(name.clone()), view: None });
         Reserved::New
     }
 
     /// Knows a pod whose name another pod has: it can be stopped and removed by its id.
     pub(crate) fn insert_unnamed(&self, id: &PodId, mailbox: Mailbox) {
-        self.write().pods.insert(id.clone(), Entry { mailbox, view: None });
+        self.write().pods.insert(id.clone(), Entry { mailbox, name: None, view: None });
     }
 
     /// Shows `view` to readers, in place of what was shown before.
@@ -82,12 +84,13 @@ impl Index {
     /// Forgets the pod and frees its name.
     pub(crate) fn remove(&self, id: &PodId) {
         let mut tables = self.write();
-        if let Some(entry) = tables.pods.remove(id) {
-            for container in entry.view.iter().flat_map(|view| &view.containers) {
-                tables.containers.remove(&container.id);
-            }
+        let Some(entry) = tables.pods.remove(id) else { return };
+        for container in entry.view.iter().flat_map(|view| &view.containers) {
+            tables.containers.remove(&container.id);
         }
-        tables.names.retain(|_, owner| owner != id);
+        if let Some(name) = entry.name {
+            tables.names.remove(&name);
+        }
     }
 
     /// Every pod that may be seen.
@@ -142,5 +145,41 @@ fn one<T>(
     match items.count() {
         0 => Ok(first),
         more => Err(Error::Ambiguous { prefix: shown(), what, count: more + 1 }),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn named(name: &str, namespace: &str) -> PodMetadata {
+        PodMetadata { name: name.to_owned(), namespace: namespace.to_owned(), uid: "u".to_owned(), attempt: 0 }
+    }
+
+    #[test]
+    fn names_whose_parts_join_to_the_same_text_are_two_and_each_is_free_after_its_pod() {
+        let index = Index::default();
+        let (mailbox, _inbox) = tokio::sync::mpsc::channel(1);
+        let (first, second) = (PodId::from_random([1; 32]), PodId::from_random([2; 32]));
+        assert!(matches!(index.reserve(&named("a_b", "c"), &first, mailbox.clone()), Reserved::New));
+        assert!(matches!(index.reserve(&named("a", "b_c"), &second, mailbox.clone()), Reserved::New));
+        let taken = index.reserve(&named("a_b", "c"), &second, mailbox.clone());
+        assert!(matches!(taken, Reserved::Taken(owner) if owner == first));
+        index.remove(&first);
+        assert!(matches!(index.reserve(&named("a_b", "c"), &first, mailbox.clone()), Reserved::New));
+        assert!(
+            matches!(index.reserve(&named("a", "b_c"), &first, mailbox), Reserved::Taken(owner) if owner == second)
+        );
+    }
+
+    #[test]
+    fn a_pod_without_its_name_takes_nobodys_name_along() {
+        let index = Index::default();
+        let (mailbox, _inbox) = tokio::sync::mpsc::channel(1);
+        let (first, second) = (PodId::from_random([1; 32]), PodId::from_random([2; 32]));
+        assert!(matches!(index.reserve(&named("a", "b"), &first, mailbox.clone()), Reserved::New));
+        index.insert_unnamed(&second, mailbox.clone());
+        index.remove(&second);
+        assert!(matches!(index.reserve(&named("a", "b"), &second, mailbox), Reserved::Taken(owner) if owner == first));
     }
 }

@@ -28,6 +28,7 @@ use crate::{
     record::{PhaseRecord, PodRecord, PodStage},
     run,
     step::Step,
+    stop::Act,
     view::PodView,
 };
 
@@ -94,10 +95,18 @@ pub(crate) enum Finished {
         container: ContainerId,
         result: Result<SystemTime, Error>,
     },
+    /// A signal was sent, or a monitor that lives did not take it.
+    Signalled {
+        container: ContainerId,
+        act: Act,
+        result: Result<(), Error>,
+    },
     ContainerRemoved {
         container: ContainerId,
         result: Result<(), Error>,
     },
+    /// A monitor that did not answer was killed; its end is told as news.
+    MonitorEnded(Result<(), Error>),
     TornDown(Result<(), Error>),
     Removed(Result<(), Error>),
     /// A job whose result went straight to whoever asked.
@@ -182,7 +191,7 @@ impl Keeper {
     pub(crate) async fn keep(mut self, mut inbox: mpsc::Receiver<Command>) {
         self.advance();
         while !self.gone {
-            let alarm = self.containers.values_mut().filter_map(|kept| kept.stop()).map(|stop| stop.alarm()).min();
+            let alarm = self.containers.values_mut().filter_map(|kept| kept.stop()?.alarm()).min();
             tokio::select! {
                 command = inbox.recv() => match command {
                     Some(command) => self.take(command),
@@ -243,7 +252,7 @@ impl Keeper {
             ready: record.stage == PodStage::Ready && self.sandbox.is_some(),
             ips: record.attachment.as_ref().map(|attachment| attachment.ips.clone()).unwrap_or_default(),
             netns: record.netns.clone(),
-            monitor_pid: record.monitor_pid,
+            monitor_pid: record.monitor.map(|process| process.pid),
             init_pid: record.init_pid,
             containers,
             trouble: record.trouble.clone(),

@@ -10,7 +10,7 @@ use link::Launcher;
 use model::{Class, PodId};
 use tokio::sync::Mutex;
 
-use crate::{error::Error, step::Step};
+use crate::{error::Error, monitor_process, step::Step};
 
 /// The launcher, and how to get another.
 pub(crate) struct LauncherKeeper {
@@ -39,8 +39,10 @@ impl LauncherKeeper {
         }
         let launcher = match Launcher::connect(self.state.as_fd()).await {
             Ok(found) => found,
-            Err(_) => {
-                if current.is_some() {
+            Err(error) => {
+                if error.is_silent() {
+                    self.end_silent().await?;
+                } else if current.is_some() {
                     tracing::warn!("the launcher died; starting another (running pods are not touched)");
                 }
                 Launcher::start(&self.program, self.state.as_fd()).await.map_err(failed)?
@@ -56,14 +58,30 @@ impl LauncherKeeper {
         let launcher = self.launcher().await?;
         match launcher.spawn_monitor(pod, dir.as_fd()).await {
             Ok(pid) => Ok(pid),
-            // It died under our hands: a new one may do it.
-            Err(error) if error.is_lost() => {
+            // It died under our hands, or must not do later what nobody waits for any more: a new one may do it.
+            Err(error) if error.is_lost() || error.is_silent() => {
+                if error.is_silent() {
+                    self.end_silent().await?;
+                    launcher.closed().await;
+                }
                 let launcher = self.launcher().await?;
                 launcher
                     .spawn_monitor(pod, dir.as_fd())
                     .await
                     .map_err(|error| Error::at(Step::RunMonitor, Class::Unavailable, error))
             }
+            Err(error) => Err(Error::at(Step::RunMonitor, error.class(), error)),
+        }
+    }
+
+    /// Kills a launcher that lives and does not answer. Nobody misses it: monitors live on.
+    async fn end_silent(&self) -> Result<(), Error> {
+        match Launcher::process(self.state.as_fd()) {
+            Ok(handle) => {
+                tracing::error!("the launcher does not answer: it is killed (running pods are not touched)");
+                monitor_process::kill(handle).await.map(|_| ())
+            }
+            Err(link::Error::Absent { .. }) => Ok(()),
             Err(error) => Err(Error::at(Step::RunMonitor, error.class(), error)),
         }
     }

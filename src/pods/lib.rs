@@ -16,6 +16,7 @@ mod index;
 mod keeper;
 mod launcher;
 mod log_file;
+mod monitor_process;
 mod pod_files;
 mod record;
 mod recover;
@@ -71,7 +72,7 @@ impl Pods {
         let plan = Arc::new(plan);
         let (mailbox, inbox) = mpsc::channel(MAILBOX);
         let id = PodId::from_random(self.home.random());
-        let mailbox = match self.home.index.reserve(&plan.name_key(), &id, mailbox.clone()) {
+        let mailbox = match self.home.index.reserve(&plan.metadata, &id, mailbox.clone()) {
             Reserved::New => {
                 let record = PodRecord {
                     id: id.clone(),
@@ -82,7 +83,7 @@ impl Pods {
                     netns: None,
                     attachment: None,
                     cgroup: None,
-                    monitor_pid: None,
+                    monitor: None,
                     init_pid: None,
                     trouble: None,
                 };

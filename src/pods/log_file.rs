@@ -5,7 +5,7 @@
 
 use std::{
     fs::OpenOptions,
-    io::ErrorKind,
+    io::{self, ErrorKind},
     os::{
         fd::{AsFd, OwnedFd},
         unix::fs::{DirBuilderExt, OpenOptionsExt},
@@ -29,6 +29,15 @@ pub(crate) fn path(pod: &PodPlan, container: &ContainerPlan) -> Option<PathBuf> 
     Some(pod.log_directory.as_ref()?.join(container.log_path.as_ref()?))
 }
 
+/// Makes the log directory of a pod, where its kubelet has not. It stays when the pod goes: it belongs to the kubelet.
+pub(crate) async fn make_directory(home: &Arc<Home>, directory: &Path) -> Result<(), Error> {
+    let directory = directory.to_owned();
+    home.blocking(move || {
+        make_directory_now(&directory).map_err(|e| Error::file("make the log directory", directory, e))
+    })
+    .await
+}
+
 /// Opens the log for appending; made with its directories when missing.
 pub(crate) async fn open(home: &Arc<Home>, directory: &Path, path: &Path) -> Result<OwnedFd, Error> {
     Ok(open_or_make(home, directory, path).await?.file)
@@ -48,7 +57,8 @@ async fn open_or_make(home: &Arc<Home>, directory: &Path, path: &Path) -> Result
 
 fn open_now(directory: &Path, path: &Path) -> Result<Opened, Error> {
     let failed = |error| Error::file("open the log", directory.join(path), error);
-    std::fs::DirBuilder::new().recursive(true).mode(DIRECTORY_MODE).create(directory).map_err(failed)?;
+    // Again, since whoever collects logs may have taken it away meanwhile.
+    make_directory_now(directory).map_err(failed)?;
     let root = OpenOptions::new().read(true).custom_flags(nix::libc::O_DIRECTORY).open(directory).map_err(failed)?;
     let parent = match path.parent().filter(|parent| !parent.as_os_str().is_empty()) {
         Some(parent) => path_in_root::make_directories(root.as_fd(), parent, DIRECTORY_MODE).map_err(failed)?,
@@ -63,6 +73,10 @@ fn open_now(directory: &Path, path: &Path) -> Result<Opened, Error> {
         }
         Err(error) => Err(failed(error)),
     }
+}
+
+fn make_directory_now(directory: &Path) -> io::Result<()> {
+    std::fs::DirBuilder::new().recursive(true).mode(DIRECTORY_MODE).create(directory)
 }
 
 /// Swaps the log of a running container for a new file at the same path, which exists when this returns.

@@ -11,7 +11,7 @@ use model::{ContainerId, ContainerPlan, PodId, PodPlan};
 use network::Attachment;
 use serde::{Deserialize, Serialize};
 
-use crate::{error::Error, view::ImageNames};
+use crate::{error::Error, monitor_process::MonitorProcess, view::ImageNames};
 
 /// Version of both records' form. A newer one on disk is refused, never misread.
 const VERSION: u32 = 1;
@@ -37,13 +37,13 @@ pub(crate) struct PodRecord {
     pub(crate) plan: Arc<PodPlan>,
     pub(crate) created_at: SystemTime,
     pub(crate) stage: PodStage,
-    /// The boot that `netns`, `monitor_pid` and `init_pid` belong to.
+    /// The boot that `netns`, `monitor` and `init_pid` belong to.
     pub(crate) boot: String,
     pub(crate) netns: Option<PathBuf>,
     pub(crate) attachment: Option<Attachment>,
     /// The pod's cgroup, as the engine names it.
     pub(crate) cgroup: Option<engine::PodCgroup>,
-    pub(crate) monitor_pid: Option<i32>,
+    pub(crate) monitor: Option<MonitorProcess>,
     pub(crate) init_pid: Option<i32>,
     /// What a failed stop or run left to be done, for people.
     pub(crate) trouble: Option<String>,

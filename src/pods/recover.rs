@@ -26,6 +26,7 @@ use crate::{
     home::Home,
     index::Reserved,
     keeper::{Keeper, MAILBOX},
+    monitor_process::{Found, MonitorProcess},
     pod_files,
     record::{ContainerRecord, Made, PhaseRecord, PodRecord, PodStage},
     remove,
@@ -113,11 +114,29 @@ async fn one(
             }
         }
     }
-    let link = if this_boot && record.stage != PodStage::Stopped { connect(home, &record.id).await } else { None };
+    let may_live = this_boot && record.stage != PodStage::Stopped;
+    let mut why = "the machine restarted";
+    if !this_boot {
+        (record.monitor, record.init_pid) = (None, None);
+    }
+    let link = if may_live { connect(home, &record.id).await } else { None };
+    if may_live && link.is_none() {
+        why = match stop_pod::end_by_force(home, &record.id, record.monitor).await {
+            Ok(Found::Dead) => "its monitor died while the daemon was away",
+            Ok(Found::Alive) => "its monitor did not answer and was killed",
+            Err(error) => {
+                // The next stop tries again.
+                tracing::error!(pod = %record.id, %error, "kill a monitor that does not answer");
+                "its monitor does not answer and could not be killed"
+            }
+        };
+    }
     let (sandbox, now) = match link {
         Some((monitor, greeting, news)) => {
             let now: BTreeMap<ContainerId, NowState> =
                 greeting.containers.into_iter().map(|Now { id, state }| (id, state)).collect();
+            // The record of an earlier release does not name it.
+            record.monitor = record.monitor.or_else(|| MonitorProcess::of(greeting.pid));
             let files = pod_files::paths(&home.pod_dir(&record.id));
             let sandbox = Sandbox {
                 id: record.id.clone(),
@@ -133,7 +152,6 @@ async fn one(
     };
     if sandbox.is_none() && record.stage == PodStage::Ready {
         record.stage = PodStage::Stopping;
-        let why = if this_boot { "its monitor died while the daemon was away" } else { "the machine restarted" };
         record.trouble = Some(why.to_owned());
     }
 
@@ -142,7 +160,9 @@ async fn one(
         for id in now.keys().filter(|id| !known.contains(id)) {
             // Its record was damaged: nobody can name it any more. The keeper forgets it when it has died.
             tracing::error!(container = %id, pod = %record.id, "a container without a record is killed");
-            stop_pod::signal(home, &sandbox.monitor, id, None).await;
+            if let Err(error) = stop_pod::signal(home, &sandbox.monitor, id, None).await {
+                tracing::error!(container = %id, pod = %record.id, %error, "kill a container without a record");
+            }
         }
     }
 
@@ -166,9 +186,9 @@ async fn one(
     let network_lives = record.stage != PodStage::Stopped;
     let id = record.id.clone();
     let (mailbox, inbox) = mpsc::channel(MAILBOX);
-    if let Reserved::Taken(other) = home.index.reserve(&record.plan.name_key(), &id, mailbox.clone()) {
+    if let Reserved::Taken(other) = home.index.reserve(&record.plan.metadata, &id, mailbox.clone()) {
         // Two records of one name: a bug or a restored backup. Both are kept, so that both can be removed.
-        tracing::error!(pod = %id, %other, name = record.plan.name_key(), "two pods have one name");
+        tracing::error!(pod = %id, %other, name = %record.plan.metadata, "two pods have one name");
         home.index.insert_unnamed(&id, mailbox);
     }
     pods.keep(Keeper::for_found(home.clone(), record, sandbox, kept), inbox);
@@ -275,17 +295,20 @@ fn read_exit(path: &Path) -> Option<RecordedExit> {
 
 /// Takes back a pod whose making was cut short.
 async fn take_back(home: &Arc<Home>, record: &PodRecord) -> Result<(), Error> {
-    if let Some((monitor, ..)) = connect_any(home, &record.id).await {
-        stop_pod::end_monitor(&monitor).await?;
+    if record.boot == home.boot {
+        let monitor = connect_any(home, &record.id).await.map(|(monitor, ..)| monitor);
+        match monitor {
+            Some(monitor) => stop_pod::end_monitor(home, &record.id, Some(&monitor), record.monitor).await?,
+            None => stop_pod::end_by_force(home, &record.id, record.monitor).await.map(|_| ())?,
+        }
     }
     if record.plan.namespaces.network == model::NetworkMode::Pod {
         stop_pod::detach(home, &record.id, record.attachment.as_ref()).await?;
         stop_pod::drop_netns(home, &record.id).await?;
     }
-    let (engine, plan, id) = (home.engine.clone(), record.plan.clone(), record.id.clone());
-    home.blocking(move || engine.pod_cgroup(&plan, &id).and_then(|cgroup| engine.remove_pod_cgroup(&cgroup)))
-        .await
-        .map_err(|error| Error::at(Step::StopPodCgroup, error.class(), error))?;
+    if let Some(cgroup) = &record.cgroup {
+        stop_pod::remove_cgroup(home, &record.id, cgroup.clone()).await?;
+    }
     home.remove_pod_dir(&record.id).await?;
     home.forget_pod(&record.id).await
 }
@@ -321,30 +344,44 @@ async fn sweep(home: &Arc<Home>, pods: &BTreeSet<String>, containers: &BTreeSet<
             tracing::warn!(container = %id, %error, "remove a directory without a container");
         }
     }
-    for id in unknown_ids::<PodId>(&home.state.join("pods"), pods) {
-        if let Some((monitor, greeting, news)) = connect_any(home, &id).await {
+    join_all(unknown_ids::<PodId>(&home.state.join("pods"), pods).iter().map(|id| sweep_pod(home, id))).await;
+}
+
+/// The directory of a pod that no record knows, with the monitor that may live in it.
+async fn sweep_pod(home: &Arc<Home>, id: &PodId) {
+    let ended = match connect_any(home, id).await {
+        Some((monitor, greeting, news)) => {
             tracing::warn!(pod = %id, "a monitor without a pod is ended");
-            if let Err(error) = evict(&monitor, greeting, news).await {
-                tracing::error!(pod = %id, %error, "end a monitor without a pod");
-                continue;
+            match evict(home, id, &monitor, greeting, news).await {
+                Ok(()) => Ok(()),
+                Err(error) => {
+                    tracing::warn!(pod = %id, %error, "a monitor without a pod does not end when told to");
+                    stop_pod::end_by_force(home, id, None).await.map(|_| ())
+                }
             }
         }
-        if let Err(error) = home.remove_pod_dir(&id).await {
-            tracing::warn!(pod = %id, %error, "remove a directory without a pod");
-        }
+        None => stop_pod::end_by_force(home, id, None).await.map(|_| ()),
+    };
+    if let Err(error) = ended {
+        // Its directory stays, so that the next start finds it again.
+        tracing::error!(pod = %id, %error, "end a monitor without a pod");
+    } else if let Err(error) = home.remove_pod_dir(id).await {
+        tracing::warn!(pod = %id, %error, "remove a directory without a pod");
     }
 }
 
 /// Ends a monitor and all it holds.
 async fn evict(
+    home: &Home,
+    id: &PodId,
     monitor: &Monitor,
     greeting: link::Greeting,
     mut news: mpsc::UnboundedReceiver<News>,
 ) -> Result<(), Error> {
     let lives = |now: &Now| !matches!(now.state, NowState::Exited { .. });
     let mut alive: BTreeSet<_> = greeting.containers.into_iter().filter(lives).map(|now| now.id).collect();
-    for id in &alive {
-        let killed = monitor.kill(id, Signal::KILL, Whole::Every).await;
+    for container in &alive {
+        let killed = monitor.kill(container, Signal::KILL, Whole::Every).await;
         killed.map_err(|error| Error::at(Step::StopSignal, error.class(), error))?;
     }
     let ended = async {
@@ -360,7 +397,7 @@ async fn evict(
     };
     // One that does not die now is stuck in the kernel; the next start tries again.
     let _ = tokio::time::timeout(EVICTION, ended).await;
-    stop_pod::end_monitor(monitor).await
+    stop_pod::end_monitor(home, id, Some(monitor), None).await
 }
 
 /// cgroups that no record knows, with whatever lives in them.

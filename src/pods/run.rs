@@ -13,7 +13,7 @@ use tokio::sync::mpsc;
 use crate::{
     error::Error,
     home::Home,
-    pod_files,
+    log_file, pod_files,
     record::{PodRecord, PodStage},
     step::Step,
     stop_pod,
@@ -66,25 +66,38 @@ async fn steps(home: &Arc<Home>, record: &mut PodRecord, undo: &mut Undo) -> Res
     let id = record.id.clone();
     let plan = record.plan.clone();
 
-    // Named before it exists, so that a crash right after making it leaves a trace to it.
+    // Named before they exist, so that a crash right after making them leaves a trace to them. Only now can it be told
+    // whether the kubelet had made its parent cgroup.
     record.netns = (plan.namespaces.network == NetworkMode::Pod).then(|| home.network.netns_path(&id));
+    let placed = {
+        let (engine, plan, id) = (home.engine.clone(), plan.clone(), id.clone());
+        home.blocking(move || engine.pod_cgroup(&plan, &id)).await
+    };
+    let cgroup = placed.map_err(|e| Error::at(Step::RunIntent, e.class(), e))?;
+    record.cgroup = Some(cgroup.clone());
     undo.push(Step::RunIntent, {
         let (home, id) = (home.clone(), id.clone());
-        async move { home.forget_pod(&id).await }
+        async move { home.steps.pass(Step::RemovePodRecord, home.forget_pod(&id)).await }
     });
     steps.pass(Step::RunIntent, home.save_pod(record)).await?;
 
     undo.push(Step::RunFiles, {
         let (home, id) = (home.clone(), id.clone());
-        async move { home.remove_pod_dir(&id).await }
+        async move { home.steps.pass(Step::RemovePodFiles, home.remove_pod_dir(&id)).await }
     });
-    let files = steps.pass(Step::RunFiles, pod_files::write(home, &id, &plan)).await?;
+    let files = steps.pass(Step::RunFiles, async {
+        if let Some(directory) = &plan.log_directory {
+            log_file::make_directory(home, directory).await?;
+        }
+        pod_files::write(home, &id, &plan).await
+    });
+    let files = files.await?;
 
     let mut netns = None;
     if plan.namespaces.network == NetworkMode::Pod {
         undo.push(Step::RunNetns, {
             let (home, id) = (home.clone(), id.clone());
-            async move { stop_pod::drop_netns(&home, &id).await }
+            async move { home.steps.pass(Step::StopPodNetns, stop_pod::drop_netns(&home, &id)).await }
         });
         let made = steps.pass(Step::RunNetns, async {
             home.network.make_netns(&id).await.map_err(|e| Error::at(Step::RunNetns, e.class(), e))
@@ -92,7 +105,7 @@ async fn steps(home: &Arc<Home>, record: &mut PodRecord, undo: &mut Undo) -> Res
         let made = made.await?;
         undo.push(Step::RunAttach, {
             let (home, id) = (home.clone(), id.clone());
-            async move { stop_pod::detach(&home, &id, None).await }
+            async move { home.steps.pass(Step::StopPodDetach, stop_pod::detach(&home, &id, None)).await }
         });
         let attached = steps.pass(Step::RunAttach, async {
             let request = network::Request::from(&*plan);
@@ -102,22 +115,26 @@ async fn steps(home: &Arc<Home>, record: &mut PodRecord, undo: &mut Undo) -> Res
         netns = Some(made);
     }
 
-    let cgroup = steps.pass(Step::RunCgroup, async {
-        let (engine, plan, id) = (home.engine.clone(), plan.clone(), id.clone());
-        home.blocking(move || engine.pod_cgroup(&plan, &id)).await.map_err(|e| Error::at(Step::RunCgroup, e.class(), e))
-    });
-    let cgroup = cgroup.await?;
-    record.cgroup = Some(cgroup.clone());
     undo.push(Step::RunCgroup, {
         let (home, id, cgroup) = (home.clone(), id.clone(), cgroup.clone());
-        async move { stop_pod::remove_cgroup(&home, &id, cgroup).await }
+        async move { home.steps.pass(Step::StopPodCgroup, stop_pod::remove_cgroup(&home, &id, cgroup)).await }
     });
+    let made = steps.pass(Step::RunCgroup, async {
+        let (engine, cgroup) = (home.engine.clone(), cgroup.clone());
+        home.blocking(move || engine.make_pod_cgroup(&cgroup))
+            .await
+            .map_err(|e| Error::at(Step::RunCgroup, e.class(), e))
+    });
+    made.await?;
 
-    let (monitor, greeting, news) = steps.pass(Step::RunMonitor, home.spawn_monitor(&id)).await?;
-    record.monitor_pid = Some(greeting.pid);
+    let (monitor, process, news) = steps.pass(Step::RunMonitor, home.spawn_monitor(&id)).await?;
+    record.monitor = process;
     undo.push(Step::RunMonitor, {
-        let monitor = monitor.clone();
-        async move { stop_pod::end_monitor(&monitor).await }
+        let (home, id, monitor) = (home.clone(), id.clone(), monitor.clone());
+        async move {
+            let ended = stop_pod::end_monitor(&home, &id, Some(&monitor), process);
+            home.steps.pass(Step::StopPodMonitor, ended).await
+        }
     });
 
     let ready = steps.pass(Step::RunSetUp, async {

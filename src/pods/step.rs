@@ -3,7 +3,15 @@
 //! Each act passes its steps through [`Steps::pass`], so a test (or a person hunting a bug) can make any *named* step
 //! fail, or end the daemon there as a crash would. The list is an enum: nobody can add a step that tests cannot see.
 
-use std::{fmt, future::Future, str::FromStr};
+use std::{
+    fmt,
+    future::Future,
+    str::FromStr,
+    sync::{
+        Arc,
+        atomic::{AtomicBool, Ordering},
+    },
+};
 
 use crate::error::Error;
 
@@ -109,6 +117,8 @@ impl fmt::Display for Step {
 enum Act {
     /// Answer with an error in its place.
     Fail,
+    /// The same, the first time that it comes by.
+    FailOnce,
     /// End the daemon as SIGKILL would, before it.
     KillBefore,
     /// End the daemon as SIGKILL would, after it.
@@ -117,11 +127,19 @@ enum Act {
 
 /// Faults to inject, read once at start: none in ordinary life.
 #[derive(Debug, Clone, Default)]
-pub struct Faults(Vec<(Step, Act)>);
+pub struct Faults(Vec<Fault>);
+
+#[derive(Debug, Clone)]
+struct Fault {
+    step: Step,
+    act: Act,
+    /// It has come about already.
+    met: Arc<AtomicBool>,
+}
 
 /// Why a fault list is not one.
 #[derive(Debug, thiserror::Error)]
-#[error("{text:?} is not a fault: want STEP=fail, STEP=kill-before or STEP=kill-after")]
+#[error("{text:?} is not a fault: want STEP=fail, STEP=fail-once, STEP=kill-before or STEP=kill-after")]
 pub struct InvalidFault {
     /// As given.
     pub text: String,
@@ -137,11 +155,12 @@ impl FromStr for Faults {
             let step = Step::ALL.iter().copied().find(|step| step.name() == name)?;
             let act = match act {
                 "fail" => Act::Fail,
+                "fail-once" => Act::FailOnce,
                 "kill-before" => Act::KillBefore,
                 "kill-after" => Act::KillAfter,
                 _ => return None,
             };
-            Some((step, act))
+            Some(Fault { step, act, met: Arc::default() })
         };
         text.split(',')
             .map(str::trim)
@@ -173,7 +192,7 @@ impl Steps {
     pub(crate) async fn pass<T>(&self, step: Step, work: impl Future<Output = Result<T, Error>>) -> Result<T, Error> {
         match self.fault(step) {
             None => {}
-            Some(Act::Fail) => return Err(Error::at(step, model::Class::Internal, Injected)),
+            Some(Act::Fail | Act::FailOnce) => return Err(Error::at(step, model::Class::Internal, Injected)),
             Some(Act::KillBefore) => end_at_once(),
             Some(Act::KillAfter) => {
                 let _ = work.await;
@@ -190,7 +209,7 @@ impl Steps {
     pub(crate) fn pass_now<T>(&self, step: Step, work: impl FnOnce() -> Result<T, Error>) -> Result<T, Error> {
         match self.fault(step) {
             None => work(),
-            Some(Act::Fail) => Err(Error::at(step, model::Class::Internal, Injected)),
+            Some(Act::Fail | Act::FailOnce) => Err(Error::at(step, model::Class::Internal, Injected)),
             Some(Act::KillBefore) => end_at_once(),
             Some(Act::KillAfter) => {
                 let _ = work();
@@ -200,7 +219,9 @@ impl Steps {
     }
 
     fn fault(&self, step: Step) -> Option<Act> {
-        self.faults.0.iter().find(|(at, _)| *at == step).map(|(_, act)| *act)
+        let fault = self.faults.0.iter().find(|fault| fault.step == step)?;
+        let met = fault.met.swap(true, Ordering::Relaxed);
+        (fault.act != Act::FailOnce || !met).then_some(fault.act)
     }
 }
 
@@ -225,9 +246,19 @@ mod tests {
     #[test]
     fn faults_are_read_by_step_name_and_nonsense_is_refused() {
         let faults: Faults = "run.attach=fail, create.launch=kill-after".parse().unwrap();
-        assert_eq!(faults.0, [(Step::RunAttach, Act::Fail), (Step::CreateLaunch, Act::KillAfter)]);
+        let read: Vec<_> = faults.0.iter().map(|fault| (fault.step, fault.act)).collect();
+        assert_eq!(read, [(Step::RunAttach, Act::Fail), (Step::CreateLaunch, Act::KillAfter)]);
         for wrong in ["run.attach", "run.attach=explode", "no.such=fail"] {
             assert!(wrong.parse::<Faults>().is_err(), "{wrong}");
         }
+    }
+    #[tokio::test]
+    async fn a_step_that_is_to_fail_once_is_done_the_next_time() {
+        let steps = Steps::new("remove.rootfs=fail-once".parse().unwrap());
+        let mut results = Vec::new();
+        for _ in 0..3 {
+            results.push(steps.pass(Step::RemoveRootfs, async { Ok(()) }).await.is_ok());
+        }
+        assert_eq!(results, [false, true, true]);
     }
 }

@@ -27,12 +27,15 @@ pub(crate) enum Act {
 pub(crate) struct Stop {
     kill_at: Instant,
     asked: bool,
+    /// A signal is on its way: the next one waits until it is known what became of it, so that they do not pile up before
+    /// a monitor that does not answer.
+    signalling: bool,
 }
 
 impl Stop {
     /// A stop that begins now. Without any grace nobody is asked.
     pub(crate) fn within(grace: Duration, now: Instant) -> Self {
-        Self { kill_at: after(now, grace), asked: false }
+        Self { kill_at: after(now, grace), asked: false, signalling: false }
     }
 
     /// Somebody else wants the same stop. Less patience counts; more never puts the end off (a kubelet that deletes a
@@ -41,23 +44,32 @@ impl Stop {
         self.kill_at = self.kill_at.min(after(now, grace));
     }
 
-    /// What to do at `now`.
+    /// What to do at `now`. After a signal nothing, until [`Stop::signalled`].
     pub(crate) fn act(&mut self, now: Instant) -> Act {
-        if now >= self.kill_at {
-            self.asked = true;
+        if self.signalling {
+            return Act::Nothing;
+        }
+        let act = if now >= self.kill_at {
             self.kill_at = now + KILL_AGAIN;
             Act::Kill
         } else if self.asked {
             Act::Nothing
         } else {
-            self.asked = true;
             Act::Ask
-        }
+        };
+        self.asked = true;
+        self.signalling = act != Act::Nothing;
+        act
     }
 
-    /// When it has to be looked at again.
-    pub(crate) fn alarm(&self) -> Instant {
-        self.kill_at
+    /// What became of the last signal is known.
+    pub(crate) fn signalled(&mut self) {
+        self.signalling = false;
+    }
+
+    /// When it has to be looked at again; `None` before [`Stop::signalled`].
+    pub(crate) fn alarm(&self) -> Option<Instant> {
+        (!self.signalling).then_some(self.kill_at)
     }
 }
 
@@ -71,13 +83,20 @@ mod tests {
 
     const SECOND: Duration = Duration::from_secs(1);
 
+    /// What it does at `now`; whatever it sends arrives.
+    fn act(stop: &mut Stop, now: Instant) -> Act {
+        let act = stop.act(now);
+        stop.signalled();
+        act
+    }
+
     #[test]
     fn it_asks_once_and_kills_when_the_grace_is_over() {
         let now = Instant::now();
         let mut stop = Stop::within(10 * SECOND, now);
-        assert_eq!(stop.act(now), Act::Ask);
-        assert_eq!(stop.act(now + SECOND), Act::Nothing);
-        assert_eq!(stop.act(now + 10 * SECOND), Act::Kill);
+        assert_eq!(act(&mut stop, now), Act::Ask);
+        assert_eq!(act(&mut stop, now + SECOND), Act::Nothing);
+        assert_eq!(act(&mut stop, now + 10 * SECOND), Act::Kill);
     }
 
     #[test]
@@ -90,18 +109,30 @@ mod tests {
     fn a_kill_without_effect_is_repeated() {
         let now = Instant::now();
         let mut stop = Stop::within(Duration::ZERO, now);
-        assert_eq!(stop.act(now), Act::Kill);
-        assert_eq!(stop.act(now + SECOND), Act::Nothing);
-        assert_eq!(stop.act(now + KILL_AGAIN), Act::Kill);
+        assert_eq!(act(&mut stop, now), Act::Kill);
+        assert_eq!(act(&mut stop, now + SECOND), Act::Nothing);
+        assert_eq!(act(&mut stop, now + KILL_AGAIN), Act::Kill);
+    }
+
+    #[test]
+    fn no_signal_follows_one_that_is_still_on_its_way() {
+        let now = Instant::now();
+        let mut stop = Stop::within(SECOND, now);
+        assert_eq!(stop.act(now), Act::Ask);
+        assert_eq!((stop.act(now + 10 * SECOND), stop.alarm()), (Act::Nothing, None));
+        stop.signalled();
+        assert_eq!(stop.alarm(), Some(now + SECOND));
+        assert_eq!(stop.act(now + 10 * SECOND), Act::Kill);
+        assert_eq!(stop.act(now + 60 * SECOND), Act::Nothing);
     }
 
     #[test]
     fn only_less_patience_counts() {
         let now = Instant::now();
         let mut stop = Stop::within(10 * SECOND, now);
-        assert_eq!(stop.act(now), Act::Ask);
+        assert_eq!(act(&mut stop, now), Act::Ask);
         stop.hasten(60 * SECOND, now);
-        assert_eq!(stop.alarm(), now + 10 * SECOND);
+        assert_eq!(stop.alarm(), Some(now + 10 * SECOND));
         stop.hasten(2 * SECOND, now);
         assert_eq!(stop.act(now + 2 * SECOND), Act::Kill);
     }
@@ -110,7 +141,7 @@ mod tests {
     fn a_grace_beyond_any_clock_is_a_long_one() {
         let now = Instant::now();
         let mut stop = Stop::within(Duration::MAX, now);
-        assert_eq!(stop.act(now), Act::Ask);
-        assert!(stop.alarm() > now + SECOND);
+        assert_eq!(act(&mut stop, now), Act::Ask);
+        assert!(stop.alarm() > Some(now + SECOND));
     }
 }

@@ -8,14 +8,20 @@ use std::sync::Arc;
 use link::Monitor;
 use model::{ContainerId, PodId, Signal};
 
-use crate::{error::Error, home::Home, record::PodRecord, run::Sandbox, step::Step};
+use crate::{
+    error::Error,
+    home::Home,
+    monitor_process::{self, Found, MonitorProcess},
+    record::PodRecord,
+    run::Sandbox,
+    step::Step,
+};
 
 /// Takes down what holds the pod together. Nothing of it runs any more when this is called.
 pub(crate) async fn tear_down(home: &Arc<Home>, record: &PodRecord, sandbox: Option<&Sandbox>) -> Result<(), Error> {
     let steps = &home.steps;
-    if let Some(sandbox) = sandbox {
-        steps.pass(Step::StopPodMonitor, end_monitor(&sandbox.monitor)).await?;
-    }
+    let monitor = sandbox.map(|sandbox| &sandbox.monitor);
+    steps.pass(Step::StopPodMonitor, end_monitor(home, &record.id, monitor, record.monitor)).await?;
     if record.plan.namespaces.network == model::NetworkMode::Pod {
         steps.pass(Step::StopPodDetach, detach(home, &record.id, record.attachment.as_ref())).await?;
         steps.pass(Step::StopPodNetns, drop_netns(home, &record.id)).await?;
@@ -37,13 +43,31 @@ pub(crate) async fn drop_netns(home: &Home, id: &PodId) -> Result<(), Error> {
     home.network.drop_netns(&path).await.map_err(|error| Error::at(Step::StopPodNetns, error.class(), error))
 }
 
-/// Ends the monitor; one that is gone already has ended.
-pub(crate) async fn end_monitor(monitor: &Monitor) -> Result<(), Error> {
-    match monitor.end_pod().await {
-        Ok(()) => Ok(()),
-        Err(error) if error.is_lost() => Ok(()),
-        Err(error) => Err(Error::at(Step::StopPodMonitor, error.class(), error)),
+/// Ends the monitor of a pod without containers that live: by asking, where it can be asked; else, and when it does not
+/// answer, by force. One that is gone already has ended.
+pub(crate) async fn end_monitor(
+    home: &Home,
+    id: &PodId,
+    monitor: Option<&Monitor>,
+    process: Option<MonitorProcess>,
+) -> Result<(), Error> {
+    if let Some(monitor) = monitor {
+        match monitor.end_pod().await {
+            Ok(()) => return Ok(()),
+            Err(error) if error.is_lost() || error.is_silent() => {}
+            Err(error) => return Err(Error::at(Step::StopPodMonitor, error.class(), error)),
+        }
     }
+    end_by_force(home, id, process).await.map(|_| ())
+}
+
+/// Kills the monitor of a pod, if it lives, and with it every container of the pod.
+pub(crate) async fn end_by_force(home: &Home, id: &PodId, process: Option<MonitorProcess>) -> Result<Found, Error> {
+    let found = monitor_process::end(process, &home.pod_dir(id)).await?;
+    if found == Found::Alive {
+        tracing::error!(pod = %id, "the pod's monitor did not answer: it is killed, and its containers with it");
+    }
+    Ok(found)
 }
 
 /// Removes the cgroups of the pod and of its init.
@@ -57,17 +81,31 @@ pub(crate) async fn remove_cgroup(home: &Arc<Home>, id: &PodId, cgroup: engine::
     .map_err(|error: engine::Error| Error::at(Step::StopPodCgroup, error.class(), error))
 }
 
-/// Sends a container's first process `polite`, or SIGKILL to all of it. A monitor that does not answer tells its keeper
-/// so on its own way; a process that is gone needs no signal.
-pub(crate) async fn signal(home: &Home, monitor: &Monitor, id: &ContainerId, polite: Option<Signal>) {
+/// Sends a container's first process `polite`, or SIGKILL to all of it. Answers the error only of a monitor that lives and
+/// does not answer: one that died tells its keeper so on its own way, and a process that is gone needs no signal.
+pub(crate) async fn signal(
+    home: &Home,
+    monitor: &Monitor,
+    id: &ContainerId,
+    polite: Option<Signal>,
+) -> Result<(), Error> {
+    let mut silent = false;
     let work = async {
         let sent = match polite {
             Some(signal) => monitor.kill(id, signal, link::Whole::First).await,
             None => monitor.kill(id, Signal::KILL, link::Whole::Every).await,
         };
-        sent.map_err(|error| Error::at(Step::StopSignal, error.class(), error))
+        sent.map_err(|error| {
+            silent = error.is_silent();
+            Error::at(Step::StopSignal, error.class(), error)
+        })
     };
-    if let Err(error) = home.steps.pass(Step::StopSignal, work).await {
-        tracing::debug!(container = %id, %error, "signal");
+    match home.steps.pass(Step::StopSignal, work).await {
+        Err(error) if silent => Err(error),
+        Err(error) => {
+            tracing::debug!(container = %id, %error, "signal");
+            Ok(())
+        }
+        Ok(()) => Ok(()),
     }
 }

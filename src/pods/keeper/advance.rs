@@ -81,10 +81,11 @@ impl Keeper {
         let Some(Container { making: Making::Done { made, .. }, .. }) = self.containers.get(id) else { return };
         let Some(sandbox) = self.sandbox.clone() else { return };
         let signal = made.launch.stop_signal;
-        let (home, id, kill) = (self.home.clone(), id.clone(), act == Act::Kill);
+        let (home, id) = (self.home.clone(), id.clone());
         self.jobs.spawn(async move {
-            stop_pod::signal(&home, &sandbox.monitor, &id, (!kill).then_some(signal)).await;
-            Finished::Answered
+            let polite = (act == Act::Ask).then_some(signal);
+            let result = stop_pod::signal(&home, &sandbox.monitor, &id, polite).await;
+            Finished::Signalled { container: id, act, result }
         });
     }
 

@@ -50,7 +50,7 @@ impl Keeper {
 
     fn join(&mut self, plan: &PodPlan, reply: Reply<PodId>) {
         if plan != &*self.record.plan {
-            let taken = Error::NameTaken { name: plan.name_key(), id: self.record.id.to_string() };
+            let taken = Error::NameTaken { name: plan.metadata.to_string(), id: self.record.id.to_string() };
             answer(reply, Err(taken));
         } else if self.goal > Goal::Keep || self.record.stage > PodStage::Ready {
             answer(reply, Err(self.wrong_phase("ready")));
@@ -66,8 +66,7 @@ impl Keeper {
             Some(sandbox) if self.is_ready() => sandbox.clone(),
             _ => return answer(reply, Err(self.wrong_phase("ready"))),
         };
-        let name = plan.name_key();
-        let same_name = self.containers.values_mut().find(|kept| kept.plan.name_key() == name);
+        let same_name = self.containers.values_mut().find(|kept| kept.plan.metadata == plan.metadata);
         if let Some(kept) = same_name {
             let same = *kept.plan == *plan && kept.removing.is_none();
             match &mut kept.making {
@@ -78,6 +77,7 @@ impl Keeper {
                         // Nobody can name what is left of it: whoever wants its name has it removed once more.
                         kept.removing.get_or_insert_default();
                     }
+                    let name = plan.metadata.to_string();
                     answer(reply, Err(Error::NameTaken { name, id: kept.id.to_string() }));
                 }
             }
@@ -134,7 +134,8 @@ impl Keeper {
                     link::Error::Refused { .. } => {
                         Error::StartFailed { container: id.short().to_owned(), why: error.to_string() }
                     }
-                    _ => Error::MonitorGone { pod: sandbox.id.to_string() },
+                    error if error.is_lost() => Error::MonitorGone { pod: sandbox.id.to_string() },
+                    error => Error::at(Step::StartExec, error.class(), error),
                 })
             };
             let result = home.steps.pass(Step::StartExec, work).await;

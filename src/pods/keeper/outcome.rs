@@ -13,6 +13,8 @@ use crate::{
     record::PodStage,
     remove, run,
     step::Step,
+    stop::Act,
+    stop_pod,
 };
 
 impl Keeper {
@@ -21,7 +23,9 @@ impl Keeper {
             Finished::Ran(result) => self.ran(*result),
             Finished::Created { container, result } => self.created(&container, result),
             Finished::Started { container, result } => self.started(&container, result),
+            Finished::Signalled { container, act, result } => self.signalled(&container, act, result),
             Finished::ContainerRemoved { container, result } => self.container_removed(&container, result),
+            Finished::MonitorEnded(result) => self.monitor_ended(result),
             Finished::TornDown(result) => self.torn_down(result),
             Finished::Removed(result) => self.removed(result),
             Finished::Answered => {}
@@ -115,6 +119,8 @@ impl Keeper {
             News::Exited { container, record } => match self.containers.get_mut(&container) {
                 Some(kept) if kept.starting.is_some() => kept.early_exit = Some(record),
                 Some(kept) if kept.is_alive() => self.happen(&container, Event::Ended(record)),
+                // What could not be taken back while the monitor was silent: it is there again.
+                Some(kept) if matches!(kept.making, Making::Failed) => _ = kept.removing.get_or_insert_default(),
                 Some(_) => {}
                 None => self.drop_unknown(container),
             },
@@ -142,7 +148,7 @@ impl Keeper {
         self.news = None;
         self.sandbox = None;
         if self.record.stage == PodStage::Ready {
-            tracing::error!(pod = %self.record.id, monitor = self.record.monitor_pid, "the pod's monitor died");
+            tracing::error!(pod = %self.record.id, monitor = self.record.monitor.map(|process| process.pid), "the pod's monitor died");
             self.record.stage = PodStage::Stopping;
             self.record.trouble = Some("its monitor died; its containers were ended with it".to_owned());
             self.save(Step::StopPodIntent);
@@ -196,6 +202,39 @@ impl Keeper {
         });
     }
 
+    /// A signal was sent. A monitor that does not take the order to kill stands in the way of every stop: one that the
+    /// whole pod waits for is worth the monitor, one of a single container is not.
+    fn signalled(&mut self, id: &ContainerId, act: Act, result: Result<(), Error>) {
+        let Some(kept) = self.containers.get_mut(id) else { return };
+        if let Some(stop) = kept.stop() {
+            stop.signalled();
+        }
+        let Err(error) = result else { return };
+        if act == Act::Ask || !kept.is_alive() {
+            return;
+        }
+        if self.goal == Goal::Keep {
+            let stopping = kept.stopping.take().map(|stopping| stopping.waiters);
+            let waiters = stopping.into_iter().chain(kept.removing.take()).flatten();
+            waiters.for_each(|reply| answer(reply, Err(error.clone())));
+            return;
+        }
+        let (home, id, process) = (self.home.clone(), self.record.id.clone(), self.record.monitor);
+        self.jobs.spawn(async move {
+            Finished::MonitorEnded(stop_pod::end_by_force(&home, &id, process).await.map(|_| ()))
+        });
+    }
+
+    /// A killed monitor is lost, as the news says. One that cannot be killed keeps the pod from stopping.
+    fn monitor_ended(&mut self, result: Result<(), Error>) {
+        let Err(error) = result else { return };
+        self.record.trouble = Some(error.to_string());
+        self.publish();
+        self.goal = Goal::Keep;
+        let waiters: Vec<_> = self.stop_waiters.drain(..).chain(self.remove_waiters.drain(..)).collect();
+        waiters.into_iter().for_each(|reply| answer(reply, Err(error.clone())));
+    }
+
     fn container_removed(&mut self, id: &ContainerId, result: Result<(), Error>) {
         let Some(kept) = self.containers.get_mut(id) else { return };
         kept.removal_runs = false;
@@ -221,7 +260,7 @@ impl Keeper {
             Ok(()) => {
                 self.record.stage = PodStage::Stopped;
                 self.record.trouble = None;
-                self.record.monitor_pid = None;
+                self.record.monitor = None;
                 self.record.init_pid = None;
                 self.record.netns = None;
                 self.sandbox = None;

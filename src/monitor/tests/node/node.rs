@@ -260,7 +260,7 @@ impl Pod {
             stdout: Some(write.try_clone().unwrap()),
             stderr: Some(write),
         };
-        let exec = self.monitor.exec(id, order).await?;
+        let exec = self.monitor.exec(id, self.monitor.next_exec(), order).await?;
         Ok((File::from(read), exec))
     }
 
