@@ -79,6 +79,32 @@ async fn a_time_out_kills_all_that_the_command_has_started() {
 
 #[tokio::test]
 #[ignore = "needs root: runs a node"]
+async fn a_client_that_goes_away_takes_all_that_its_command_has_started_along() {
+    // Shared pids: children do not go with their parent by themselves.
+    let mut scene = Scene::with(|pod| namespaces(pod).pid = NamespaceMode::Pod.into()).await;
+    let id = scene.start(&in_pod_pids(sleeper("one"))).await;
+    let count = async |mut cri: Cri| {
+        let seen = cri.exec(&id, &["/probe", "processes"], 10).await.unwrap().stdout;
+        String::from_utf8_lossy(&seen).lines().count()
+    };
+    let before = count(Cri::clone(&scene)).await;
+    let (mut cri, inside) = (Cri::clone(&scene), id.clone());
+    let command = tokio::spawn(async move { cri.exec(&inside, &["/probe", "children", "4"], 0).await });
+    let becomes = async |what: &str, wanted: usize| {
+        eventually_async(SOON, what, || async {
+            let now = count(Cri::clone(&scene)).await;
+            if now == wanted { Ok(()) } else { Err(now) }
+        })
+        .await;
+    };
+    becomes("the command and its children run", before + 5).await;
+    command.abort();
+    becomes("nothing of the command is left", before).await;
+    scene.finish().await;
+}
+
+#[tokio::test]
+#[ignore = "needs root: runs a node"]
 async fn a_child_that_keeps_the_output_open_holds_nobody() {
     let mut scene = Scene::new().await;
     let id = scene.start(&sleeper("one")).await;

@@ -1,125 +1,405 @@
-//! Every named step of making a pod and a container made to fail, and the daemon killed before and after each.
+//! Every named step of every act made to fail, and the daemon killed before and after each.
 //!
-//! Whatever happens: nothing half-made stays, the same request works afterwards, nothing is leaked.
+//! Whatever happens: nothing half-made stays, the same request works afterwards, as a kubelet repeats it, how a container
+//! ended stays known, and nothing is leaked.
 
+use std::{fs, path::PathBuf, time::Duration};
+
+use api::cri::v1::{
+    ContainerConfig, ContainerState, ContainerStatus, ContainerStatusRequest, LinuxPodSandboxConfig,
+    ListContainersRequest, ListPodSandboxRequest, PodSandboxConfig, PodSandboxState, RemoveContainerRequest,
+    RemovePodSandboxRequest, ReopenContainerLogRequest, StartContainerRequest, StopContainerRequest,
+    StopPodSandboxRequest,
+};
 use pods::Step;
-use testkit::{Cri, NodeOptions, TempNode, container, pod};
+use testkit::{Cri, NodeOptions, TempNode, container, eventually_async, pod};
+use tonic::Status;
 
-use crate::support::{PROBE, node_with};
+use crate::support::{PROBE, node_with, prepared};
 
 /// The variable that injects faults.
 const FAULTS: &str = "CORACLED_FAULTS";
 
-fn steps(act: &str) -> impl Iterator<Item = &'static str> {
-    let steps: Vec<_> = Step::ALL.iter().map(|step| step.name()).filter(|name| name.starts_with(act)).collect();
-    assert!(steps.len() > 5, "the steps of {act}: {steps:?}");
-    steps.into_iter()
+/// Patience with what takes milliseconds.
+const SOON: Duration = Duration::from_secs(20);
+
+/// After this a call counts as one that its client gave up.
+const GIVEN_UP: Duration = Duration::from_secs(1);
+
+/// What a kubelet asks in the life of a pod with one container.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Act {
+    Run,
+    Create,
+    Start,
+    Exec,
+    ReopenLog,
+    StopContainer,
+    RemoveContainer,
+    StopPod,
+    RemovePod,
 }
 
-async fn node_that(step: &str, how: &str) -> TempNode {
-    let environment = vec![(FAULTS.to_owned(), format!("{step}={how}"))];
-    node_with(NodeOptions { environment, ..NodeOptions::default() }).await
-}
+/// A life, in its order.
+const LIFE: [Act; 9] = [
+    Act::Run,
+    Act::Create,
+    Act::Start,
+    Act::Exec,
+    Act::ReopenLog,
+    Act::StopContainer,
+    Act::RemoveContainer,
+    Act::StopPod,
+    Act::RemovePod,
+];
 
-/// A pod with a running container, which works.
-async fn works(cri: &mut Cri, node: &TempNode) {
-    let config = pod("again", node.dir());
-    let id = cri.run(&config).await.unwrap();
-    let runs = cri.start(&id, &config, &container("main", PROBE, &["sleep", "forever"])).await.unwrap();
-    assert_eq!(cri.exec(&runs, &["/probe", "print", "here"], 10).await.unwrap().stdout, b"here\n");
-}
-
-async fn nothing_listed(cri: &mut Cri, step: &str) {
-    let pods = cri.runtime.list_pod_sandbox(api::cri::v1::ListPodSandboxRequest::default()).await.unwrap();
-    assert_eq!(pods.into_inner().items, [], "{step}");
-}
-
-#[ignore = "needs root: runs nodes"]
-#[tokio::test]
-async fn a_pod_that_fails_at_any_step_leaves_nothing() {
-    for step in steps("run.") {
-        let mut node = node_that(step, "fail").await;
-        let mut cri = node.client().await;
-        let refused = cri.run(&pod("again", node.dir())).await.unwrap_err();
-        assert!(refused.message().contains(step), "{step}: {refused}");
-        nothing_listed(&mut cri, step).await;
-        node.assert_no_leaks();
-        node.set_environment(Vec::new());
-        node.restart_daemon();
-        works(&mut node.client().await, &node).await;
-        node.finish().await;
+/// The first act that passes a step. A step without its line does not compile, so each has its case.
+fn act_of(step: Step) -> Act {
+    match step {
+        Step::RunIntent
+        | Step::RunFiles
+        | Step::RunNetns
+        | Step::RunAttach
+        | Step::RunCgroup
+        | Step::RunMonitor
+        | Step::RunSetUp
+        | Step::RunReady => Act::Run,
+        Step::CreateImage
+        | Step::CreateIntent
+        | Step::CreateRootfs
+        | Step::CreatePlan
+        | Step::CreateVolumes
+        | Step::CreateLog
+        | Step::CreatePrepare
+        | Step::CreateLaunch
+        | Step::CreateDone => Act::Create,
+        Step::StartExec | Step::StartDone => Act::Start,
+        Step::Exec => Act::Exec,
+        Step::ReopenLog => Act::ReopenLog,
+        Step::StopSignal | Step::ExitRecord | Step::ExitCgroup | Step::RemoveForget => Act::StopContainer,
+        Step::RemoveRootfs | Step::RemoveRecord => Act::RemoveContainer,
+        Step::StopPodIntent
+        | Step::StopPodDetach
+        | Step::StopPodMonitor
+        | Step::StopPodNetns
+        | Step::StopPodCgroup
+        | Step::StopPodDone => Act::StopPod,
+        Step::RemovePodFiles | Step::RemovePodRecord => Act::RemovePod,
     }
 }
 
-#[ignore = "needs root: runs nodes"]
-#[tokio::test]
-async fn a_container_that_fails_at_any_step_leaves_nothing() {
-    for step in steps("create.") {
-        let mut node = node_that(step, "fail").await;
-        let mut cri = node.client().await;
+/// Whether a step's failure is only told to the log: what it would have written down, the kernel and the monitor know.
+fn is_only_logged(step: Step) -> bool {
+    matches!(step, Step::StartDone | Step::ExitRecord | Step::StopPodIntent | Step::StopPodDone)
+}
+
+/// What happens at a step.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum How {
+    Fail,
+    KillBefore,
+    KillAfter,
+}
+
+impl How {
+    const ALL: [How; 3] = [How::Fail, How::KillBefore, How::KillAfter];
+
+    fn name(self) -> &'static str {
+        match self {
+            How::Fail => "fail",
+            How::KillBefore => "kill-before",
+            How::KillAfter => "kill-after",
+        }
+    }
+}
+
+fn faults(text: impl Into<String>) -> Vec<(String, String)> {
+    vec![(FAULTS.to_owned(), text.into())]
+}
+
+async fn node_that(faulty: &str) -> TempNode {
+    node_with(NodeOptions { environment: faults(faulty), ..NodeOptions::default() }).await
+}
+
+/// The same pod and container, from one daemon to the next.
+struct Life {
+    cri: Cri,
+    config: PodSandboxConfig,
+    pod: String,
+    container: String,
+    attempt: u32,
+}
+
+impl Life {
+    async fn new(node: &TempNode) -> Life {
         let config = pod("again", node.dir());
-        let id = cri.run(&config).await.unwrap();
-        let main = container("main", PROBE, &["sleep", "forever"]);
-        let refused = cri.create(&id, &config, &main).await.unwrap_err();
-        assert!(refused.message().contains(step), "{step}: {refused}");
-        let listed = cri.runtime.list_containers(api::cri::v1::ListContainersRequest::default()).await.unwrap();
-        assert_eq!(listed.into_inner().containers, [], "{step}");
-        // The same daemon, the same name: whatever was taken back is free again.
-        assert!(cri.create(&id, &config, &main).await.unwrap_err().message().contains(step));
-        node.set_environment(Vec::new());
-        node.restart_daemon();
-        let mut cri = node.client().await;
-        cri.start(&id, &config, &main).await.unwrap_or_else(|status| panic!("after {step}: {status}"));
-        node.finish().await;
+        Life { cri: node.client().await, config, pod: String::new(), container: String::new(), attempt: 0 }
     }
-}
 
-#[ignore = "needs root: runs nodes"]
-#[tokio::test]
-async fn a_daemon_killed_at_any_step_of_a_pod_is_forgotten_by_the_next() {
-    for step in steps("run.") {
-        for how in ["kill-before", "kill-after"] {
-            let mut node = node_that(step, how).await;
-            node.client().await.run(&pod("again", node.dir())).await.unwrap_err();
-            node.await_death();
-            node.set_environment(Vec::new());
-            node.start_daemon();
-            works(&mut node.client().await, &node).await;
-            node.finish().await;
-        }
+    fn main(&self) -> ContainerConfig {
+        let mut main = container("main", PROBE, &["sleep", "forever"]);
+        main.metadata.as_mut().expect("metadata").attempt = self.attempt;
+        main
     }
-}
 
-#[ignore = "needs root: runs nodes"]
-#[tokio::test]
-async fn a_daemon_killed_at_any_step_of_a_container_is_forgotten_by_the_next() {
-    for step in steps("create.").chain(["start.exec"]) {
-        for how in ["kill-before", "kill-after"] {
-            let mut node = node_that(step, how).await;
-            let mut cri = node.client().await;
-            let config = pod("again", node.dir());
-            let id = cri.run(&config).await.unwrap();
-            let main = container("main", PROBE, &["sleep", "forever"]);
-            cri.start(&id, &config, &main).await.unwrap_err();
-            node.await_death();
-            node.set_environment(Vec::new());
-            node.start_daemon();
-            let mut cri = node.client().await;
-            // The kubelet asks again: the same request joins what was made, or makes it anew.
-            let made = cri.create(&id, &config, &main).await;
-            let made = match made {
-                Ok(id) => id,
-                // It runs already: it was started before the daemon died.
-                Err(status) if step == "start.exec" && how == "kill-after" => {
-                    assert_eq!(status.code(), tonic::Code::AlreadyExists, "{status}");
-                    node.finish().await;
-                    continue;
+    /// Does an act as a kubelet does, which looks before it repeats one.
+    async fn perform(&mut self, act: Act) -> Result<(), Status> {
+        let (container_id, pod_sandbox_id) = (self.container.clone(), self.pod.clone());
+        match act {
+            Act::Run => self.pod = self.cri.run(&self.config).await?,
+            Act::Create => self.container = self.cri.create(&self.pod, &self.config, &self.main()).await?,
+            Act::Start => match self.status().await?.state() {
+                ContainerState::ContainerRunning => {}
+                ContainerState::ContainerExited => {
+                    self.attempt += 1;
+                    self.container = self.cri.start(&self.pod, &self.config, &self.main()).await?;
                 }
-                Err(status) => panic!("{step} {how}: {status}"),
-            };
-            let start = api::cri::v1::StartContainerRequest { container_id: made };
-            cri.runtime.start_container(start).await.unwrap_or_else(|status| panic!("{step} {how}: {status}"));
-            node.finish().await;
+                _ => _ = self.cri.runtime.start_container(StartContainerRequest { container_id }).await?,
+            },
+            Act::Exec => {
+                let done = self.cri.exec(&container_id, &["/probe", "print", "here"], 10).await?;
+                assert_eq!(done.stdout, b"here\n");
+            }
+            Act::ReopenLog => {
+                self.cri.runtime.reopen_container_log(ReopenContainerLogRequest { container_id }).await?;
+            }
+            Act::StopContainer => {
+                self.cri.runtime.stop_container(StopContainerRequest { container_id, timeout: 0 }).await?;
+                let ended = self.status().await?;
+                assert_eq!((ended.state(), ended.exit_code), (ContainerState::ContainerExited, 137), "{ended:?}");
+            }
+            Act::RemoveContainer => {
+                self.cri.runtime.remove_container(RemoveContainerRequest { container_id }).await?;
+            }
+            Act::StopPod => _ = self.cri.runtime.stop_pod_sandbox(StopPodSandboxRequest { pod_sandbox_id }).await?,
+            Act::RemovePod => {
+                self.cri.runtime.remove_pod_sandbox(RemovePodSandboxRequest { pod_sandbox_id }).await?;
+            }
+        }
+        Ok(())
+    }
+
+    async fn status(&mut self) -> Result<ContainerStatus, Status> {
+        let request = ContainerStatusRequest { container_id: self.container.clone(), verbose: false };
+        Ok(self.cri.runtime.container_status(request).await?.into_inner().status.expect("a status"))
+    }
+
+    /// After an act that was refused and taken back: nothing of it is seen, and its name is free, since the same request
+    /// fails at the same step again.
+    async fn is_taken_back(&mut self, act: Act, step: Step, refused: &Status) {
+        assert!(refused.message().contains(step.name()), "{step}: {refused}");
+        match act {
+            Act::Run => assert_eq!(pods(&mut self.cri).await, [], "{step}"),
+            Act::Create => {
+                let listed = self.cri.runtime.list_containers(ListContainersRequest::default()).await.unwrap();
+                assert_eq!(listed.into_inner().containers, [], "{step}");
+            }
+            _ => return,
+        }
+        let again = self.perform(act).await.unwrap_err();
+        assert!(again.message().contains(step.name()), "{step}: {again}");
+    }
+}
+
+/// The pods that are listed, and how they are.
+async fn pods(cri: &mut Cri) -> Vec<(String, PodSandboxState)> {
+    let listed = cri.runtime.list_pod_sandbox(ListPodSandboxRequest::default()).await.unwrap().into_inner().items;
+    listed.into_iter().map(|pod| (pod.id.clone(), pod.state())).collect()
+}
+
+/// Lives a whole life on a node whose daemon does not run, with something happening at `step`; where that stops an act, the
+/// next daemon is asked for it again. The node's daemon does not run afterwards.
+async fn live(node: &mut TempNode, step: Step, how: How) {
+    let case = format!("{step}={}", how.name());
+    node.set_environment(faults(&case));
+    node.start_daemon();
+    let mut life = Life::new(node).await;
+    let mut interrupted = false;
+    for act in LIFE {
+        // A signal that is never sent holds its caller until that one has enough.
+        let patience = if (step, how) == (Step::StopSignal, How::Fail) { GIVEN_UP } else { SOON };
+        let failed = match tokio::time::timeout(patience, life.perform(act)).await {
+            Ok(Ok(())) => continue,
+            Ok(Err(status)) => Some(status),
+            Err(_) => None,
+        };
+        assert!(!interrupted, "{case}: {act:?} after the fault: {failed:?}");
+        interrupted = true;
+        match (how, failed) {
+            (How::Fail, failed) => {
+                if let Some(refused) = failed {
+                    life.is_taken_back(act, step, &refused).await;
+                }
+                node.kill_daemon();
+            }
+            (How::KillBefore | How::KillAfter, _) => node.await_death(),
+        }
+        node.set_environment(Vec::new());
+        node.start_daemon();
+        life.cri = node.client().await;
+        life.perform(act).await.unwrap_or_else(|status| panic!("{case}: {act:?} again: {status}"));
+    }
+    assert_eq!(interrupted, how != How::Fail || !is_only_logged(step), "{case}: whether anybody heard of it");
+    assert_eq!(pods(&mut life.cri).await, [], "{case}");
+    node.assert_no_leaks();
+    node.kill_daemon();
+}
+
+/// Lives once for each step that belongs to one of `acts`, and each way in which it can go wrong.
+async fn live_through(acts: &[Act]) {
+    let mut node = prepared(NodeOptions::default()).await;
+    for step in Step::ALL.iter().filter(|step| acts.contains(&act_of(**step))) {
+        for how in How::ALL {
+            live(&mut node, *step, how).await;
         }
     }
+    node.set_environment(Vec::new());
+    node.start_daemon();
+    node.finish().await;
+}
+
+#[ignore = "needs root: runs a node"]
+#[tokio::test]
+async fn every_step_of_making_a_pod_may_fail_or_be_the_daemons_last() {
+    live_through(&[Act::Run]).await;
+}
+
+#[ignore = "needs root: runs a node"]
+#[tokio::test]
+async fn every_step_of_making_a_container_may_fail_or_be_the_daemons_last() {
+    live_through(&[Act::Create]).await;
+}
+
+#[ignore = "needs root: runs a node"]
+#[tokio::test]
+async fn every_step_of_a_containers_life_may_fail_or_be_the_daemons_last() {
+    live_through(&[Act::Start, Act::Exec, Act::ReopenLog, Act::StopContainer]).await;
+}
+
+#[ignore = "needs root: runs a node"]
+#[tokio::test]
+async fn every_step_of_stopping_and_removing_may_fail_or_be_the_daemons_last() {
+    live_through(&[Act::RemoveContainer, Act::StopPod, Act::RemovePod]).await;
+}
+
+#[ignore = "needs root: runs a node"]
+#[tokio::test]
+async fn a_container_that_cannot_be_removed_fails_its_pods_removal_once_and_is_tried_again_when_asked() {
+    let node = node_that("remove.rootfs=fail-once").await;
+    let mut life = Life::new(&node).await;
+    for act in [Act::Run, Act::Create, Act::Start, Act::StopPod] {
+        life.perform(act).await.unwrap();
+    }
+    let refused = life.perform(Act::RemovePod).await.unwrap_err();
+    assert!(refused.message().contains("remove.rootfs"), "{refused}");
+    assert_eq!(pods(&mut life.cri).await, [(life.pod.clone(), PodSandboxState::SandboxNotready)]);
+    life.perform(Act::RemovePod).await.unwrap();
+    assert_eq!(pods(&mut life.cri).await, []);
+    node.finish().await;
+}
+
+#[ignore = "needs root: runs a node"]
+#[tokio::test]
+async fn a_container_that_could_not_be_taken_back_leaves_its_name_soon_after() {
+    let node = node_that("create.log=fail-once,remove.rootfs=fail-once").await;
+    let mut life = Life::new(&node).await;
+    life.perform(Act::Run).await.unwrap();
+    life.perform(Act::Create).await.unwrap_err();
+    let life = tokio::sync::Mutex::new(life);
+    eventually_async(SOON, "the name is free again", || async { life.lock().await.perform(Act::Create).await }).await;
+    life.into_inner().perform(Act::Start).await.unwrap();
+    node.finish().await;
+}
+
+#[ignore = "needs root: runs a node"]
+#[tokio::test]
+async fn a_pod_that_could_not_be_taken_back_is_shown_and_leaves_its_name_when_removed() {
+    let node = node_that("run.ready=fail-once,remove-pod.files=fail-once").await;
+    let mut life = Life::new(&node).await;
+    life.perform(Act::Run).await.unwrap_err();
+    let shown = pods(&mut life.cri).await;
+    let [(id, PodSandboxState::SandboxNotready)] = shown.as_slice() else { panic!("one that is not ready: {shown:?}") };
+    life.cri.remove(id).await.unwrap();
+    for act in LIFE {
+        life.perform(act).await.unwrap();
+    }
+    node.finish().await;
+}
+
+#[ignore = "needs root: runs a node"]
+#[tokio::test]
+async fn an_exit_whose_phase_cannot_be_written_is_known_to_the_next_daemon() {
+    let mut node = node_that("exit.record=fail").await;
+    let mut life = Life::new(&node).await;
+    life.perform(Act::Run).await.unwrap();
+    life.container = life.cri.start(&life.pod, &life.config, &container("main", PROBE, &["exit", "7"])).await.unwrap();
+    let ended = exited(&mut life).await;
+    assert_eq!(ended.exit_code, 7);
+    node.set_environment(Vec::new());
+    node.restart_daemon();
+    life.cri = node.client().await;
+    let known = life.status().await.unwrap();
+    assert_eq!((known.state(), known.exit_code), (ContainerState::ContainerExited, 7));
+    assert_eq!(known.finished_at, ended.finished_at);
+    node.finish().await;
+}
+
+async fn exited(life: &mut Life) -> ContainerStatus {
+    let life = tokio::sync::Mutex::new(life);
+    eventually_async(SOON, "the container has exited", || async {
+        let status = life.lock().await.status().await.unwrap();
+        if status.state() == ContainerState::ContainerExited { Ok(status) } else { Err(status.state()) }
+    })
+    .await
+}
+
+/// A pod that is to live in a parent cgroup of its kubelet's.
+fn below(parent: &str, node: &TempNode) -> PodSandboxConfig {
+    let linux = LinuxPodSandboxConfig { cgroup_parent: parent.to_owned(), ..Default::default() };
+    PodSandboxConfig { linux: Some(linux), ..pod("again", node.dir()) }
+}
+
+/// Where a cgroup is in every hierarchy.
+fn directories(cgroup: &str) -> Vec<PathBuf> {
+    let mounts = fs::read_to_string("/proc/self/mountinfo").unwrap();
+    let directory = |line: &str| {
+        let (left, right) = line.split_once(" - ")?;
+        let root = PathBuf::from(left.split(' ').nth(4).filter(|_| right.starts_with("cgroup"))?);
+        Some(root.join(cgroup.trim_start_matches('/')))
+    };
+    mounts.lines().filter_map(directory).collect()
+}
+
+#[ignore = "needs root: runs a node"]
+#[tokio::test]
+async fn a_parent_cgroup_is_removed_after_a_crash_by_whoever_made_it() {
+    let mut node = prepared(NodeOptions::default()).await;
+    let parent = format!("{}/kubepods/pod-again", node.cgroup_root());
+    for step in [Step::RunCgroup, Step::RunSetUp] {
+        for is_the_kubelets in [false, true] {
+            if is_the_kubelets {
+                directories(&parent).iter().for_each(|dir| fs::create_dir_all(dir).unwrap());
+            }
+            node.set_environment(faults(format!("{step}=kill-after")));
+            node.start_daemon();
+            let config = below(&parent, &node);
+            node.client().await.run(&config).await.unwrap_err();
+            node.await_death();
+            assert!(directories(&parent).iter().any(|dir| dir.is_dir()), "{step}: made before the crash");
+            node.set_environment(Vec::new());
+            node.start_daemon();
+            if is_the_kubelets {
+                for dir in directories(&parent) {
+                    let inside = fs::read_dir(&dir).unwrap().flatten().filter(|entry| entry.path().is_dir()).count();
+                    assert_eq!(inside, 0, "{step}: the init's is gone from {}", dir.display());
+                    fs::remove_dir(&dir).unwrap();
+                    fs::remove_dir(dir.parent().unwrap()).unwrap();
+                }
+            }
+            node.assert_no_leaks();
+            node.kill_daemon();
+        }
+    }
+    node.start_daemon();
+    node.finish().await;
 }

@@ -24,6 +24,14 @@ async fn reopen(scene: &mut Scene, id: &str) -> Result<(), Status> {
 
 #[tokio::test]
 #[ignore = "needs root: runs a node"]
+async fn a_pods_log_directory_is_there_before_its_first_container() {
+    let scene = Scene::with(|pod| pod.log_directory.push_str("/deep/er")).await;
+    assert!(fs::metadata(&scene.config.log_directory).unwrap().is_dir());
+    scene.finish().await;
+}
+
+#[tokio::test]
+#[ignore = "needs root: runs a node"]
 async fn a_line_is_an_entry_and_a_long_one_is_several() {
     let mut scene = Scene::new().await;
     for (bytes, pieces) in [

@@ -3,12 +3,14 @@
 use std::{fs, path::Path, time::Duration};
 
 use api::cri::v1::{
-    ContainerState, ContainerStatus, ContainerStatusRequest, ListPodSandboxRequest, PodSandboxState, PodSandboxStatus,
-    PodSandboxStatusRequest, RemovePodSandboxRequest, StopPodSandboxRequest,
+    ContainerState, ContainerStatus, ContainerStatusRequest, ListPodSandboxRequest, PodSandboxConfig, PodSandboxState,
+    PodSandboxStatus, PodSandboxStatusRequest, RemovePodSandboxRequest, StopContainerRequest, StopPodSandboxRequest,
 };
-use testkit::{Cri, Process, container, eventually, eventually_async, pod};
+use nix::sys::signal::Signal;
+use testkit::{Cri, NodeOptions, Process, container, eventually, eventually_async, pod};
+use tonic::Code;
 
-use crate::support::{PROBE, node};
+use crate::support::{PROBE, node, node_with};
 
 /// Patience with what takes milliseconds.
 const SOON: Duration = Duration::from_secs(10);
@@ -102,6 +104,25 @@ async fn a_killed_launcher_touches_no_pod_and_is_replaced() {
 
 #[ignore = "needs root: runs a node"]
 #[tokio::test]
+async fn a_launcher_that_stands_still_is_replaced_and_touches_no_pod() {
+    let mut node = node().await;
+    let mut cri = node.client().await;
+    let launcher = testkit::descendants(&[node.daemon_pid()])
+        .into_iter()
+        .find(|process| process.parent == node.daemon_pid())
+        .expect("the launcher is the daemon's child");
+    let (_, id) = running(&mut cri, &pod("first", node.dir())).await;
+    signal(&launcher, Signal::SIGSTOP);
+    running(&mut cri, &pod("second", node.dir())).await;
+    assert!(!launcher.alive());
+    assert_eq!(status(&mut cri, &id).await.state(), ContainerState::ContainerRunning);
+    node.restart_daemon();
+    running(&mut node.client().await, &pod("third", node.dir())).await;
+    node.finish().await;
+}
+
+#[ignore = "needs root: runs a node"]
+#[tokio::test]
 async fn a_killed_monitor_ends_its_pod_alone_and_the_pod_says_so() {
     let node = node().await;
     let mut cri = node.client().await;
@@ -111,16 +132,120 @@ async fn a_killed_monitor_ends_its_pod_alone_and_the_pod_says_so() {
     let other_id = cri.run(&other).await.unwrap();
     let lives = cri.start(&other_id, &other, &container("runs", PROBE, &["sleep", "forever"])).await.unwrap();
 
-    let request = PodSandboxStatusRequest { pod_sandbox_id: pod_id.clone(), verbose: true };
-    let info = cri.runtime.pod_sandbox_status(request).await.unwrap().into_inner().info;
-    let info: serde_json::Value = serde_json::from_str(&info["info"]).unwrap();
-    let monitor = info["monitorPid"].as_i64().expect("the monitor's pid is told") as i32;
-    Process::of(monitor).expect("the monitor runs").kill();
+    monitor(&mut cri, &pod_id).await.kill();
 
     let ended = exited(&mut cri, &id).await;
     assert_eq!((ended.exit_code, ended.reason.as_str()), (255, "Unknown"));
     assert_eq!(pod_status(&mut cri, &pod_id).await.state(), PodSandboxState::SandboxNotready);
     assert_eq!(status(&mut cri, &lives).await.state(), ContainerState::ContainerRunning);
+    node.finish().await;
+}
+
+/// A fact of the verbose status.
+fn fact(info: &std::collections::HashMap<String, String>, name: &str) -> i32 {
+    let info: serde_json::Value = serde_json::from_str(&info["info"]).unwrap();
+    info[name].as_i64().unwrap_or_else(|| panic!("{name} is told: {info}")) as i32
+}
+
+/// The monitor of a pod.
+async fn monitor(cri: &mut Cri, pod: &str) -> Process {
+    let request = PodSandboxStatusRequest { pod_sandbox_id: pod.to_owned(), verbose: true };
+    let info = cri.runtime.pod_sandbox_status(request).await.unwrap().into_inner().info;
+    Process::of(fact(&info, "monitorPid")).expect("the monitor runs")
+}
+
+/// The first process of a container.
+async fn first_process(cri: &mut Cri, container: &str) -> Process {
+    let request = ContainerStatusRequest { container_id: container.to_owned(), verbose: true };
+    let info = cri.runtime.container_status(request).await.unwrap().into_inner().info;
+    Process::of(fact(&info, "pid")).expect("the container runs")
+}
+
+fn signal(process: &Process, signal: Signal) {
+    nix::sys::signal::kill(nix::unistd::Pid::from_raw(process.pid), signal).unwrap();
+}
+
+/// A pod with a container that runs: both ids.
+async fn running(cri: &mut Cri, config: &PodSandboxConfig) -> (String, String) {
+    let pod = cri.run(config).await.unwrap();
+    let id = cri.start(&pod, config, &container("runs", PROBE, &["sleep", "forever"])).await.unwrap();
+    (pod, id)
+}
+
+#[ignore = "needs root: runs a node"]
+#[tokio::test]
+async fn a_monitor_that_stands_still_is_ended_at_the_next_start_and_its_pod_alone_with_it() {
+    let mut node = node().await;
+    let mut cri = node.client().await;
+    let (stuck, stuck_container) = running(&mut cri, &pod("stuck", node.dir())).await;
+    let (other, other_container) = running(&mut cri, &pod("other", node.dir())).await;
+    let lives = first_process(&mut cri, &other_container).await;
+    let silent = monitor(&mut cri, &stuck).await;
+    let orphan = first_process(&mut cri, &stuck_container).await;
+    signal(&silent, Signal::SIGSTOP);
+    node.restart_daemon();
+
+    let mut cri = node.client().await;
+    assert!(!silent.alive() && !orphan.alive(), "nothing of the pod runs on unseen");
+    assert_eq!(pod_status(&mut cri, &stuck).await.state(), PodSandboxState::SandboxNotready);
+    let ended = status(&mut cri, &stuck_container).await;
+    assert_eq!((ended.state(), ended.reason.as_str()), (ContainerState::ContainerExited, "Unknown"));
+    assert_eq!(pod_status(&mut cri, &other).await.state(), PodSandboxState::SandboxReady);
+    assert_eq!(first_process(&mut cri, &other_container).await, lives);
+    cri.remove(&stuck).await.unwrap();
+    assert_eq!(cri.exec(&other_container, &["/probe", "print", "here"], 10).await.unwrap().exit_code, 0);
+    node.finish().await;
+}
+
+#[ignore = "needs root: runs a node"]
+#[tokio::test]
+async fn a_monitor_that_stands_still_before_any_record_names_it_is_found_by_its_socket() {
+    let environment = vec![("CORACLED_FAULTS".to_owned(), "run.set-up=kill-before".to_owned())];
+    let mut node = node_with(NodeOptions { environment, ..NodeOptions::default() }).await;
+    let launcher = testkit::descendants(&[node.daemon_pid()]);
+    node.client().await.run(&pod("cut-short", node.dir())).await.unwrap_err();
+    node.await_death();
+    let monitors = testkit::descendants(&launcher.iter().map(|process| process.pid).collect::<Vec<_>>());
+    let [silent] = monitors.as_slice() else { panic!("one monitor: {monitors:?}") };
+    signal(silent, Signal::SIGSTOP);
+    node.set_environment(Vec::new());
+    node.start_daemon();
+
+    assert!(!silent.alive());
+    node.assert_no_leaks();
+    running(&mut node.client().await, &pod("cut-short", node.dir())).await;
+    node.finish().await;
+}
+
+#[ignore = "needs root: runs a node"]
+#[tokio::test]
+async fn a_monitor_that_stands_still_holds_no_call_for_ever_and_no_pod_from_stopping() {
+    let node = node().await;
+    let mut cri = node.client().await;
+    let (stops, stops_container) = running(&mut cri, &pod("stops", node.dir())).await;
+    let (wakes, wakes_container) = running(&mut cri, &pod("wakes", node.dir())).await;
+    let (gone, sleeps) = (monitor(&mut cri, &stops).await, monitor(&mut cri, &wakes).await);
+    for silent in [&gone, &sleeps] {
+        signal(silent, Signal::SIGSTOP);
+    }
+    let stop_pod = async |mut cri: Cri| {
+        cri.runtime.stop_pod_sandbox(StopPodSandboxRequest { pod_sandbox_id: stops.clone() }).await
+    };
+    let stop_container = async |mut cri: Cri| {
+        let request = StopContainerRequest { container_id: wakes_container.clone(), timeout: 0 };
+        cri.runtime.stop_container(request).await
+    };
+    let exec = async |mut cri: Cri| cri.exec(&wakes_container, &["/probe", "print", "here"], 1).await;
+    let (stopped, kept, late) = tokio::join!(stop_pod(cri.clone()), stop_container(cri.clone()), exec(cri.clone()));
+    stopped.unwrap();
+    assert_eq!(kept.unwrap_err().code(), Code::Unavailable, "one container is not worth the others of its pod");
+    assert_eq!(late.unwrap_err().code(), Code::DeadlineExceeded);
+    assert!(!gone.alive());
+    assert_eq!(status(&mut cri, &stops_container).await.reason, "Unknown");
+    // What was ordered meanwhile is served when it wakes: the container is killed, and the command never seen.
+    assert_eq!(pod_status(&mut cri, &wakes).await.state(), PodSandboxState::SandboxReady);
+    signal(&sleeps, Signal::SIGCONT);
+    assert_eq!(exited(&mut cri, &wakes_container).await.exit_code, 137);
     node.finish().await;
 }
 

@@ -14,9 +14,15 @@ pub(crate) async fn node() -> TempNode {
 
 /// The same, with options.
 pub(crate) async fn node_with(options: NodeOptions) -> TempNode {
-    let mut node = TempNode::prepare(options);
-    import(node.dir(), probe().build().archive(PROBE)).await;
+    let mut node = prepared(options).await;
     node.start_daemon();
+    node
+}
+
+/// The same, whose daemon has never run.
+pub(crate) async fn prepared(options: NodeOptions) -> TempNode {
+    let node = TempNode::prepare(options);
+    import(node.dir(), probe().build().archive(PROBE)).await;
     node
 }
 
