@@ -124,6 +124,16 @@ pub enum Error {
         /// The kernel's reason.
         source: io::Error,
     },
+    /// The mounts of a container need more descriptors than its monitor can be sent.
+    #[error("mounts: {mounts} need {descriptors} descriptors, and a container can be sent {most}")]
+    TooManyMounts {
+        /// Mounts of the plan.
+        mounts: usize,
+        /// Descriptors, of which each mount of the host takes one.
+        descriptors: usize,
+        /// How many there may be.
+        most: usize,
+    },
     /// Propagation needs a source mount that takes part in it.
     #[error("path {} is mounted on {} but it is not a {want} mount", path.display(), mounted_on.display())]
     MountPropagation {
@@ -161,6 +171,7 @@ impl Error {
             | Error::GroupMissing { .. }
             | Error::SeccompProfile { .. }
             | Error::CgroupDriver { .. }
+            | Error::TooManyMounts { .. }
             | Error::MountPropagation { .. } => Class::Invalid,
             Error::Device { source, .. } | Error::SeccompFile { source, .. } => match source.kind() {
                 io::ErrorKind::NotFound => Class::Invalid,

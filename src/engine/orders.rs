@@ -31,12 +31,8 @@ pub(crate) struct Descriptors(Vec<OwnedFd>);
 impl Descriptors {
     pub(crate) fn place(&mut self, fd: OwnedFd) -> u32 {
         self.0.push(fd);
-        // Far fewer than the kernel passes in one message (253).
+        // Far fewer than 2³²: each is open.
         (self.0.len() - 1) as u32
-    }
-
-    pub(crate) fn len(&self) -> usize {
-        self.0.len()
     }
 
     pub(crate) fn into_inner(self) -> Vec<OwnedFd> {

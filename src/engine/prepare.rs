@@ -15,7 +15,7 @@ use kernel::{
     mount::{MountAttrs, PropagationType, mount_setattr, open_tree_clone},
     mount_table,
 };
-use link::wire;
+use link::{MAX_MESSAGE_FDS, wire};
 use model::Propagation;
 
 use crate::{
@@ -24,9 +24,6 @@ use crate::{
     launch_plan::{Missing, MountWhat},
     orders::{self, OpenedAll, OpenedHierarchy, OpenedMount},
 };
-
-/// Most descriptors that one message of the kernel carries (`SCM_MAX_FD`).
-const MAX_DESCRIPTORS: usize = 253;
 
 /// A container whose plan and descriptors are together. Dropped, its descriptors close; its cgroup stays until
 /// [`Engine::remove_cgroup`].
@@ -65,15 +62,16 @@ impl Engine {
             }
         })?;
         let (launch, fds) = orders::launch(plan, opened);
-        if fds.len() > MAX_DESCRIPTORS {
+        let fds = fds.into_inner();
+        if fds.len() > MAX_MESSAGE_FDS {
             self.remove_cgroup(plan)?;
-            return Err(Error::Invalid {
-                field: "mounts",
-                value: format!("{} mounts", plan.mounts.len()),
-                want: "at most about 230, as the kernel passes no more descriptors at once",
+            return Err(Error::TooManyMounts {
+                mounts: plan.mounts.len(),
+                descriptors: fds.len(),
+                most: MAX_MESSAGE_FDS,
             });
         }
-        Ok(Prepared { launch, fds: fds.into_inner() })
+        Ok(Prepared { launch, fds })
     }
 
     fn open_mount(&self, plan: &LaunchPlan, what: &MountWhat) -> Result<OpenedMount> {

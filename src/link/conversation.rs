@@ -20,6 +20,7 @@ use tokio::{
 
 use crate::{
     Error, Result,
+    ahead::{self, MAX_MESSAGE_FDS},
     frame::{self, MAX_FDS, MAX_PACKET},
 };
 
@@ -62,6 +63,8 @@ pub(crate) struct Conversation<R> {
 struct Shared<R> {
     who: &'static str,
     socket: AsyncFd<OwnedFd>,
+    /// Whose descriptors go ahead of their request.
+    turn: tokio::sync::Mutex<()>,
     /// Who waits for which reply; `None` once the connection has ended.
     pending: Mutex<Option<HashMap<u64, oneshot::Sender<R>>>>,
     closed: watch::Sender<bool>,
@@ -81,6 +84,7 @@ impl<R: Numbered> Conversation<R> {
         let shared = Arc::new(Shared {
             who,
             socket,
+            turn: tokio::sync::Mutex::new(()),
             pending: Mutex::new(Some(HashMap::new())),
             closed: watch::Sender::new(false),
         });
@@ -105,11 +109,17 @@ impl<R: Numbered> Conversation<R> {
     async fn exchange<Q: Message>(&self, make: impl FnOnce(u64) -> Q, fds: &[BorrowedFd<'_>]) -> Result<R> {
         let who = self.shared.who;
         let id = self.next.fetch_add(1, Ordering::Relaxed);
-        let sealed = frame::seal(&make(id)).map_err(|source| Error::Send { who, source })?;
-        let beside: Vec<BorrowedFd<'_>> = fds.iter().copied().chain(sealed.body.iter().map(AsFd::as_fd)).collect();
-        if beside.len() > MAX_FDS {
-            return Err(Error::TooLarge { why: format!("{} descriptors, at most {MAX_FDS}", beside.len()) });
+        if fds.len() > MAX_MESSAGE_FDS {
+            return Err(Error::TooLarge { why: format!("{} descriptors, at most {MAX_MESSAGE_FDS}", fds.len()) });
         }
+        let (ahead, beside) = fds.split_at(ahead::count(fds.len()));
+        let message = make(id);
+        let sealed = match ahead.len() {
+            0 => frame::seal(&message),
+            count => frame::seal_joined(&message, id, count),
+        };
+        let sealed = sealed.map_err(|source| Error::Send { who, source })?;
+        let beside: Vec<BorrowedFd<'_>> = beside.iter().copied().chain(sealed.body.iter().map(AsFd::as_fd)).collect();
         let (sender, reply) = oneshot::channel();
         match self.shared.pending().as_mut() {
             Some(pending) => pending.insert(id, sender),
@@ -117,20 +127,30 @@ impl<R: Numbered> Conversation<R> {
         };
         // A silent peer must not be waited for by ever more that nobody waits for.
         let _waiting = Waiting { shared: &self.shared, id };
-        let sent = self
-            .shared
-            .socket
-            .async_io(Interest::WRITABLE, |socket| kernel::socket::send(socket.as_fd(), &sealed.packet, &beside))
-            .await;
-        if let Err(source) = sent {
-            return Err(match source.kind() {
+        self.send(id, ahead, &sealed.packet, &beside).await?;
+        reply.await.map_err(|_| Error::Lost { who })
+    }
+
+    /// Sends a request's packets. Of the requests that have descriptors `ahead`, one at a time does, because the other end
+    /// keeps one's only.
+    async fn send(&self, id: u64, ahead: &[BorrowedFd<'_>], packet: &[u8], beside: &[BorrowedFd<'_>]) -> Result<()> {
+        let _turn = match ahead {
+            [] => None,
+            _ => Some(self.shared.turn.lock().await),
+        };
+        let bringing = frame::ahead(id);
+        let ahead = ahead.chunks(MAX_FDS).map(|some| (bringing.as_slice(), some));
+        for (packet, fds) in ahead.chain([(packet, beside)]) {
+            let who = self.shared.who;
+            let send = |socket: &OwnedFd| kernel::socket::send(socket.as_fd(), packet, fds);
+            self.shared.socket.async_io(Interest::WRITABLE, send).await.map_err(|source| match source.kind() {
                 io::ErrorKind::BrokenPipe | io::ErrorKind::ConnectionReset | io::ErrorKind::NotConnected => {
                     Error::Lost { who }
                 }
                 _ => Error::Send { who, source },
-            });
+            })?;
         }
-        reply.await.map_err(|_| Error::Lost { who })
+        Ok(())
     }
 
     /// Resolves when the connection has ended.

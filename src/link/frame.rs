@@ -3,7 +3,10 @@
 //! ```text
 //!   01 body…        the body is here
 //!   02              the body is in the last descriptor, a memfd (an environment of a megabyte fits no packet)
+//!   03 request      no body: descriptors ahead of the message with this number, more than one packet carries
+//!   04 request n    that message: n descriptors came ahead of it, its body is in the last one beside it
 //! ```
+//! Numbers are of 8 bytes (`n`: 4), the lowest first.
 //!
 //! Every function is pure or reads one descriptor; whatever the bytes, they end with a value or an error, and never take
 //! more memory than [`MAX_BODY`].
@@ -26,6 +29,8 @@ pub const MAX_FDS: usize = 253;
 
 const INLINE: u8 = 1;
 const MEMFD: u8 = 2;
+const AHEAD: u8 = 3;
+const JOINED: u8 = 4;
 
 /// Why bytes are not a message.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
@@ -48,6 +53,12 @@ pub enum Malformed {
         /// What is wrong with it.
         why: String,
     },
+    /// Not all descriptors came that belong to the message, or too many.
+    #[error("descriptors ahead of a message: {why}")]
+    Descriptors {
+        /// What is wrong with their number.
+        why: String,
+    },
     /// The body is not protobuf of this message.
     #[error("not a message: {why}")]
     Message {
@@ -63,6 +74,18 @@ pub enum Place<'a> {
     Here(&'a [u8]),
     /// In the last descriptor beside it.
     Memfd,
+    /// Nowhere: it brings descriptors of the message with this number.
+    Ahead {
+        /// The message's number.
+        request: u64,
+    },
+    /// In the last descriptor beside it; others came ahead.
+    Joined {
+        /// The message's number.
+        request: u64,
+        /// How many came ahead.
+        ahead: u32,
+    },
 }
 
 /// Reads a packet's first byte.
@@ -71,6 +94,13 @@ pub fn place(packet: &[u8]) -> Result<Place<'_>, Malformed> {
         None => Err(Malformed::Empty),
         Some((&INLINE, body)) => Ok(Place::Here(body)),
         Some((&MEMFD, _)) => Ok(Place::Memfd),
+        Some((&AHEAD, &[a, b, c, d, e, f, g, h])) => {
+            Ok(Place::Ahead { request: u64::from_le_bytes([a, b, c, d, e, f, g, h]) })
+        }
+        Some((&JOINED, &[a, b, c, d, e, f, g, h, i, j, k, l])) => Ok(Place::Joined {
+            request: u64::from_le_bytes([a, b, c, d, e, f, g, h]),
+            ahead: u32::from_le_bytes([i, j, k, l]),
+        }),
         Some((&kind, _)) => Err(Malformed::Kind { kind }),
     }
 }
@@ -83,15 +113,21 @@ pub fn decode<M: Message + Default>(body: &[u8]) -> Result<M, Malformed> {
     M::decode(body).map_err(|error| Malformed::Message { why: error.to_string() })
 }
 
-/// Takes a packet and its descriptors apart: the message, and the descriptors that are the message's own.
-pub fn open<M: Message + Default>(packet: &[u8], mut fds: Vec<OwnedFd>) -> Result<(M, Vec<OwnedFd>), Malformed> {
+/// Takes a packet and its descriptors apart: the message, and the descriptors that are the message's own. For a message
+/// of one packet; those of several are put together in `ahead`.
+pub fn open<M: Message + Default>(packet: &[u8], fds: Vec<OwnedFd>) -> Result<(M, Vec<OwnedFd>), Malformed> {
     match place(packet)? {
         Place::Here(body) => Ok((decode(body)?, fds)),
-        Place::Memfd => {
-            let body = read_body(fds.pop().ok_or(Malformed::NoBody)?)?;
-            Ok((decode(&body)?, fds))
-        }
+        Place::Memfd => open_memfd(fds),
+        Place::Ahead { .. } => Err(Malformed::Kind { kind: AHEAD }),
+        Place::Joined { .. } => Err(Malformed::Kind { kind: JOINED }),
     }
+}
+
+/// The message whose body is the last descriptor, and the other descriptors.
+pub(crate) fn open_memfd<M: Message + Default>(mut fds: Vec<OwnedFd>) -> Result<(M, Vec<OwnedFd>), Malformed> {
+    let body = read_body(fds.pop().ok_or(Malformed::NoBody)?)?;
+    Ok((decode(&body)?, fds))
 }
 
 /// A message ready to be sent: the packet, and its body's memfd where it needs one.
@@ -114,6 +150,18 @@ pub fn seal<M: Message>(message: &M) -> std::io::Result<Sealed> {
     }
     let body = kernel::memfd::sealed(c"coracle-message", &message.encode_to_vec())?;
     Ok(Sealed { packet: vec![MEMFD], body: Some(body) })
+}
+
+/// The packet that brings descriptors of the message with this number.
+pub(crate) fn ahead(request: u64) -> Vec<u8> {
+    [&[AHEAD], &request.to_le_bytes()[..]].concat()
+}
+
+/// Seals the message with this number, of which so many descriptors went ahead.
+pub(crate) fn seal_joined<M: Message>(message: &M, request: u64, ahead: usize) -> std::io::Result<Sealed> {
+    let body = kernel::memfd::sealed(c"coracle-message", &message.encode_to_vec())?;
+    let packet = [&[JOINED], &request.to_le_bytes()[..], &(ahead as u32).to_le_bytes()[..]].concat();
+    Ok(Sealed { packet, body: Some(body) })
 }
 
 fn read_body(fd: OwnedFd) -> Result<Vec<u8>, Malformed> {

@@ -8,6 +8,7 @@
 //! skipped, and whoever reconnects is told everything again, so no message is ever needed twice.
 //! Never knows: what a container is made of (`engine`), when a pod is started (`pods`).
 
+mod ahead;
 mod conversation;
 mod error;
 mod exit;
@@ -17,6 +18,7 @@ mod monitor;
 mod news;
 mod peer;
 
+pub use ahead::MAX_MESSAGE_FDS;
 /// The messages themselves. `engine` writes the launch orders in them; nothing above `engine` names them.
 pub use api::monitor::v1 as wire;
 pub use error::{Error, Result};

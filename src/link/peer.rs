@@ -13,6 +13,7 @@ use prost::Message;
 
 use crate::{
     Error, Result,
+    ahead::{Ahead, MAX_MESSAGE_FDS},
     frame::{self, MAX_FDS, MAX_PACKET},
 };
 
@@ -24,32 +25,37 @@ const MAX_WAITING: usize = 1024;
 pub struct Peer {
     socket: OwnedFd,
     waiting: VecDeque<Vec<u8>>,
+    ahead: Ahead,
 }
 
 impl Peer {
     /// Takes an accepted connection, which must be non-blocking.
     pub fn new(socket: OwnedFd) -> Peer {
-        Peer { socket, waiting: VecDeque::new() }
+        Peer { socket, waiting: VecDeque::new(), ahead: Ahead::with_room(MAX_MESSAGE_FDS) }
     }
 
     /// The next message and its descriptors; `None` when none is there now. [`Error::Lost`] at the end;
     /// [`Error::Malformed`] leaves the connection usable, since a packet always ends where it ends.
-    pub fn receive<M: Message + Default>(&self) -> Result<Option<(M, Vec<OwnedFd>)>> {
+    pub fn receive<M: Message + Default>(&mut self) -> Result<Option<(M, Vec<OwnedFd>)>> {
+        let malformed = |why: String| Error::Malformed { who: "daemon", why };
         let mut packet = vec![0; MAX_PACKET];
-        let (length, fds) = match kernel::socket::receive(self.socket.as_fd(), &mut packet, MAX_FDS) {
-            Ok(received) => received,
-            Err(error) if error.kind() == io::ErrorKind::WouldBlock => return Ok(None),
-            Err(error) if error.raw_os_error() == Some(nix::libc::EMSGSIZE) => {
-                return Err(Error::Malformed { who: "daemon", why: error.to_string() });
+        loop {
+            let (length, fds) = match kernel::socket::receive(self.socket.as_fd(), &mut packet, MAX_FDS) {
+                Ok((0, _)) => return Err(Error::Lost { who: "daemon" }),
+                Ok(received) => received,
+                Err(error) if error.kind() == io::ErrorKind::WouldBlock => return Ok(None),
+                Err(error) if error.raw_os_error() == Some(nix::libc::EMSGSIZE) => {
+                    return Err(malformed(error.to_string()));
+                }
+                Err(_) => return Err(Error::Lost { who: "daemon" }),
+            };
+            match self.ahead.open(&packet[..length], fds) {
+                // Only descriptors so far: their message follows.
+                Ok(None) => {}
+                Ok(message) => return Ok(message),
+                Err(why) => return Err(malformed(why.to_string())),
             }
-            Err(_) => return Err(Error::Lost { who: "daemon" }),
-        };
-        if length == 0 {
-            return Err(Error::Lost { who: "daemon" });
         }
-        frame::open(&packet[..length], fds)
-            .map(Some)
-            .map_err(|why| Error::Malformed { who: "daemon", why: why.to_string() })
     }
 
     /// Sends a message, or queues it when the daemon is slow. [`Error::Lost`] when the connection is of no use any more.

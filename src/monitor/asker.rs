@@ -41,7 +41,7 @@ impl Daemon {
     /// The next request, with who asks. `None` when there is none, or no daemon.
     pub(crate) fn next(&mut self, epoll: &Epoll) -> Option<(Asker, wire::MonitorRequest, Vec<OwnedFd>)> {
         loop {
-            let peer = self.peer.as_ref()?;
+            let peer = self.peer.as_mut()?;
             match peer.receive::<wire::MonitorRequest>() {
                 Ok(Some((request, fds))) => {
                     let asker = Asker { connection: self.connection, request: request.id };

@@ -143,7 +143,7 @@ impl Launcher {
     }
 
     fn hear(&mut self) {
-        while let Some(peer) = &self.peer {
+        while let Some(peer) = &mut self.peer {
             let (request, fds) = match peer.receive::<wire::LauncherRequest>() {
                 Ok(Some(received)) => received,
                 Ok(None) => return,

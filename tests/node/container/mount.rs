@@ -135,3 +135,26 @@ async fn a_container_can_do_nothing_to_a_mount_of_another() {
     assert!(seen["mounts"].as_array().unwrap().iter().all(|mount| mount["at"] != "/data"), "{}", seen["mounts"]);
     scene.finish().await;
 }
+
+#[tokio::test]
+#[ignore = "needs root: runs a node"]
+async fn a_container_may_have_more_mounts_than_the_kernel_passes_descriptors_at_once() {
+    const MOUNTS: usize = 600;
+    let mut scene = Scene::new().await;
+    let mounts = (0..MOUNTS).map(|number| {
+        let dir = data(&scene, &format!("many-{number}"));
+        fs::write(dir.join("word"), number.to_string()).unwrap();
+        bind(&dir, &format!("/many/{number}"))
+    });
+    let config = with_mounts(sleeper("one"), mounts.collect());
+    let id = scene.start(&config).await;
+    // Across the borders of what goes in one packet.
+    for number in [0, 100, 228, 229, 252, 253, 254, 505, 506, MOUNTS - 1] {
+        let word = scene.look(&id, &["/probe", "cat", &format!("/many/{number}/word")]).await;
+        assert_eq!(word, number.to_string());
+    }
+    let mounts = scene.report_in(&id).await["mounts"].as_array().unwrap().clone();
+    let many = mounts.iter().filter(|mount| mount["at"].as_str().unwrap().starts_with("/many/")).count();
+    assert_eq!(many, MOUNTS);
+    scene.finish().await;
+}
