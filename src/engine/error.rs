@@ -124,13 +124,11 @@ pub enum Error {
         /// The kernel's reason.
         source: io::Error,
     },
-    /// The mounts of a container need more descriptors than its monitor can be sent.
-    #[error("mounts: {mounts} need {descriptors} descriptors, and a container can be sent {most}")]
+    /// The container has more mounts than its monitor can be sent descriptors.
+    #[error("mounts: {mounts} are too many, as a container can have {most}")]
     TooManyMounts {
-        /// Mounts of the plan.
+        /// With those that every container gets.
         mounts: usize,
-        /// Descriptors, of which each mount of the host takes one.
-        descriptors: usize,
         /// How many there may be.
         most: usize,
     },

@@ -15,7 +15,7 @@ use kernel::{
     mount::{MountAttrs, PropagationType, mount_setattr, open_tree_clone},
     mount_table,
 };
-use link::{MAX_MESSAGE_FDS, wire};
+use link::wire;
 use model::Propagation;
 
 use crate::{
@@ -62,16 +62,7 @@ impl Engine {
             }
         })?;
         let (launch, fds) = orders::launch(plan, opened);
-        let fds = fds.into_inner();
-        if fds.len() > MAX_MESSAGE_FDS {
-            self.remove_cgroup(plan)?;
-            return Err(Error::TooManyMounts {
-                mounts: plan.mounts.len(),
-                descriptors: fds.len(),
-                most: MAX_MESSAGE_FDS,
-            });
-        }
-        Ok(Prepared { launch, fds })
+        Ok(Prepared { launch, fds: fds.into_inner() })
     }
 
     fn open_mount(&self, plan: &LaunchPlan, what: &MountWhat) -> Result<OpenedMount> {

@@ -17,6 +17,10 @@ use crate::{
     proc_file::may_be_covered,
 };
 
+/// Most mounts of a container: each takes a descriptor of those that its launch order may have. The rest of them is for
+/// the root, the cgroup's files in each hierarchy, the log and the filter.
+const MOST: usize = link::MAX_MESSAGE_FDS - 64;
+
 /// The mounts, and whether `/dev` is a filesystem of the container's own (nodes and links belong there) or the host's.
 pub(super) fn mounts(input: &PlanInput<'_>, host: &HostFacts) -> Result<(Vec<Mount>, bool)> {
     let mut asked = Vec::new();
@@ -40,6 +44,9 @@ pub(super) fn mounts(input: &PlanInput<'_>, host: &HostFacts) -> Result<(Vec<Mou
     // Stable, so that equal depths keep the request's order, and a parent is there before its child.
     rest.sort_by_key(|mount| mount.target.components().count());
     mounts.extend(rest);
+    if mounts.len() > MOST {
+        return Err(Error::TooManyMounts { mounts: mounts.len(), most: MOST });
+    }
     Ok((mounts, dev_is_ours))
 }
 

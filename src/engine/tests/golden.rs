@@ -416,6 +416,18 @@ fn mounts_that_would_forge_the_kernels_word_are_refused() {
 }
 
 #[test]
+fn thousands_of_mounts_are_planned_and_more_than_can_be_sent_are_refused() {
+    let mut case = Case::plain();
+    let few = case.plan().unwrap().mounts.len();
+    case.container.mounts = (0..4000).map(|number| bind(&format!("/many/{number}"), "/srv")).collect();
+    assert_eq!(case.plan().unwrap().mounts.len(), few + 4000);
+    case.container.mounts.extend((0..96).map(|number| bind(&format!("/more/{number}"), "/srv")));
+    let refused = case.plan().unwrap_err();
+    assert!(matches!(refused, Error::TooManyMounts { mounts, most: 4032 } if mounts == few + 4096), "{refused}");
+    assert_eq!(refused.class(), model::Class::Invalid);
+}
+
+#[test]
 fn a_privileged_container_needs_a_privileged_pod() {
     let mut case = Case::plain();
     case.container.security.privileged = true;
