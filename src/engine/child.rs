@@ -10,7 +10,7 @@
 //!
 //! A container's steps, in order: signals, parent-death signal, keys, descriptors, cgroups, cgroup namespace, network
 //! namespace, root (see [`crate::place`]), terminal, working directory made, root read-only, pivot, streams, limits,
-//! identity, working directory entered; *ready, wait for the start*; seccomp, last capabilities, exec.
+//! working directory entered, identity; *ready, wait for the start*; seccomp, last capabilities, exec.
 
 use std::{
     convert::Infallible,
@@ -32,6 +32,7 @@ use kernel::{
 };
 use link::wire;
 use nix::{
+    errno::Errno,
     fcntl::OFlag,
     sys::stat::{Mode, SFlag},
 };
@@ -148,8 +149,7 @@ fn container_steps(work: &ContainerWork<'_>) -> Result<Infallible, Failure> {
     let keep: Vec<BorrowedFd<'_>> = last.iter().copied().chain([work.word]).collect();
     descriptor::close_all_but(&keep).during(|| "close what is not the container's".into())?;
     set_limits(work.process)?;
-    take_identity(work.process)?;
-    enter_cwd(work.process)?;
+    become_user_at_work(work.process)?;
 
     socket::send(work.word, &[READY], &last).during(|| "report to the monitor".into())?;
     drop(terminal);
@@ -171,8 +171,7 @@ fn enter_steps(work: &EnterWork<'_>) -> Result<Infallible, Failure> {
     place_streams(work.stdin, work.stdout, work.stderr, work.process.uid)?;
     descriptor::close_all_but(&[work.word]).during(|| "close what is not the container's".into())?;
     set_limits(work.process)?;
-    take_identity(work.process)?;
-    enter_cwd(work.process)?;
+    become_user_at_work(work.process)?;
     run(work.process)
 }
 
@@ -274,17 +273,19 @@ fn loads_by_privilege(process: &ReadyProcess) -> bool {
     process.filter.is_some() && !process.no_new_privs
 }
 
-/// As the program itself would: a directory that its user may not enter is an error, though root could have. Until exec
-/// this process holds all that root's program would; of another user's only the ambient capabilities stay, and the rest
-/// must not help it in.
-fn enter_cwd(process: &ReadyProcess) -> Result<(), Failure> {
+/// Enters the working directory and becomes the user. As root first: images name directories that only root may enter,
+/// such as `/root`, and other runtimes take their users there. As the user where root may not: a share may trust no
+/// root, only its owner.
+fn become_user_at_work(process: &ReadyProcess) -> Result<(), Failure> {
     let cwd = &process.cwd;
     let step = || format!("enter the working directory {}", cwd.display());
-    let held = capability::capabilities().during(|| "read capabilities".into())?;
-    let effective = if process.uid == 0 { held.effective } else { held.effective.intersection(process.ambient) };
-    capability::set_capabilities(Capabilities { effective, ..held }).during(|| "lower capabilities".into())?;
-    nix::unistd::chdir(cwd).during(step)?;
-    capability::set_capabilities(held).during(|| "raise capabilities".into())?;
+    let as_root = nix::unistd::chdir(cwd);
+    take_identity(process)?;
+    match as_root {
+        Err(Errno::EACCES | Errno::EPERM) => nix::unistd::chdir(cwd),
+        entered => entered,
+    }
+    .during(step)?;
     // A path through a descriptor of ours would lead out of the container; none is left, and this would show it.
     match nix::unistd::getcwd() {
         Ok(here) if here.is_absolute() => Ok(()),
