@@ -5,7 +5,7 @@ use std::{fs::File, io, os::fd::AsFd, path::PathBuf, sync::Arc};
 use aws_lc_rs::rand;
 use engine::Engine;
 use images::Images;
-use link::{Monitor, News};
+use link::{Monitor, News, RecordedExit};
 use model::{ContainerId, PodId};
 use network::Network;
 use tokio::sync::mpsc;
@@ -127,6 +127,27 @@ impl Home {
             Ok(())
         })
         .await
+    }
+
+    /// How a container ended, by what its monitor wrote before it told anybody: what is left of a monitor that died.
+    /// `None` when it wrote nothing, or nothing that can be read.
+    pub(crate) fn recorded_exit(&self, pod: &PodId, container: &ContainerId) -> Option<RecordedExit> {
+        let path = self.pod_dir(pod).join(link::exit_record_name(container));
+        let bytes = match std::fs::read(&path) {
+            Ok(bytes) => bytes,
+            Err(error) if error.kind() == io::ErrorKind::NotFound => return None,
+            Err(error) => {
+                tracing::error!(path = %path.display(), %error, "read an exit record");
+                return None;
+            }
+        };
+        match disk::decode(link::EXIT_RECORD_KIND, link::EXIT_RECORD_VERSION, &bytes) {
+            Ok(exit) => Some(exit),
+            Err(error) => {
+                tracing::error!(path = %path.display(), %error, "an exit record that cannot be read");
+                None
+            }
+        }
     }
 
     pub(crate) async fn remove_pod_dir(self: &Arc<Self>, id: &PodId) -> Result<(), Error> {

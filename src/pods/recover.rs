@@ -275,21 +275,9 @@ fn left_behind(home: &Home, record: &ContainerRecord, this_boot: bool) -> (Optio
     if !this_boot {
         return (None, unknown("the machine restarted"));
     }
-    let path = home.pod_dir(&record.pod).join(link::exit_record_name(&record.id));
-    match read_exit(&path) {
+    match home.recorded_exit(&record.pod, &record.id) {
         Some(RecordedExit { started, record, .. }) => (started, record),
         None => (None, unknown("the pod's monitor died while the daemon was away")),
-    }
-}
-
-fn read_exit(path: &Path) -> Option<RecordedExit> {
-    let bytes = std::fs::read(path).ok()?;
-    match disk::decode(link::EXIT_RECORD_KIND, link::EXIT_RECORD_VERSION, &bytes) {
-        Ok(exit) => Some(exit),
-        Err(error) => {
-            tracing::error!(path = %path.display(), %error, "an exit record that cannot be read");
-            None
-        }
     }
 }
 
