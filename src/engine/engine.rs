@@ -5,11 +5,11 @@
 use std::{
     collections::BTreeMap,
     fs::File,
-    os::fd::OwnedFd,
+    os::fd::{AsFd, OwnedFd},
     path::{Path, PathBuf},
 };
 
-use kernel::{mount::overlay_takes_layers_one_by_one, path_in_root::read_limited};
+use kernel::{mount::overlay_takes_layers_one_by_one, path_in_root::read_regular};
 use link::ExecOrder;
 use model::{ContainerId, PodId, PodPlan, Seccomp};
 
@@ -123,13 +123,11 @@ impl Engine {
             found.host_devices = device::host_devices()?;
         }
         if let (Seccomp::Localhost(path), false) = (&security.seccomp, security.privileged) {
-            found.profile = Some(read_profile(path)?);
+            found.profile = Some(self.read_profile(path)?);
         }
         let plan = plan::plan(input, &self.host, &found, &self.config)?;
-        if let SeccompChoice::Profile { path, profile } = &plan.process.seccomp {
-            // A profile that cannot be compiled is the creation's error, not the start's.
-            self.filters.check(&path.display().to_string(), profile, plan.process.capabilities.bounding)?;
-        }
+        // A profile that cannot be compiled is the creation's error, not the start's.
+        self.filters.filter(&plan.process.seccomp, plan.process.capabilities.bounding)?;
         Ok(plan)
     }
 
@@ -164,18 +162,22 @@ impl Engine {
         self.cgroups.remove(&plan.cgroup.path)
     }
 
-    /// Removes the cgroups, and kills the processes, of pods that are not `known`: what records that were lost leave.
-    /// Answers how many there were.
-    pub fn sweep(&self, known: impl Fn(&PodId) -> bool) -> Result<usize> {
-        let root = &self.config.cgroup_root;
-        let unknown =
-            self.cgroups.below(root)?.into_iter().filter_map(|name| name.parse().ok()).filter(|id| !known(id));
-        let mut count = 0;
-        for id in unknown {
-            self.cgroups.remove(&format!("{}/{id}", root.trim_end_matches('/')))?;
-            count += 1;
-        }
-        Ok(count)
+    /// The pods that have a cgroup below the root of ours.
+    pub fn pods(&self) -> Result<Vec<PodId>> {
+        let names = self.cgroups.below(&self.config.cgroup_root)?;
+        Ok(names.into_iter().filter_map(|name| name.parse().ok()).collect())
+    }
+
+    /// Removes the cgroup of a pod without a record, and kills the processes in it.
+    pub fn remove_unknown_pod(&self, id: &PodId) -> Result<()> {
+        self.cgroups.remove(&format!("{}/{id}", self.config.cgroup_root.trim_end_matches('/')))
+    }
+
+    fn read_profile(&self, path: &Path) -> Result<Profile> {
+        let failed = |source| Error::SeccompFile { path: path.to_owned(), source };
+        let text = read_regular(self.host_root.as_fd(), path, MAX_PROFILE).map_err(failed)?;
+        serde_json::from_slice(&text)
+            .map_err(|error| Error::SeccompProfile { name: path.display().to_string(), why: error.to_string() })
     }
 
     fn seccomp_choice(&self, asked: &Seccomp) -> Result<SeccompChoice> {
@@ -183,7 +185,7 @@ impl Engine {
             Seccomp::Unconfined => SeccompChoice::Unconfined,
             Seccomp::RuntimeDefault => SeccompChoice::Default,
             Seccomp::Localhost(path) => {
-                SeccompChoice::Profile { path: path.clone(), profile: Box::new(read_profile(path)?) }
+                SeccompChoice::Profile { path: path.clone(), profile: Box::new(self.read_profile(path)?) }
             }
         })
     }
@@ -192,15 +194,4 @@ impl Engine {
 /// Where the init lives: on cgroup v2 a pod's own directory, which has children, can hold no process.
 fn init_path(cgroup: &PodCgroup, id: &PodId) -> String {
     format!("{}/{id}", cgroup.path)
-}
-
-fn read_profile(path: &Path) -> Result<Profile> {
-    let failed = |source| Error::SeccompFile { path: path.to_owned(), source };
-    let file = File::open(path).map_err(failed)?;
-    if !file.metadata().map_err(failed)?.is_file() {
-        return Err(failed(std::io::Error::new(std::io::ErrorKind::NotFound, "not a file")));
-    }
-    let text = read_limited(file, MAX_PROFILE).map_err(failed)?;
-    serde_json::from_slice(&text)
-        .map_err(|error| Error::SeccompProfile { name: path.display().to_string(), why: error.to_string() })
 }

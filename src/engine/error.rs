@@ -172,7 +172,8 @@ impl Error {
             | Error::TooManyMounts { .. }
             | Error::MountPropagation { .. } => Class::Invalid,
             Error::Device { source, .. } | Error::SeccompFile { source, .. } => match source.kind() {
-                io::ErrorKind::NotFound => Class::Invalid,
+                // Not there, or not a regular file.
+                io::ErrorKind::NotFound | io::ErrorKind::InvalidInput => Class::Invalid,
                 _ => of_io(source),
             },
             Error::Accounts { source, .. }

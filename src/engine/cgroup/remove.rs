@@ -27,26 +27,25 @@ const PATIENCE: Duration = Duration::from_secs(5);
 
 impl Cgroups {
     /// Removes a cgroup and all below it from every hierarchy; processes that are left are killed. One that is gone
-    /// is fine.
+    /// is fine. A hierarchy that refuses does not keep the others: its error comes last.
     pub fn remove(&self, path: &str) -> Result<()> {
         let deadline = Instant::now() + PATIENCE;
+        let mut killed = false;
+        let mut refused = Ok(());
         for root in self.roots() {
-            let mut asked = false;
-            loop {
-                match remove_tree(root, relative(path)) {
-                    Ok(()) => break,
-                    Err(error) if is_busy(&error) && Instant::now() < deadline => {
-                        if !asked {
-                            self.kill(path)?;
-                            asked = true;
-                        }
-                        wait_for_change(root, path);
-                    }
-                    Err(error) => return Err(failed("remove", path)(error)),
+            while let Err(error) = remove_tree(root, relative(path)) {
+                if !is_busy(&error) || Instant::now() >= deadline {
+                    refused = Err(failed("remove", path)(error));
+                    break;
                 }
+                if !killed {
+                    self.kill(path)?;
+                    killed = true;
+                }
+                wait_for_change(root, path);
             }
         }
-        Ok(())
+        refused
     }
 
     /// Names of the cgroups right below `path`, over all hierarchies; none when there is no such path.

@@ -83,7 +83,11 @@ async fn a_profile_that_cannot_be_used_is_refused_at_creation() {
         fs::write(dir.join(name), content).unwrap();
         dir.join(name).display().to_string()
     };
+    // Nobody will ever write into it: whoever opened it would wait for ever.
+    let pipe = dir.join("pipe.json");
+    nix::unistd::mkfifo(&pipe, nix::sys::stat::Mode::S_IRUSR).unwrap();
     for (name, file) in [
+        ("pipe", pipe.display().to_string()),
         ("absent", dir.join("absent.json").display().to_string()),
         ("relative", "profile.json".to_owned()),
         ("empty", String::new()),
