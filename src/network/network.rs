@@ -397,7 +397,7 @@ fn look_at_host(config: &Config) -> (builtin::Host, Vec<String>) {
     (builtin::Host { ipv6, mtu: mtu.ok().flatten().unwrap_or(1500) }, lacks)
 }
 
-fn chain(error: &Error) -> String {
+pub(crate) fn chain(error: &Error) -> String {
     let mut text = error.to_string();
     let mut source = std::error::Error::source(error);
     while let Some(error) = source {

@@ -8,7 +8,12 @@ use std::{collections::HashSet, path::Path};
 
 use model::PodId;
 
-use crate::{Result, bridge::link_names, link::Links, network::Inner};
+use crate::{
+    Result,
+    bridge::link_names,
+    link::Links,
+    network::{Inner, chain},
+};
 
 /// Longest root path that fits a link's alias beside our prefix (`IFALIASZ` is 256).
 const ROOT_MAX: usize = 240;
@@ -21,11 +26,15 @@ pub(crate) fn owner_of(root: &Path) -> String {
     format!("coracle {}", &root[skip..])
 }
 
-/// Gives back what no pod of `live` owns.
+/// Gives back what no pod of `live` owns. What cannot be given back is named in the log and keeps nothing else.
 pub(crate) fn run(network: &Inner, live: HashSet<PodId>) -> Result<()> {
     // A lease written by an attachment that runs right now must not be taken from under it.
     let lives = |pod: &PodId| live.contains(pod) || network.is_attached(pod);
-    let given = network.bridge.ipam.leases.release_all(|id| id.parse().map_or(true, |id: PodId| !lives(&id)))?;
+    let given = network.bridge.ipam.leases.release_all(|id| id.parse().map_or(true, |id: PodId| !lives(&id)));
+    let given = given.unwrap_or_else(|error| {
+        tracing::warn!(error = chain(&error), "give back addresses of dead pods");
+        0
+    });
     network.forget_all_but(&live);
     let mut namespaces = 0;
     for (pod, path) in network.netns.marked()? {
@@ -35,8 +44,10 @@ pub(crate) fn run(network: &Inner, live: HashSet<PodId>) -> Result<()> {
             None => live.iter().any(|pod| network.netns.path(pod) == path),
         };
         if !kept {
-            network.netns.remove(&path)?;
-            namespaces += 1;
+            match network.netns.remove(&path) {
+                Ok(()) => namespaces += 1,
+                Err(error) => tracing::warn!(error = chain(&error), "remove the namespace of a dead pod"),
+            }
         }
     }
     let links = remove_links(network, &live)?;
@@ -55,8 +66,10 @@ fn remove_links(network: &Inner, live: &HashSet<PodId>) -> Result<usize> {
         live.iter().chain(&network.attached()).flat_map(|pod| link_names(pod.as_str()).collect::<Vec<_>>()).collect();
     let mut removed = 0;
     for stale in ports.iter().filter(|link| link.name.starts_with("veth") && !kept.contains(&link.name)) {
-        links.delete(&stale.name)?;
-        removed += 1;
+        match links.delete(&stale.name) {
+            Ok(()) => removed += 1,
+            Err(error) => tracing::warn!(link = stale.name, error = chain(&error), "delete the link of a dead pod"),
+        }
     }
     Ok(removed)
 }
