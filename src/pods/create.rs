@@ -106,25 +106,30 @@ async fn steps(
 
     let volumes = steps.pass(Step::CreateVolumes, volume::make(home, id, plan, &leased.facts, &rootfs)).await?;
 
-    let launch = steps.pass(Step::CreatePlan, async {
-        let planned = Accounts::read(rootfs.root()).and_then(|accounts| {
-            home.engine.plan(&PlanInput {
+    let planned = steps.pass(Step::CreatePlan, async {
+        let (engine, sandbox, id, plan) = (home.engine.clone(), sandbox.clone(), id.clone(), plan.clone());
+        let (target, facts) = (target.clone(), leased.facts.clone());
+        // It reads the image's accounts and the host's devices, and may compile a filter.
+        let planned = home.blocking(move || {
+            let accounts = Accounts::read(rootfs.root())?;
+            let launch = engine.plan(&PlanInput {
                 pod: &sandbox.plan,
                 pod_id: &sandbox.id,
                 pod_cgroup: sandbox.record.cgroup.as_ref().map_or("", |cgroup| &cgroup.path),
                 hostname: &pod_files::hostname(&sandbox.plan, &sandbox.id),
                 pod_files: &sandbox.files,
-                container: plan,
-                container_id: id,
+                container: &plan,
+                container_id: &id,
                 pid_target: target.as_ref(),
-                image: &leased.facts,
+                image: &facts,
                 accounts: &accounts,
                 volumes: &volumes,
-            })
+            })?;
+            Ok((Arc::new(launch), rootfs))
         });
-        planned.map_err(|e| Error::at(Step::CreatePlan, e.class(), e))
+        planned.await.map_err(|e: engine::Error| Error::at(Step::CreatePlan, e.class(), e))
     });
-    let launch = Arc::new(launch.await?);
+    let (launch, rootfs) = planned.await?;
 
     let log_path = log_file::path(&sandbox.plan, plan);
     let log = steps.pass(Step::CreateLog, async {

@@ -66,7 +66,9 @@ pub(crate) async fn exec_sync(
     let command = shown(&argv);
     let (out_write, mut stdout) = output().map_err(piped)?;
     let (err_write, mut stderr) = output().map_err(piped)?;
-    let order = home.engine.exec_order(&made.launch, argv).map_err(|e| Error::at(Step::Exec, e.class(), e))?;
+    let (engine, launch) = (home.engine.clone(), made.launch.clone());
+    let order = home.blocking(move || engine.exec_order(&launch, argv)).await;
+    let order = order.map_err(|e| Error::at(Step::Exec, e.class(), e))?;
     let order = ExecOrder { stdout: Some(out_write), stderr: Some(err_write), ..order };
     let exec = sandbox.monitor.next_exec();
     let work = async {

@@ -26,12 +26,14 @@ const LARGEST_HOSTS: u64 = 1 << 20;
 /// Makes the pod's directory and its files.
 pub(crate) async fn write(home: &Arc<Home>, id: &PodId, plan: &PodPlan) -> Result<PodFiles, Error> {
     let dir = home.pod_dir(id);
-    let resolv_conf = match &plan.dns {
-        Some(dns) => resolv_conf(dns).into_bytes(),
-        None => home.network.host_dns().map_err(|error| Error::at(Step::RunFiles, error.class(), error))?,
-    };
+    let resolv_conf = plan.dns.as_ref().map(resolv_conf);
     let hostname = format!("{}\n", hostname(plan, id));
+    let network = home.network.clone();
     home.blocking(move || {
+        let resolv_conf = match resolv_conf {
+            Some(text) => text.into_bytes(),
+            None => network.host_dns().map_err(|error| Error::at(Step::RunFiles, error.class(), error))?,
+        };
         let hosts = match std::fs::metadata(HOST_HOSTS) {
             Ok(found) if found.len() <= LARGEST_HOSTS => std::fs::read(HOST_HOSTS).unwrap_or_default(),
             _ => BARE_HOSTS.into(),
