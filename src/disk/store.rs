@@ -4,6 +4,7 @@
 //! record; it sets it aside, says why, and goes on.
 
 use std::{
+    collections::BTreeSet,
     fs::{self, DirBuilder, File},
     io,
     marker::PhantomData,
@@ -24,6 +25,10 @@ use crate::{
 
 /// Where a scan puts what it cannot read, below the store's directory.
 const QUARANTINE: &str = "quarantine";
+
+/// Between the name of a file in quarantine and its number, where one of that name lay there already. No record's name
+/// has this in it.
+const AGAIN: &str = "~";
 
 /// Records of one type, one file each, named by the caller.
 #[derive(Debug)]
@@ -129,6 +134,23 @@ impl<T: Serialize + DeserializeOwned> Store<T> {
         Ok(scan)
     }
 
+    /// Names of the records in `quarantine/`, as they had them in the store: what scans have set aside and nobody has
+    /// taken away since.
+    pub fn quarantined(&self) -> Result<BTreeSet<String>> {
+        let quarantine = self.dir.join(QUARANTINE);
+        let failed = |source| Error::Open { dir: quarantine.clone(), source };
+        let listing = match fs::read_dir(&quarantine) {
+            Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(BTreeSet::new()),
+            listing => listing.map_err(failed)?,
+        };
+        let mut names = BTreeSet::new();
+        for entry in listing {
+            let name = entry.map_err(failed)?.file_name().to_string_lossy().into_owned();
+            names.insert(name.split_once(AGAIN).map_or(name.clone(), |(name, _)| name.to_owned()));
+        }
+        Ok(names)
+    }
+
     /// Where the record of this name lies: what a [`crate::Flusher`] wants to know.
     pub fn path(&self, name: &str) -> PathBuf {
         self.dir.join(name)
@@ -162,7 +184,7 @@ impl<T: Serialize + DeserializeOwned> Store<T> {
                 break;
             }
             let mut other = name.clone();
-            other.push(format!(".{again}"));
+            other.push(format!("{AGAIN}{again}"));
             target = quarantine.join(other);
         }
         let moved = DirBuilder::new()

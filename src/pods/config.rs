@@ -65,5 +65,6 @@ pub(crate) async fn open(rooms: Rooms, config: Config) -> Result<Arc<Home>, Erro
         root,
         state,
         boot,
+        unread_images: Default::default(),
     }))
 }

@@ -1,6 +1,6 @@
 //! Everything that can go wrong with a pod or container, as whoever asked must hear it.
 
-use std::{path::PathBuf, sync::Arc};
+use std::{io, path::PathBuf, sync::Arc};
 
 use model::Class;
 
@@ -109,7 +109,7 @@ pub enum Error {
         /// To what.
         path: PathBuf,
         /// The kernel's reason.
-        source: Arc<std::io::Error>,
+        source: Arc<io::Error>,
     },
 }
 
@@ -123,7 +123,11 @@ impl Error {
             Error::WrongPhase { .. } | Error::NoLog { .. } => Class::Precondition,
             Error::Gone { .. } | Error::MonitorGone { .. } | Error::ProcessStuck { .. } => Class::Unavailable,
             Error::ExecTimedOut { .. } => Class::TimedOut,
-            Error::StartFailed { .. } | Error::File { .. } => Class::Internal,
+            Error::File { source, .. } => match source.kind() {
+                io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded => Class::Exhausted,
+                _ => Class::Internal,
+            },
+            Error::StartFailed { .. } => Class::Internal,
             Error::Step { class, .. } => *class,
         }
     }
@@ -137,7 +141,7 @@ impl Error {
         Error::Step { step, class, source: Arc::from(source.into()) }
     }
 
-    pub(crate) fn file(act: &'static str, path: impl Into<PathBuf>, source: std::io::Error) -> Self {
+    pub(crate) fn file(act: &'static str, path: impl Into<PathBuf>, source: io::Error) -> Self {
         Error::File { act, path: path.into(), source: Arc::new(source) }
     }
 }

@@ -1,12 +1,18 @@
 //! What every keeper needs: the rooms below, the records, the index, the launcher.
 
-use std::{fs::File, io, os::fd::AsFd, path::PathBuf, sync::Arc};
+use std::{
+    fs::File,
+    io,
+    os::fd::AsFd,
+    path::PathBuf,
+    sync::{Arc, Mutex, PoisonError},
+};
 
 use aws_lc_rs::rand;
 use engine::Engine;
 use images::Images;
 use link::{Monitor, News, RecordedExit};
-use model::{ContainerId, PodId};
+use model::{Class, ContainerId, Digest, PodId};
 use network::Network;
 use tokio::sync::mpsc;
 
@@ -37,6 +43,8 @@ pub(crate) struct Home {
     pub(crate) state: PathBuf,
     /// Which boot this is.
     pub(crate) boot: String,
+    /// Images of containers whose records cannot be read.
+    pub(crate) unread_images: Mutex<Vec<images::Lease>>,
 }
 
 impl Home {
@@ -60,6 +68,16 @@ impl Home {
     /// Where directories wait to be deleted slowly, on the same filesystem as the writable layers.
     pub(crate) fn trash(&self) -> PathBuf {
         self.root.join("trash")
+    }
+}
+
+impl Home {
+    /// Keeps an image's layers for as long as the daemon lives.
+    pub(crate) fn keep_image(&self, id: &Digest) {
+        match self.images.lease_by_id(id) {
+            Ok(leased) => self.unread_images.lock().unwrap_or_else(PoisonError::into_inner).push(leased.lease),
+            Err(error) => tracing::error!(image = %id, %error, "the image of a container that is left as it is"),
+        }
     }
 }
 
@@ -185,5 +203,6 @@ impl Home {
 }
 
 fn unwritten(path: PathBuf, error: disk::Error) -> Error {
-    Error::file("write the record", path, io::Error::other(error))
+    let kind = if error.class() == Class::Exhausted { io::ErrorKind::StorageFull } else { io::ErrorKind::Other };
+    Error::file("write the record", path, io::Error::new(kind, error))
 }

@@ -14,7 +14,7 @@ use std::{
     time::{Duration, SystemTime},
 };
 
-use futures_util::future::join_all;
+use futures_util::{StreamExt, future::join_all, stream};
 use link::{Monitor, News, Now, NowState, RecordedExit, Whole};
 use model::{ContainerId, Event, Exit, ExitRecord, Phase, PodId, Signal};
 use tokio::sync::mpsc;
@@ -38,21 +38,48 @@ use crate::{
 /// How long processes that nobody knows may take to die before the start goes on without them.
 const EVICTION: Duration = Duration::from_secs(5);
 
+/// How many objects that nobody knows are cleared away at a time.
+const CLEARED_AT_ONCE: usize = 16;
+
+/// How long clearing away may hold up the start. What is not gone by then goes on in the background, or is found by the
+/// next start.
+const CLEARING: Duration = Duration::from_secs(10);
+
 /// Brings every pod back under a keeper.
+///
+/// A pod or container whose record cannot be read is known all the same, and nothing of it is touched: its record may be
+/// a newer release's, the disk may have failed to give it this once, and even a damaged one is no reason to end what
+/// runs, which could not be undone. The log names it at each start. Whoever takes the record away (out of `quarantine/`)
+/// gives up what it stood for: the next start clears that away.
 pub(crate) async fn recover(pods: &Pods) -> Result<(), Error> {
     let home = &pods.home;
-    let mut containers: BTreeMap<PodId, Vec<ContainerRecord>> = BTreeMap::new();
-    let mut known_containers = BTreeSet::new();
-    for (name, record) in scan(&home.records.containers, "container")? {
-        known_containers.insert(name);
-        containers.entry(record.pod.clone()).or_default().push(record);
+    let found_containers = scan(&home.records.containers, "container")?;
+    let found_pods = scan(&home.records.pods, "pod")?;
+    let mut phases: BTreeMap<String, PhaseRecord> = scan(&home.records.phases, "phase")?.good.into_iter().collect();
+    if !found_containers.unread.is_empty() {
+        // Nobody can say which image they use.
+        home.images.list().iter().for_each(|image| home.keep_image(&image.id));
     }
-    let mut phases: BTreeMap<String, PhaseRecord> = scan(&home.records.phases, "phase")?.into_iter().collect();
+    let known_containers = found_containers.known();
+    let known_pods = found_pods.known();
 
+    let mut containers: BTreeMap<PodId, Vec<ContainerRecord>> = BTreeMap::new();
+    let mut orphans = Vec::new();
+    for (_, record) in found_containers.good {
+        if found_pods.unread.contains(record.pod.as_str()) {
+            phases.remove(record.id.as_str());
+            if let Some(made) = &record.made {
+                home.keep_image(&made.image.id);
+            }
+        } else if known_pods.contains(record.pod.as_str()) {
+            containers.entry(record.pod.clone()).or_default().push(record);
+        } else {
+            phases.remove(record.id.as_str());
+            orphans.push(record);
+        }
+    }
     let mut found = Vec::new();
-    let mut known_pods = BTreeSet::new();
-    for (name, record) in scan(&home.records.pods, "pod")? {
-        known_pods.insert(name);
+    for (_, record) in found_pods.good {
         let of_pod = containers.remove(&record.id).unwrap_or_default();
         let with_phase = of_pod.into_iter().map(|container| {
             let phase = phases.remove(container.id.as_str());
@@ -60,40 +87,62 @@ pub(crate) async fn recover(pods: &Pods) -> Result<(), Error> {
         });
         found.push((record, with_phase.collect::<Vec<_>>()));
     }
-    // What has no pod any more: a crash between removing the pod's record and theirs cannot happen in that order, but a
-    // damaged pod record leaves its containers so.
-    for orphan in containers.into_values().flatten() {
-        clear_orphan(home, &orphan).await;
-    }
-    for orphan in phases.into_keys() {
+    for orphan in phases.into_keys().filter(|name| !found_containers.unread.contains(name)) {
         if let Err(error) = home.records.phases.remove(&orphan) {
             tracing::warn!(container = orphan, %error, "remove the phase of a container that is gone");
         }
     }
 
-    let kept = join_all(found.into_iter().map(|(record, containers)| one(pods, record, containers))).await;
-    let live: Vec<PodId> = kept.into_iter().flatten().collect();
+    let unread = &found_containers.unread;
+    let kept = join_all(found.into_iter().map(|(record, containers)| one(pods, record, containers, unread))).await;
+    let mut live: Vec<PodId> = kept.into_iter().flatten().collect();
+    let found_again = live.len();
+    live.extend(found_pods.unread.iter().filter_map(|name| name.parse().ok()));
     if let Err(error) = home.network.reconcile(&live).await {
         tracing::warn!(%error, "give back what dead pods left in the network");
     }
-    sweep(home, &known_pods, &known_containers).await;
-    sweep_cgroups(home, known_pods).await;
+    let clearing = clear(home, orphans, &known_pods, &known_containers);
+    if tokio::time::timeout(CLEARING, clearing).await.is_err() {
+        tracing::warn!("what has no record is not all cleared away: the next start goes on");
+    }
     home.images.recovered().await;
-    tracing::info!(pods = live.len(), "pods found again");
+    tracing::info!(pods = found_again, "pods found again");
     Ok(())
+}
+
+/// What lay in a store of records.
+struct Scanned<T> {
+    good: Vec<(String, T)>,
+    /// Names of records that are there, or in quarantine, and cannot be read.
+    unread: BTreeSet<String>,
+}
+
+impl<T> Scanned<T> {
+    /// Every name that has a record, readable or not.
+    fn known(&self) -> BTreeSet<String> {
+        self.good.iter().map(|(name, _)| name.clone()).chain(self.unread.iter().cloned()).collect()
+    }
 }
 
 fn scan<T: serde::Serialize + serde::de::DeserializeOwned>(
     store: &disk::Store<T>,
     what: &'static str,
-) -> Result<Vec<(String, T)>, Error> {
-    let scan = store
-        .scan()
-        .map_err(|error| Error::file("scan the records in", store.path(""), std::io::Error::other(error)))?;
-    for bad in scan.quarantined {
-        tracing::error!(record = what, path = %bad.path.display(), why = %bad.why, "a record that cannot be read is set aside");
+) -> Result<Scanned<T>, Error> {
+    let failed = |error| Error::file("scan the records in", store.path(""), std::io::Error::other(error));
+    // Before the scan, which adds to it: those have a line of their own.
+    let earlier = store.quarantined().map_err(failed)?;
+    for name in &earlier {
+        tracing::error!(record = what, name, "a record is in quarantine: what it stood for is left as it is");
     }
-    Ok(scan.good)
+    let scan = store.scan().map_err(failed)?;
+    let mut unread: BTreeSet<String> = earlier.into_iter().collect();
+    for bad in scan.quarantined {
+        tracing::error!(record = what, path = %bad.path.display(), why = &bad.why as &(dyn std::error::Error + 'static), "a record cannot be read: what it stands for is left as it is");
+        unread.insert(bad.name);
+    }
+    // A good one of the same name is a backup that somebody has put back.
+    scan.good.iter().for_each(|(name, _)| _ = unread.remove(name));
+    Ok(Scanned { good: scan.good, unread })
 }
 
 /// Settles one pod. Answers its id when it is to live on in the network.
@@ -101,6 +150,7 @@ async fn one(
     pods: &Pods,
     mut record: PodRecord,
     containers: Vec<(ContainerRecord, Option<PhaseRecord>)>,
+    unread: &BTreeSet<String>,
 ) -> Option<PodId> {
     let home = &pods.home;
     let this_boot = record.boot == home.boot;
@@ -157,8 +207,8 @@ async fn one(
 
     if let Some(sandbox) = &sandbox {
         let known: BTreeSet<_> = containers.iter().map(|(container, _)| &container.id).collect();
-        for id in now.keys().filter(|id| !known.contains(id)) {
-            // Its record was damaged: nobody can name it any more. The keeper forgets it when it has died.
+        for id in now.keys().filter(|id| !known.contains(id) && !unread.contains(id.as_str())) {
+            // Nobody can name it any more. The keeper forgets it when it has died.
             tracing::error!(container = %id, pod = %record.id, "a container without a record is killed");
             if let Err(error) = stop_pod::signal(home, &sandbox.monitor, id, None).await {
                 tracing::error!(container = %id, pod = %record.id, %error, "kill a container without a record");
@@ -166,23 +216,11 @@ async fn one(
         }
     }
 
-    let mut kept = Vec::new();
-    for (container, phase) in containers {
-        match container.made.clone() {
-            Some(made) => kept.push(settle(home, container, made, phase, &now, this_boot).await),
-            None => {
-                let monitor = sandbox.as_ref();
-                let removed = remove::container(home, monitor, record.cgroup.as_ref(), &container.id, None).await;
-                if let Err(error) = removed {
-                    tracing::warn!(container = %container.id, %error, "take back a container whose making was cut short");
-                    let mut kept_broken =
-                        Container::new(container.id, container.plan, container.created_at, Making::Failed);
-                    kept_broken.removing = Some(Vec::new());
-                    kept.push(kept_broken);
-                }
-            }
-        }
-    }
+    let settled = containers.into_iter().map(async |(container, phase)| match container.made.clone() {
+        Some(made) => Some(settle(home, container, made, phase, &now, this_boot).await),
+        None => take_back_container(home, sandbox.as_ref(), &record, container).await,
+    });
+    let kept: Vec<Container> = join_all(settled).await.into_iter().flatten().collect();
     let network_lives = record.stage != PodStage::Stopped;
     let id = record.id.clone();
     let (mailbox, inbox) = mpsc::channel(MAILBOX);
@@ -301,6 +339,20 @@ async fn take_back(home: &Arc<Home>, record: &PodRecord) -> Result<(), Error> {
     home.forget_pod(&record.id).await
 }
 
+/// Takes back a container whose making was cut short. Answers what is left of it where that fails.
+async fn take_back_container(
+    home: &Arc<Home>,
+    sandbox: Option<&Sandbox>,
+    pod: &PodRecord,
+    container: ContainerRecord,
+) -> Option<Container> {
+    let error = remove::container(home, sandbox, pod.cgroup.as_ref(), &container.id, None).await.err()?;
+    tracing::warn!(container = %container.id, %error, "take back a container whose making was cut short");
+    let mut broken = Container::new(container.id, container.plan, container.created_at, Making::Failed);
+    broken.removing = Some(Vec::new());
+    Some(broken)
+}
+
 /// A monitor in any state, even one that was never set up.
 async fn connect_any(
     home: &Arc<Home>,
@@ -308,6 +360,25 @@ async fn connect_any(
 ) -> Option<(Monitor, link::Greeting, mpsc::UnboundedReceiver<link::News>)> {
     let dir = File::open(home.pod_dir(id)).ok()?;
     Monitor::connect(dir.as_fd()).await.ok()
+}
+
+/// Clears away what no record knows: containers of pods that are gone, directories and cgroups of neither.
+async fn clear(
+    home: &Arc<Home>,
+    orphans: Vec<ContainerRecord>,
+    pods: &BTreeSet<String>,
+    containers: &BTreeSet<String>,
+) {
+    // Found before any is waited for: what is made from now on has a record.
+    let directories = unknown_ids::<PodId>(&home.state.join("pods"), pods);
+    stream::iter(directories).for_each_concurrent(CLEARED_AT_ONCE, async |id| sweep_pod(home, &id).await).await;
+    stream::iter(orphans).for_each_concurrent(CLEARED_AT_ONCE, async |orphan| clear_orphan(home, &orphan).await).await;
+    for id in unknown_ids::<ContainerId>(&home.root.join("containers"), containers) {
+        if let Err(error) = remove::container_dir(home, &id).await {
+            tracing::warn!(container = %id, %error, "remove a directory without a container");
+        }
+    }
+    sweep_cgroups(home, pods).await;
 }
 
 /// A container whose pod is not known any more.
@@ -323,16 +394,6 @@ async fn clear_orphan(home: &Arc<Home>, record: &ContainerRecord) {
     if let Err(error) = cleared.await {
         tracing::error!(container = %record.id, %error, "remove a container without its pod");
     }
-}
-
-/// Directories that no record knows: what was begun before its record was written, or is left of what was removed.
-async fn sweep(home: &Arc<Home>, pods: &BTreeSet<String>, containers: &BTreeSet<String>) {
-    for id in unknown_ids::<ContainerId>(&home.root.join("containers"), containers) {
-        if let Err(error) = remove::container_dir(home, &id).await {
-            tracing::warn!(container = %id, %error, "remove a directory without a container");
-        }
-    }
-    join_all(unknown_ids::<PodId>(&home.state.join("pods"), pods).iter().map(|id| sweep_pod(home, id))).await;
 }
 
 /// The directory of a pod that no record knows, with the monitor that may live in it.
@@ -389,13 +450,20 @@ async fn evict(
 }
 
 /// cgroups that no record knows, with whatever lives in them.
-async fn sweep_cgroups(home: &Arc<Home>, pods: BTreeSet<String>) {
-    let engine = home.engine.clone();
-    match home.blocking(move || engine.sweep(|id| pods.contains(id.as_str()))).await {
-        Ok(0) => {}
-        Ok(count) => tracing::warn!(count, "cgroups of pods without a record are removed"),
-        Err(error) => tracing::warn!(%error, "remove the cgroups of pods without a record"),
-    }
+async fn sweep_cgroups(home: &Arc<Home>, known: &BTreeSet<String>) {
+    let pods = match home.engine.pods() {
+        Ok(pods) => pods,
+        Err(error) => return tracing::warn!(%error, "list the cgroups of pods"),
+    };
+    let unknown = pods.into_iter().filter(|id| !known.contains(id.as_str()));
+    let remove = async |id: PodId| {
+        let (engine, pod) = (home.engine.clone(), id.clone());
+        match home.blocking(move || engine.remove_unknown_pod(&pod)).await {
+            Ok(()) => tracing::warn!(pod = %id, "the cgroup of a pod without a record is removed"),
+            Err(error) => tracing::warn!(pod = %id, %error, "remove the cgroup of a pod without a record"),
+        }
+    };
+    stream::iter(unknown).for_each_concurrent(CLEARED_AT_ONCE, remove).await;
 }
 
 /// The entries of `dir` that are ids and not among the `known`.

@@ -55,7 +55,8 @@ pub(crate) async fn end_monitor(
         match monitor.end_pod().await {
             Ok(()) => return Ok(()),
             Err(error) if error.is_lost() || error.is_silent() => {}
-            Err(error) => return Err(Error::at(Step::StopPodMonitor, error.class(), error)),
+            // It holds a container whose record cannot be read, which nobody else can end.
+            Err(error) => tracing::warn!(pod = %id, %error, "a monitor does not end when told to"),
         }
     }
     end_by_force(home, id, process).await.map(|_| ())

@@ -1,4 +1,6 @@
-//! What survives what: the daemon, the launcher, a monitor killed; a reboot; records that rot.
+//! What survives what: the daemon, the launcher, a monitor killed; a reboot; records that cannot be read.
+
+mod record;
 
 use std::{fs, path::Path, time::Duration};
 
@@ -271,30 +273,5 @@ async fn after_a_reboot_every_pod_is_listed_not_ready_and_can_be_removed() {
     cri.runtime.remove_pod_sandbox(RemovePodSandboxRequest { pod_sandbox_id: pod_id.clone() }).await.unwrap();
     let listed = cri.runtime.list_pod_sandbox(ListPodSandboxRequest::default()).await.unwrap().into_inner().items;
     assert_eq!(listed.iter().map(|pod| &pod.id).collect::<Vec<_>>(), [&next]);
-    node.finish().await;
-}
-
-#[ignore = "needs root: runs a node"]
-#[tokio::test]
-async fn a_rotten_record_is_set_aside_and_keeps_nothing_else_from_starting() {
-    let mut node = node().await;
-    let mut cri = node.client().await;
-    let (good, bad) = (pod("good", node.dir()), pod("bad", node.dir()));
-    let good_id = cri.run(&good).await.unwrap();
-    let good_container = cri.start(&good_id, &good, &container("runs", PROBE, &["sleep", "forever"])).await.unwrap();
-    let bad_id = cri.run(&bad).await.unwrap();
-    cri.start(&bad_id, &bad, &container("runs", PROBE, &["sleep", "forever"])).await.unwrap();
-    node.kill_daemon();
-    let record = node.dir().join("root/records/pods").join(&bad_id);
-    assert!(record.exists());
-    fs::write(&record, b"garbage").unwrap();
-    node.start_daemon();
-
-    let mut cri = node.client().await;
-    let listed = cri.runtime.list_pod_sandbox(ListPodSandboxRequest::default()).await.unwrap().into_inner().items;
-    assert_eq!(listed.iter().map(|pod| &pod.id).collect::<Vec<_>>(), [&good_id]);
-    assert_eq!(status(&mut cri, &good_container).await.state(), ContainerState::ContainerRunning);
-    assert!(node.log().contains(&bad_id), "the damaged record is named in the log");
-    fs::remove_dir_all(node.dir().join("root/records/pods/quarantine")).unwrap();
     node.finish().await;
 }

@@ -1,6 +1,11 @@
 //! A store of records: what a crash, a newer release, a stranger or a full disk can leave in it.
 
-use std::{collections::BTreeMap, fs, os::unix::fs::symlink, path::Path};
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    fs,
+    os::unix::fs::symlink,
+    path::Path,
+};
 
 use disk::{Damage, DirLock, Error, Flusher, Store, encode};
 use model::Class;
@@ -73,6 +78,13 @@ fn two_damaged_records_of_one_name_are_both_kept() {
         notes.scan().unwrap();
     }
     assert_eq!(fs::read_dir(dir.path().join("quarantine")).unwrap().count(), 2);
+    assert_eq!(notes.quarantined().unwrap(), BTreeSet::from(["bad".to_owned()]));
+}
+
+#[test]
+fn a_store_without_a_quarantine_has_nothing_in_it() {
+    let dir = tempfile::tempdir().unwrap();
+    assert!(store(dir.path()).quarantined().unwrap().is_empty());
 }
 
 #[test]
