@@ -16,10 +16,12 @@ pub(crate) const LINK_NAME_MAX: usize = 15;
 pub struct Config {
     /// Name of the bridge. Each instance on a host needs its own.
     pub bridge: String,
-    /// IPv4 addresses of the pods; the first is the gateway. None for a network without IPv4.
+    /// IPv4 addresses of the pods; the first is the gateway. None, written `""`, for a network without IPv4.
+    #[serde(with = "subnet")]
     pub subnet_v4: Option<Ipv4Net>,
-    /// IPv6 addresses of the pods; the first is the gateway. None for a network without IPv6. Not used, with a note,
-    /// where the kernel has IPv6 turned off.
+    /// IPv6 addresses of the pods; the first is the gateway. None, written `""`, for a network without IPv6. Not used,
+    /// with a note, where the kernel has IPv6 turned off.
+    #[serde(with = "subnet")]
     pub subnet_v6: Option<Ipv6Net>,
     /// Largest packet in bytes; `None` takes that of the link of the host's default route.
     pub mtu: Option<u32>,
@@ -106,6 +108,32 @@ impl Config {
     }
 }
 
+/// A subnet in a file, where a key that is absent means the default: `""` is none.
+mod subnet {
+    use std::{fmt::Display, str::FromStr};
+
+    use serde::{Deserialize, Deserializer, Serializer, de::Error};
+
+    pub(super) fn serialize<T: Display, S: Serializer>(net: &Option<T>, serializer: S) -> Result<S::Ok, S::Error> {
+        match net {
+            Some(net) => serializer.collect_str(net),
+            None => serializer.serialize_str(""),
+        }
+    }
+
+    pub(super) fn deserialize<'de, T, D>(deserializer: D) -> Result<Option<T>, D::Error>
+    where
+        T: FromStr<Err: Display>,
+        D: Deserializer<'de>,
+    {
+        let text = String::deserialize(deserializer)?;
+        if text.is_empty() {
+            return Ok(None);
+        }
+        text.parse().map(Some).map_err(|why| D::Error::custom(format!("{text:?} is not a subnet: {why}")))
+    }
+}
+
 /// Whether the kernel would take this as a link's name, and it is also safe in paths and in rule names.
 pub(crate) fn is_link_name(name: &str) -> bool {
     (1..=LINK_NAME_MAX).contains(&name.len())
@@ -131,6 +159,17 @@ mod tests {
         assert_ne!(one.subnet_v4, other.subnet_v4);
         assert_ne!(one.subnet_v6, other.subnet_v6);
         assert_eq!(one, Config::apart("one"));
+    }
+
+    #[test]
+    fn one_family_can_be_turned_off() {
+        let read = |text: &str| serde_json::from_str::<Config>(text);
+        let only_v4 = read(r#"{"subnet_v6": ""}"#).unwrap();
+        assert_eq!((only_v4.subnet_v4, only_v4.subnet_v6), (Config::default().subnet_v4, None));
+        let written = serde_json::to_string(&only_v4).unwrap();
+        assert_eq!(read(&written).unwrap(), only_v4);
+        let wrong = read(r#"{"subnet_v4": "10.0.0.0"}"#).unwrap_err().to_string();
+        assert!(wrong.contains("10.0.0.0"), "{wrong}");
     }
 
     #[test]
