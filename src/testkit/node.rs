@@ -44,6 +44,8 @@ pub struct NodeOptions {
     pub images: String,
     /// More lines for the `[engine]` table.
     pub engine: String,
+    /// The subnets, as lines of the `[network]` table, in place of the node's own.
+    pub subnets: Option<String>,
     /// Environment of the daemon, beside ours.
     pub environment: Vec<(String, String)>,
 }
@@ -247,20 +249,17 @@ impl TempNode {
             .seed
             .bytes()
             .fold(0xcbf2_9ce4_8422_2325_u64, |hash, byte| (hash ^ u64::from(byte)).wrapping_mul(0x0100_0000_01b3));
-        let bytes = hash.to_be_bytes();
+        let [a, b, c, d, e, f, g, _] = hash.to_be_bytes();
+        let a = 128 | a;
+        let own =
+            format!("subnet_v4 = \"10.{a}.{b}.0/24\"\nsubnet_v6 = \"fd{c:02x}:{d:02x}{e:02x}:{f:02x}{g:02x}::/64\"");
+        let subnets = self.options.subnets.as_ref().unwrap_or(&own);
         format!(
-            "[network]\nbridge = \"{bridge}\"\nsubnet_v4 = \"10.{a}.{b}.0/24\"\nsubnet_v6 = \"fd{c:02x}:{d:02x}{e:02x}:{f:02x}{g:02x}::/64\"\n\
+            "[network]\nbridge = \"{bridge}\"\n{subnets}\n\
              netns_dir = \"{dir}/netns\"\n\n\
              [engine]\ncgroup_root = \"{cgroup_root}\"\n{engine}\n\n\
              [images]\nconfig_path = [\"{dir}/certs.d\"]\n{images}\n{more}\n",
             bridge = self.bridge(),
-            a = 128 + bytes[0] % 128,
-            b = bytes[1],
-            c = bytes[2],
-            d = bytes[3],
-            e = bytes[4],
-            f = bytes[5],
-            g = bytes[6],
             dir = self.dir.display(),
             cgroup_root = self.cgroup_root(),
             engine = self.options.engine,
