@@ -14,6 +14,7 @@
 
 use std::{
     convert::Infallible,
+    ffi::CStr,
     fs::File,
     io::Write,
     os::fd::{AsFd, BorrowedFd, OwnedFd},
@@ -35,6 +36,7 @@ use nix::{
     errno::Errno,
     fcntl::OFlag,
     sys::stat::{Mode, SFlag},
+    unistd::AccessFlags,
 };
 
 use crate::{
@@ -318,8 +320,8 @@ fn exec(process: &ReadyProcess) -> Failure {
     for program in &process.programs {
         let error = process::exec(program, &process.argv, &process.env);
         match error.raw_os_error() {
-            // Not here, or not a thing to run: the next directory may have it.
-            Some(nix::libc::ENOENT | nix::libc::ENOTDIR) if process.searched => {}
+            // Not here: the next directory may have it. A program that is here lacks its interpreter, which is another story.
+            Some(nix::libc::ENOENT | nix::libc::ENOTDIR) if process.searched && !is_there(program) => {}
             Some(nix::libc::EACCES) if process.searched => refused = Some(error),
             _ => return Failure::new(format!("exec: {:?}", process.name), &error),
         }
@@ -329,6 +331,10 @@ fn exec(process: &ReadyProcess) -> Failure {
         // The words say it all: a number would only repeat them.
         None => Failure::wrong(format!("exec: {:?}: executable file not found in $PATH", process.name)),
     }
+}
+
+fn is_there(program: &CStr) -> bool {
+    nix::unistd::access(program, AccessFlags::F_OK).is_ok()
 }
 
 /// Standard streams from pipes; those that are absent are the container's own null device.

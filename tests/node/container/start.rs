@@ -61,10 +61,12 @@ async fn a_program_that_cannot_be_started_is_a_start_error_in_known_words() {
         ("directory", "/tmp", "permission denied"),
         ("garbage", "/garbage", "exec format error"),
         ("orphan", "/orphan.sh", "no such file or directory"),
+        ("orphan-by-name", "orphan.sh", "no such file or directory"),
         ("below-file", "/notes.txt/program", "not a directory"),
     ] {
         let mut config = of_image(name, IMAGE, &[]);
         config.command = vec![program.to_owned()];
+        config.envs = vec![api::cri::v1::KeyValue { key: "PATH".into(), value: b"/nowhere:/".to_vec() }];
         let id = scene.create(&config).await;
         let request = StartContainerRequest { container_id: id.clone() };
         let refused = scene.runtime.start_container(request).await.expect_err(name);
