@@ -10,7 +10,7 @@ use std::{
 
 use kernel::limit::Resource;
 use link::wire::{self, launch, step::Act};
-use model::Stdin;
+use model::{Propagation, Stdin};
 
 use crate::{
     cgroup,
@@ -20,9 +20,6 @@ use crate::{
 
 /// Longest content of one log entry, bytes: what the kubelet's own reader and containerd use.
 const LOG_LINE: u32 = 16 * 1024;
-
-/// `MS_PRIVATE`: what the child inherits is the launcher's few mounts, and nothing may travel from there to here.
-const PRIVATE: u64 = libc::MS_PRIVATE;
 
 /// Descriptors of a launch, each known to the monitor by its index.
 #[derive(Debug, Default)]
@@ -114,7 +111,7 @@ pub(crate) fn launch(plan: &LaunchPlan, opened: OpenedAll) -> (wire::Launch, Des
         kill_dir_is_v2,
         oom_fd: opened.cgroup.oom.map(|fd| fds.place(fd)),
         rootfs_fd,
-        root_propagation: PRIVATE,
+        root_propagation: propagation_flag(plan.root.propagation),
         steps: steps.into_iter().map(|act| wire::Step { act: Some(act) }).collect(),
         readonly_rootfs: plan.root.readonly,
         process: Some(process),
@@ -245,4 +242,14 @@ fn attributes(flags: impl IntoIterator<Item = MountFlag>) -> u64 {
 
 fn bytes(path: &Path) -> Vec<u8> {
     path.as_os_str().as_bytes().to_vec()
+}
+
+/// The `MS_*` number of the root's propagation. Of the host's mounts nothing is below it but what volumes brought, each
+/// with a propagation of its own: this one is for mounts that the container's own programs make.
+fn propagation_flag(propagation: Propagation) -> u64 {
+    match propagation {
+        Propagation::Private => libc::MS_PRIVATE,
+        Propagation::HostToContainer => libc::MS_SLAVE,
+        Propagation::Bidirectional => libc::MS_SHARED,
+    }
 }

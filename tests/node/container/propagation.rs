@@ -47,6 +47,10 @@ async fn late_mounts_go_the_ways_that_were_asked_for() {
         let id = scene.start(&config).await;
         assert_eq!(scene.status(&id).await.mounts, config.mounts);
 
+        let mounts = scene.look(&id, &["/probe", "cat", "/proc/self/mountinfo"]).await;
+        let root = mounts.lines().find(|line| line.split(' ').nth(4) == Some("/")).expect("a root");
+        assert_eq!(root.contains(" shared:"), container_to_host, "{name}: {root}");
+
         mount_late(&dir);
         let seen = scene.attempt(&id, &["/probe", "cat", "/data/from-host/word"]).await.0 == 0;
         assert_eq!(seen, host_to_container, "{name}: the host's mount in the container");
