@@ -20,6 +20,7 @@ use serde::{Deserialize, Serialize};
 
 pub use detect::{Hierarchy, Layout, V1, V2};
 pub use device_program::program as device_program;
+pub use kill::{Tree, remove_tree};
 pub use limits::{IfMissing, Write, v1 as v1_limits, v2 as v2_limits, weight};
 
 use crate::{Error, Result, launch_plan};

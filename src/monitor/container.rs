@@ -10,12 +10,16 @@
 //! recorded, and told.
 
 use std::{
+    collections::VecDeque,
     io,
     os::fd::{AsFd, BorrowedFd, OwnedFd},
     time::{Duration, Instant},
 };
 
-use engine::launch::{Failure, Kept, Launched, hear};
+use engine::{
+    cgroup::{Tree, remove_tree},
+    launch::{Failure, Kept, Launched, hear},
+};
 use kernel::{
     poll::{Epoll, Interest},
     process::Pid,
@@ -26,10 +30,13 @@ use model::{ContainerId, ExitRecord};
 use crate::{
     asker::Asker,
     event::Numbered,
-    kill::Tree,
     log::{Change, Log, Stream},
     output::{Found, Output, of_terminal},
 };
+
+/// How many directories of execs are looked at when one ends: more than one, so that those that something still ran in
+/// become fewer again; few, so that no end takes long, however many there are.
+const EXECS_AT_ONCE: usize = 8;
 
 /// How long processes that outlived the first one may take to die of SIGKILL before we go on without them.
 const LAST_GRACE: Duration = Duration::from_secs(5);
@@ -66,6 +73,8 @@ pub(crate) struct Live {
     slave: Option<OwnedFd>,
     outputs: [Option<Output>; 2],
     line_limit: usize,
+    /// Directories of execs that have ended, and have left something running in them.
+    left_by_execs: VecDeque<String>,
 }
 
 /// Where it is in its life.
@@ -110,7 +119,18 @@ impl Container {
         }
         let log = Log::new(kept.log.take());
         let word = Some(word);
-        let live = Live { pidfd, kept, log, word, failure: None, stdin, slave: None, outputs, line_limit };
+        let live = Live {
+            pidfd,
+            kept,
+            log,
+            word,
+            failure: None,
+            stdin,
+            slave: None,
+            outputs,
+            line_limit,
+            left_by_execs: VecDeque::new(),
+        };
         let phase = Phase::Preparing { asker };
         Ok(Container { number, id, pid, phase, pid_space: order.pid(), live: Some(live) })
     }
@@ -197,6 +217,19 @@ impl Container {
             alive
         });
         leftover.is_empty()
+    }
+
+    /// Removes the directory of an exec that has ended, or else keeps it for the end of a later one; and tries some of those
+    /// that were kept. Whatever an exec leaves running may end unseen: its parent is then the container's first process.
+    pub(crate) fn drop_exec_directory(&mut self, name: String) {
+        let Some(live) = &mut self.live else { return };
+        live.left_by_execs.push_front(name);
+        for _ in 0..live.left_by_execs.len().min(EXECS_AT_ONCE) {
+            let Some(name) = live.left_by_execs.pop_front() else { return };
+            if remove_tree(live.kept.kill_dir.as_fd(), &name).is_err() {
+                live.left_by_execs.push_back(name);
+            }
+        }
     }
 
     /// Drains its streams, lets go of everything that only the living need.

@@ -6,6 +6,7 @@
 use std::os::fd::{AsFd, OwnedFd};
 
 use engine::{
+    cgroup::{Tree, remove_tree},
     enter::{Door, enter},
     launch::{Failure, Heard, PidSpace, hear},
 };
@@ -21,7 +22,7 @@ use crate::{
     asker::Asker,
     container::Phase,
     event::Numbered,
-    kill::{self, Tree},
+    kill,
     pod::{Pod, SetUp},
 };
 
@@ -114,7 +115,7 @@ impl Pod {
                 phase: ExecPhase::Starting { asker },
             }),
             Err(failure) => {
-                kill::remove(kept.kill_dir.as_fd(), &name);
+                let _ = remove_tree(kept.kill_dir.as_fd(), &name);
                 Err(failure)
             }
         }
@@ -152,10 +153,8 @@ impl Pod {
         self.hear_exec_at(index);
         let mut exec = self.execs.swap_remove(index);
         exec.drop_word(&self.epoll);
-        if let Some(kept) =
-            self.numbered(exec.container).and_then(|index| self.containers[index].live.as_ref().map(|live| &live.kept))
-        {
-            kill::remove(kept.kill_dir.as_fd(), &directory_name(exec.id));
+        if let Some(index) = self.numbered(exec.container) {
+            self.containers[index].drop_exec_directory(directory_name(exec.id));
         }
         match exec.phase {
             ExecPhase::Failed { asker, failure } => self.answer(asker, Err(failure)),

@@ -220,6 +220,29 @@ async fn fifty_commands_at_once_each_have_their_own_answer_and_leave_nothing() {
     scene.finish().await;
 }
 
+#[tokio::test]
+#[ignore = "needs root: runs a node"]
+async fn what_commands_leave_running_for_a_while_leaves_no_cgroup_for_the_containers_life() {
+    let mut scene = Scene::new().await;
+    let id = scene.start(&sleeper("one")).await;
+    let pid = scene.pid(&id).await;
+    for _ in 0..50 {
+        let left = scene.exec(&id, &["/probe", "spawn-child-holding-stdout", "0.1"], 60).await.unwrap();
+        assert_eq!(left.exit_code, 0);
+    }
+    // Each later command clears a few away: no more are left than what still runs.
+    eventually_async(SOON, "the cgroups of earlier commands are gone", || {
+        let (mut cri, id) = (Cri::clone(&scene), id.clone());
+        async move {
+            assert_eq!(cri.exec(&id, &["/probe", "exit", "0"], 60).await.unwrap().exit_code, 0);
+            let left = cgroups_below(pid);
+            if left.is_empty() { Ok(()) } else { Err(left.len()) }
+        }
+    })
+    .await;
+    scene.finish().await;
+}
+
 /// Directories below the cgroups of a process, in every hierarchy.
 fn cgroups_below(pid: i32) -> Vec<String> {
     let mut found = Vec::new();

@@ -8,7 +8,6 @@ use std::{
 };
 
 use nix::{
-    errno::Errno,
     fcntl::OFlag,
     poll::{PollFd, PollFlags, PollTimeout, poll},
     unistd::{UnlinkatFlags, unlinkat},
@@ -16,7 +15,7 @@ use nix::{
 
 use super::{
     Cgroups, PodCgroup, failed,
-    kill::children,
+    kill::{children, remove_tree},
     make::{open_dir, open_file},
     relative,
 };
@@ -74,27 +73,6 @@ impl Cgroups {
             }
         }
         Ok(())
-    }
-}
-
-fn remove_tree(parent: BorrowedFd<'_>, name: &str) -> io::Result<()> {
-    match unlinkat(parent, name, UnlinkatFlags::RemoveDir) {
-        Ok(()) | Err(Errno::ENOENT) => Ok(()),
-        // Directories below it, or processes: the former are removed first, the latter make the second try fail.
-        Err(Errno::EBUSY | Errno::ENOTEMPTY) => {
-            let dir = match open_file(parent, name, OFlag::O_RDONLY | OFlag::O_DIRECTORY) {
-                Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(()),
-                opened => opened?,
-            };
-            for child in children(dir.as_fd())? {
-                remove_tree(dir.as_fd(), &child)?;
-            }
-            match unlinkat(parent, name, UnlinkatFlags::RemoveDir) {
-                Ok(()) | Err(Errno::ENOENT) => Ok(()),
-                Err(errno) => Err(errno.into()),
-            }
-        }
-        Err(errno) => Err(errno.into()),
     }
 }
 
