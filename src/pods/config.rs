@@ -8,6 +8,7 @@ use network::Network;
 
 use crate::{
     error::Error,
+    exec::Budget,
     home::Home,
     index::Index,
     launcher::LauncherKeeper,
@@ -65,6 +66,7 @@ pub(crate) async fn open(rooms: Rooms, config: Config) -> Result<Arc<Home>, Erro
         root,
         state,
         boot,
+        outputs: Budget::default(),
         unread_images: Default::default(),
     }))
 }

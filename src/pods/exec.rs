@@ -11,8 +11,10 @@ use tokio::{io::AsyncReadExt, net::unix::pipe};
 
 use crate::{error::Error, home::Home, record::Made, run::Sandbox, step::Step};
 
-/// Most bytes kept of each output (CRI: ExecSync). What comes after is read and dropped, so that the command goes on.
-const OUTPUT_BYTES: usize = 16 << 20;
+mod output;
+
+pub(crate) use output::Budget;
+use output::Output;
 
 /// Bytes read at once.
 const CHUNK: usize = 64 << 10;
@@ -26,9 +28,9 @@ const KILL_PATIENCE: Duration = Duration::from_secs(10);
 /// What a command left behind.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct ExecOutput {
-    /// Its standard output, at most 16 MiB.
+    /// Its standard output, at most 16 MiB; less where the node's commands print too much at a time.
     pub stdout: Vec<u8>,
-    /// Its standard error, at most 16 MiB.
+    /// Its standard error, likewise.
     pub stderr: Vec<u8>,
     /// Its exit code; 128+n after signal n.
     pub code: i32,
@@ -64,8 +66,8 @@ pub(crate) async fn exec_sync(
     let at = |error: link::Error| Error::at(Step::Exec, error.class(), error);
     let piped = |error: std::io::Error| Error::at(Step::Exec, Class::Exhausted, error);
     let command = shown(&argv);
-    let (out_write, mut stdout) = output().map_err(piped)?;
-    let (err_write, mut stderr) = output().map_err(piped)?;
+    let (out_write, mut stdout) = output_pipe().map_err(piped)?;
+    let (err_write, mut stderr) = output_pipe().map_err(piped)?;
     let (engine, launch) = (home.engine.clone(), made.launch.clone());
     let order = home.blocking(move || engine.exec_order(&launch, argv)).await;
     let order = order.map_err(|e| Error::at(Step::Exec, e.class(), e))?;
@@ -74,7 +76,7 @@ pub(crate) async fn exec_sync(
     let work = async {
         let start = async { sandbox.monitor.exec(id, exec, order).await.map_err(at) };
         let mut running = home.steps.pass(Step::Exec, start).await?;
-        let (mut out, mut err) = (Vec::new(), Vec::new());
+        let (mut out, mut err) = (Output::of(&home.outputs), Output::of(&home.outputs));
         let exit = tokio::select! {
             exit = running.exited() => exit,
             () = pump_both(&mut stdout, &mut out, &mut stderr, &mut err) => running.exited().await,
@@ -83,7 +85,7 @@ pub(crate) async fn exec_sync(
         // All that the command wrote before it ended is in the pipes by now; nobody else is waited for.
         drain(&stdout, &mut out);
         drain(&stderr, &mut err);
-        Ok::<_, Error>(ExecOutput { stdout: out, stderr: err, code: how.code() })
+        Ok::<_, Error>(ExecOutput { stdout: out.into_bytes(), stderr: err.into_bytes(), code: how.code() })
     };
     let over = async {
         tokio::select! {
@@ -112,23 +114,28 @@ pub(crate) async fn exec_sync(
 }
 
 /// A pipe: the writing end for the command, the reading end for us.
-fn output() -> std::io::Result<(OwnedFd, pipe::Receiver)> {
+fn output_pipe() -> std::io::Result<(OwnedFd, pipe::Receiver)> {
     let (reader, writer) = std::io::pipe()?;
     Ok((writer.into(), pipe::Receiver::from_owned_fd(reader.into())?))
 }
 
 /// Reads both outputs until both have ended.
-async fn pump_both(stdout: &mut pipe::Receiver, out: &mut Vec<u8>, stderr: &mut pipe::Receiver, err: &mut Vec<u8>) {
+async fn pump_both(
+    stdout: &mut pipe::Receiver,
+    out: &mut Output<'_>,
+    stderr: &mut pipe::Receiver,
+    err: &mut Output<'_>,
+) {
     tokio::join!(pump(stdout, out), pump(stderr, err));
 }
 
-async fn pump(from: &mut pipe::Receiver, kept: &mut Vec<u8>) {
+async fn pump(from: &mut pipe::Receiver, kept: &mut Output<'_>) {
     let mut chunk = Vec::with_capacity(CHUNK);
     loop {
         chunk.clear();
         match from.read_buf(&mut chunk).await {
             Ok(0) | Err(_) => return,
-            Ok(_) => keep(kept, &chunk),
+            Ok(_) => kept.keep(&chunk),
         }
     }
 }
@@ -136,7 +143,7 @@ async fn pump(from: &mut pipe::Receiver, kept: &mut Vec<u8>) {
 /// Takes what is in the pipe now, without waiting for more. A child that goes on writing is not followed for ever.
 ///
 /// Asks the kernel and not the runtime, which may not have heard yet that there is something to read.
-fn drain(from: &pipe::Receiver, kept: &mut Vec<u8>) {
+fn drain(from: &pipe::Receiver, kept: &mut Output<'_>) {
     let mut chunk = vec![0; CHUNK];
     let mut taken = 0;
     while taken < LARGEST_PIPE {
@@ -145,33 +152,14 @@ fn drain(from: &pipe::Receiver, kept: &mut Vec<u8>) {
             Ok(0) | Err(_) => return,
             Ok(count) => {
                 taken += count;
-                keep(kept, &chunk[..count]);
+                kept.keep(&chunk[..count]);
             }
         }
     }
-}
-
-fn keep(kept: &mut Vec<u8>, chunk: &[u8]) {
-    let room = OUTPUT_BYTES - kept.len().min(OUTPUT_BYTES);
-    kept.extend_from_slice(&chunk[..chunk.len().min(room)]);
 }
 
 /// The command's first words, for an error text.
 fn shown(argv: &[Vec<u8>]) -> String {
     let words: Vec<_> = argv.iter().take(4).map(|word| String::from_utf8_lossy(word)).collect();
     words.join(" ").chars().take(120).collect()
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn an_output_keeps_its_first_sixteen_mebibytes() {
-        let mut kept = vec![b'a'; OUTPUT_BYTES - 3];
-        keep(&mut kept, b"bcdefg");
-        keep(&mut kept, b"more");
-        assert_eq!(kept.len(), OUTPUT_BYTES);
-        assert!(kept.ends_with(b"abcd"));
-    }
 }

@@ -18,6 +18,7 @@ use tokio::sync::mpsc;
 
 use crate::{
     error::Error,
+    exec::Budget,
     index::Index,
     launcher::LauncherKeeper,
     monitor_process::{self, MonitorProcess},
@@ -43,6 +44,8 @@ pub(crate) struct Home {
     pub(crate) state: PathBuf,
     /// Which boot this is.
     pub(crate) boot: String,
+    /// Room for the outputs of commands.
+    pub(crate) outputs: Budget,
     /// Images of containers whose records cannot be read.
     pub(crate) unread_images: Mutex<Vec<images::Lease>>,
 }
