@@ -138,7 +138,16 @@ async fn steps(
             _ => Ok(None),
         }
     });
-    let log = log.await?;
+    let log = log.await?.map(|log_file::Opened { file, made }| {
+        if let Some(made) = made {
+            let (home, path) = (home.clone(), log_path.clone().unwrap_or_default());
+            undo.push(Step::CreateLog, async move {
+                let taken_back = home.blocking(move || made.take_back()).await;
+                taken_back.map_err(|error| Error::file("remove the log", path, error))
+            });
+        }
+        file
+    });
 
     undo.push(Step::CreatePrepare, {
         let (home, launch) = (home.clone(), launch.clone());

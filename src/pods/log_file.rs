@@ -7,7 +7,7 @@ use std::{
     fs::OpenOptions,
     io::{self, ErrorKind},
     os::{
-        fd::{AsFd, OwnedFd},
+        fd::{AsFd, BorrowedFd, OwnedFd},
         unix::fs::{DirBuilderExt, OpenOptionsExt},
     },
     path::{Path, PathBuf},
@@ -39,20 +39,53 @@ pub(crate) async fn make_directory(home: &Arc<Home>, directory: &Path) -> Result
 }
 
 /// Opens the log for appending; made with its directories when missing.
-pub(crate) async fn open(home: &Arc<Home>, directory: &Path, path: &Path) -> Result<OwnedFd, Error> {
-    Ok(open_or_make(home, directory, path).await?.file)
+pub(crate) async fn open(home: &Arc<Home>, directory: &Path, path: &Path) -> Result<Opened, Error> {
+    let (directory, path) = (directory.to_owned(), path.to_owned());
+    home.blocking(move || open_now(&directory, &path)).await
 }
 
 /// A log that was opened.
-struct Opened {
-    file: OwnedFd,
-    /// The directory that holds the file, where the file was not there before.
-    made_in: Option<OwnedFd>,
+pub(crate) struct Opened {
+    pub(crate) file: OwnedFd,
+    /// What was not there before; `None` where the file was.
+    pub(crate) made: Option<MadeLog>,
 }
 
-async fn open_or_make(home: &Arc<Home>, directory: &Path, path: &Path) -> Result<Opened, Error> {
-    let (directory, path) = (directory.to_owned(), path.to_owned());
-    home.blocking(move || open_now(&directory, &path)).await
+/// A log that was made, to be taken back when nothing comes of it.
+pub(crate) struct MadeLog {
+    /// The pod's log directory.
+    root: OwnedFd,
+    /// The file, below it.
+    path: PathBuf,
+    /// Directories on the way that were missing, the deepest first.
+    directories: Vec<PathBuf>,
+}
+
+impl MadeLog {
+    /// Removes the file and the directories that were made for it, unless others have come to use them.
+    pub(crate) fn take_back(self) -> io::Result<()> {
+        self.unlink(&self.path, UnlinkatFlags::NoRemoveDir)?;
+        for directory in &self.directories {
+            match self.unlink(directory, UnlinkatFlags::RemoveDir) {
+                Err(error) if error.kind() == ErrorKind::DirectoryNotEmpty => break,
+                done => done?,
+            }
+        }
+        Ok(())
+    }
+
+    /// Removes what is at a path; that it is gone already is fine.
+    fn unlink(&self, path: &Path, flags: UnlinkatFlags) -> io::Result<()> {
+        let parent = path.parent().filter(|parent| !parent.as_os_str().is_empty()).unwrap_or(Path::new("."));
+        let name = path.file_name().ok_or(ErrorKind::InvalidInput)?;
+        let directory = OpenFlags::O_PATH | OpenFlags::O_DIRECTORY;
+        let removed = path_in_root::open_beneath(self.root.as_fd(), parent, directory, 0)
+            .and_then(|parent| Ok(nix::unistd::unlinkat(parent, name, flags)?));
+        match removed {
+            Err(error) if error.kind() != ErrorKind::NotFound => Err(error),
+            _ => Ok(()),
+        }
+    }
 }
 
 fn open_now(directory: &Path, path: &Path) -> Result<Opened, Error> {
@@ -60,19 +93,32 @@ fn open_now(directory: &Path, path: &Path) -> Result<Opened, Error> {
     // Again, since whoever collects logs may have taken it away meanwhile.
     make_directory_now(directory).map_err(failed)?;
     let root = OpenOptions::new().read(true).custom_flags(nix::libc::O_DIRECTORY).open(directory).map_err(failed)?;
-    let parent = match path.parent().filter(|parent| !parent.as_os_str().is_empty()) {
-        Some(parent) => path_in_root::make_directories(root.as_fd(), parent, DIRECTORY_MODE).map_err(failed)?,
-        None => root.try_clone().map_err(failed)?.into(),
-    };
+    let mut directories: Vec<PathBuf> = Vec::new();
+    if let Some(parent) = path.parent().filter(|parent| !parent.as_os_str().is_empty()) {
+        directories.extend(missing(root.as_fd(), parent));
+        path_in_root::make_directories(root.as_fd(), parent, DIRECTORY_MODE).map_err(failed)?;
+    }
     let flags = OpenFlags::O_WRONLY | OpenFlags::O_CREAT | OpenFlags::O_APPEND;
     let open = |flags| path_in_root::open_no_links(root.as_fd(), path, flags, FILE_MODE);
     match open(flags | OpenFlags::O_EXCL) {
-        Ok(file) => Ok(Opened { file, made_in: Some(parent) }),
+        Ok(file) => {
+            let made = MadeLog { root: root.into(), path: path.to_owned(), directories };
+            Ok(Opened { file, made: Some(made) })
+        }
         Err(error) if error.kind() == ErrorKind::AlreadyExists => {
-            Ok(Opened { file: open(flags).map_err(failed)?, made_in: None })
+            Ok(Opened { file: open(flags).map_err(failed)?, made: None })
         }
         Err(error) => Err(failed(error)),
     }
+}
+
+/// The directories on a path that are not there, the deepest first.
+fn missing(root: BorrowedFd<'_>, path: &Path) -> Vec<PathBuf> {
+    let is_missing = |path: &&Path| {
+        let found = path_in_root::open_in_root(root, path, OpenFlags::O_PATH, 0);
+        found.is_err_and(|error| error.kind() == ErrorKind::NotFound)
+    };
+    path.ancestors().filter(|path| !path.as_os_str().is_empty()).take_while(is_missing).map(Path::to_owned).collect()
 }
 
 fn make_directory_now(directory: &Path) -> io::Result<()> {
@@ -91,11 +137,13 @@ pub(crate) async fn reopen(
         return Err(Error::NoLog { container: id.to_string() });
     };
     let work = async {
-        let Opened { file, made_in } = open_or_make(home, directory, path).await?;
+        let Opened { file, made } = open(home, directory, path).await?;
         let swapped = sandbox.monitor.reopen_log(id, file).await;
         // CRI: no new file where the call fails, as it does for a container that has ended meanwhile.
-        if let (Err(_), Some(parent), Some(name)) = (&swapped, made_in, path.file_name()) {
-            let _ = nix::unistd::unlinkat(parent, name, UnlinkatFlags::NoRemoveDir);
+        if let (Err(_), Some(made)) = (&swapped, made)
+            && let Err(error) = home.blocking(move || made.take_back()).await
+        {
+            tracing::warn!(container = %id, %error, "remove the new log of a container that does not take it");
         }
         swapped.map_err(|error| Error::at(Step::ReopenLog, error.class(), error))
     };

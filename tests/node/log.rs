@@ -7,11 +7,13 @@ use std::{
 };
 
 use api::cri::v1::{ContainerState, ReopenContainerLogRequest};
+use testkit::NodeOptions;
 use tonic::{Code, Status};
 
 use crate::{
     log_file::{self, Stream},
     scene::{Scene, probe, sleeper},
+    support::node_with,
 };
 
 /// Longest content of an entry.
@@ -27,6 +29,29 @@ async fn reopen(scene: &mut Scene, id: &str) -> Result<(), Status> {
 async fn a_pods_log_directory_is_there_before_its_first_container() {
     let scene = Scene::with(|pod| pod.log_directory.push_str("/deep/er")).await;
     assert!(fs::metadata(&scene.config.log_directory).unwrap().is_dir());
+    scene.finish().await;
+}
+
+#[tokio::test]
+#[ignore = "needs root: runs a node"]
+async fn a_creation_that_fails_leaves_no_log_that_was_not_there() {
+    let environment = vec![("CORACLED_FAULTS".to_owned(), "create.prepare=fail".to_owned())];
+    let node = node_with(NodeOptions { environment, ..NodeOptions::default() }).await;
+    let mut scene = Scene::on(node, |_| ()).await;
+    let logs = std::path::PathBuf::from(&scene.config.log_directory);
+    // As the kubelet prepares it for a second attempt, and as a person may ask.
+    fs::create_dir(logs.join("ours")).unwrap();
+    fs::write(logs.join("ours/0.log"), "earlier").unwrap();
+    for path in ["ours/0.log", "ours/1.log", "not/ours/0.log", "0.log"] {
+        let mut config = sleeper("never");
+        config.log_path = path.into();
+        assert!(scene.try_create(&config).await.is_err(), "{path}");
+    }
+    let names =
+        |dir: &std::path::Path| fs::read_dir(dir).unwrap().map(|entry| entry.unwrap().file_name()).collect::<Vec<_>>();
+    assert_eq!(names(&logs), ["ours"]);
+    assert_eq!(names(&logs.join("ours")), ["0.log"]);
+    assert_eq!(fs::read(logs.join("ours/0.log")).unwrap(), b"earlier");
     scene.finish().await;
 }
 
@@ -141,6 +166,9 @@ async fn after_reopening_the_new_file_is_there_and_the_old_one_is_at_rest() {
     assert!(path.exists());
     // And without a rename it goes on where it was.
     reopen(&mut scene, &id).await.unwrap();
+    testkit::eventually(crate::scene::SOON, "the file that came back is written to", || {
+        if fs::metadata(&path).unwrap().len() > 0 { Ok(()) } else { Err("not yet") }
+    });
     scene.stop(&id, 0).await;
     let log = scene.log(&config);
     let first = String::from_utf8(log[0].content.clone()).unwrap();
