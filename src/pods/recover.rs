@@ -167,13 +167,19 @@ async fn one(
     let may_live = this_boot && record.stage != PodStage::Stopped;
     let mut why = "the machine restarted";
     if !this_boot {
-        (record.monitor, record.init_pid) = (None, None);
+        // What they named has gone, and somebody else may have the names by now.
+        (record.monitor, record.init_pid, record.netns) = (None, None, None);
     }
     let link = if may_live { connect(home, &record.id).await } else { None };
     if may_live && link.is_none() {
         why = match stop_pod::end_by_force(home, &record.id, record.monitor).await {
-            Ok(Found::Dead) => "its monitor died while the daemon was away",
-            Ok(Found::Alive) => "its monitor did not answer and was killed",
+            Ok(found) => {
+                (record.monitor, record.init_pid) = (None, None);
+                match found {
+                    Found::Dead => "its monitor died while the daemon was away",
+                    Found::Alive => "its monitor did not answer and was killed",
+                }
+            }
             Err(error) => {
                 // The next stop tries again.
                 tracing::error!(pod = %record.id, %error, "kill a monitor that does not answer");

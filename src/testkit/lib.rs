@@ -22,5 +22,5 @@ pub use eventually::{eventually, eventually_async};
 pub use family::{Process, descendants};
 pub use image::{BuiltImage, ImageBuilder, Layer, digest_of};
 pub use leak::Leaks;
-pub use node::{NodeOptions, TempNode, programs};
+pub use node::{NodeOptions, RootSize, TempNode, programs};
 pub use registry::{Access, Gate, TinyRegistry, Trouble};

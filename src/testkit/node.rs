@@ -35,6 +35,11 @@ pub fn programs() -> PathBuf {
     dir.expect("CORACLE_BIN_DIR is not set: run `export CORACLE_BIN_DIR=$(deploy/build)` first, or tests/run node")
 }
 
+/// Has a program find another boot id (`$0`) than the machine's, in a mount namespace of its own. `/proc` is made private
+/// first, so that nobody else sees it; other mounts go both ways, as ever.
+const ANOTHER_BOOT: &str =
+    "mount --make-private /proc && mount --bind \"$0\" /proc/sys/kernel/random/boot_id && exec \"$@\"";
+
 /// What a test wants of its node beyond the ordinary.
 #[derive(Debug, Clone, Default)]
 pub struct NodeOptions {
@@ -48,6 +53,17 @@ pub struct NodeOptions {
     pub subnets: Option<String>,
     /// Environment of the daemon, beside ours.
     pub environment: Vec<(String, String)>,
+    /// A file system of its own for `root`, which a test can fill up.
+    pub root: Option<RootSize>,
+}
+
+/// How much fits into a node's `root`.
+#[derive(Debug, Clone, Copy)]
+pub struct RootSize {
+    /// Of content, MiB.
+    pub mib: u32,
+    /// Files and directories.
+    pub files: u32,
 }
 
 /// A running node. See the head of this file.
@@ -59,6 +75,8 @@ pub struct TempNode {
     daemon: Option<Child>,
     /// Everything that ever descended from the daemon, seen at each turn of its life.
     family: Vec<Process>,
+    /// How often the power was lost.
+    boots: u32,
     /// `Drop` has nothing left to do.
     finished: bool,
 }
@@ -84,7 +102,12 @@ impl TempNode {
         for below in ["root", "state", "netns", "certs.d", "logs"] {
             fs::create_dir(dir.join(below)).unwrap();
         }
-        let node = TempNode { dir, seed, options, daemon: None, family: Vec::new(), finished: false };
+        let node = TempNode { dir, seed, options, daemon: None, family: Vec::new(), boots: 0, finished: false };
+        if let Some(size) = node.options.root {
+            let data = format!("mode=0755,size={}m,nr_inodes={}", size.mib, size.files);
+            let (kind, root) = (Some("tmpfs"), node.dir.join("root"));
+            nix::mount::mount(kind, &root, kind, nix::mount::MsFlags::empty(), Some(data.as_str())).unwrap();
+        }
         fs::write(node.dir.join("config.toml"), node.config()).unwrap();
         node
     }
@@ -150,7 +173,16 @@ impl TempNode {
     pub fn start_daemon(&mut self) {
         assert!(self.daemon.is_none(), "the daemon runs already");
         let log = File::options().create(true).append(true).open(self.dir.join("coracled.log")).unwrap();
-        let mut command = Command::new(programs().join("coracled"));
+        let program = programs().join("coracled");
+        let mut command = match self.boots {
+            0 => Command::new(program),
+            _ => {
+                let mut command = Command::new("unshare");
+                command.args(["--mount", "--propagation", "unchanged", "sh", "-c", ANOTHER_BOOT]);
+                command.arg(self.dir.join("boot_id")).arg(program);
+                command
+            }
+        };
         command
             .arg("--root")
             .arg(self.dir.join("root"))
@@ -199,7 +231,7 @@ impl TempNode {
     }
 
     /// What a reboot does, as far as one can have it without one: every process of the node killed, mounts and the state
-    /// directory gone; `root` stays. The daemon has to be started again by the caller.
+    /// directory gone, and another boot id from now on; `root` stays. The daemon has to be started again by the caller.
     pub fn lose_power(&mut self) {
         self.kill_everything();
         self.unmount();
@@ -208,6 +240,9 @@ impl TempNode {
             fs::create_dir(self.dir.join(below)).unwrap();
         }
         let _ = fs::remove_file(self.socket());
+        self.boots += 1;
+        let boot_id = format!("00000000-0000-4000-8000-{:012}\n", self.boots);
+        fs::write(self.dir.join("boot_id"), boot_id).unwrap();
     }
 
     /// Removes every pod, stops the daemon politely and panics if it did not end well or left anything.

@@ -1,12 +1,13 @@
 //! What survives what: the daemon, the launcher, a monitor killed; a reboot; records that cannot be read.
 
+mod reboot;
 mod record;
 
 use std::{fs, path::Path, time::Duration};
 
 use api::cri::v1::{
-    ContainerState, ContainerStatus, ContainerStatusRequest, ListPodSandboxRequest, PodSandboxConfig, PodSandboxState,
-    PodSandboxStatus, PodSandboxStatusRequest, RemovePodSandboxRequest, StopContainerRequest, StopPodSandboxRequest,
+    ContainerState, ContainerStatus, ContainerStatusRequest, PodSandboxConfig, PodSandboxState, PodSandboxStatus,
+    PodSandboxStatusRequest, StopContainerRequest, StopPodSandboxRequest,
 };
 use nix::sys::signal::Signal;
 use testkit::{Cri, NodeOptions, Process, container, eventually, eventually_async, pod};
@@ -248,30 +249,5 @@ async fn a_monitor_that_stands_still_holds_no_call_for_ever_and_no_pod_from_stop
     assert_eq!(pod_status(&mut cri, &wakes).await.state(), PodSandboxState::SandboxReady);
     signal(&sleeps, Signal::SIGCONT);
     assert_eq!(exited(&mut cri, &wakes_container).await.exit_code, 137);
-    node.finish().await;
-}
-
-#[ignore = "needs root: runs a node"]
-#[tokio::test]
-async fn after_a_reboot_every_pod_is_listed_not_ready_and_can_be_removed() {
-    let mut node = node().await;
-    let mut cri = node.client().await;
-    let config = pod("rebooted", node.dir());
-    let pod_id = cri.run(&config).await.unwrap();
-    let id = cri.start(&pod_id, &config, &container("runs", PROBE, &["sleep", "forever"])).await.unwrap();
-    node.kill_daemon();
-    node.lose_power();
-    node.start_daemon();
-
-    let mut cri = node.client().await;
-    assert_eq!(pod_status(&mut cri, &pod_id).await.state(), PodSandboxState::SandboxNotready);
-    let ended = status(&mut cri, &id).await;
-    assert_eq!((ended.state(), ended.exit_code), (ContainerState::ContainerExited, 255));
-    // The address comes back, and the kubelet's next attempt finds room.
-    cri.runtime.stop_pod_sandbox(StopPodSandboxRequest { pod_sandbox_id: pod_id.clone() }).await.unwrap();
-    let next = cri.run(&pod("rebooted-next", node.dir())).await.unwrap();
-    cri.runtime.remove_pod_sandbox(RemovePodSandboxRequest { pod_sandbox_id: pod_id.clone() }).await.unwrap();
-    let listed = cri.runtime.list_pod_sandbox(ListPodSandboxRequest::default()).await.unwrap().into_inner().items;
-    assert_eq!(listed.iter().map(|pod| &pod.id).collect::<Vec<_>>(), [&next]);
     node.finish().await;
 }
