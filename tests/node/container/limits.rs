@@ -2,8 +2,9 @@
 
 use std::{fs, path::PathBuf};
 
-use api::cri::v1::{ContainerConfig, LinuxContainerResources};
+use api::cri::v1::{ContainerConfig, HugepageLimit, LinuxContainerResources, StartContainerRequest};
 use testkit::{NodeOptions, eventually};
+use tonic::Code;
 
 use crate::{
     log_file::{self, Stream},
@@ -34,6 +35,35 @@ fn of_cgroup<'e>(pid: i32, v1: (&str, &str, &'e str), v2: (&str, &'e str)) -> (S
     (text.trim_end().to_owned(), expected)
 }
 
+/// Whether the host has a controller, in either version.
+fn has_controller(name: &str) -> bool {
+    let v2 = fs::read_to_string("/sys/fs/cgroup/cgroup.controllers").unwrap_or_default();
+    v2.split_whitespace().any(|found| found == name) || PathBuf::from("/sys/fs/cgroup").join(name).is_dir()
+}
+
+#[tokio::test]
+#[ignore = "needs root: runs a node"]
+async fn words_of_cgroup_v2_are_taken_there_and_refused_by_name_on_v1() {
+    let mut scene = Scene::new().await;
+    let resources = LinuxContainerResources {
+        unified: [("memory.oom.group".to_owned(), "1".to_owned())].into(),
+        ..Default::default()
+    };
+    let made = scene.try_create(&limited(sleeper("unified"), resources)).await;
+    if PathBuf::from("/sys/fs/cgroup/cgroup.controllers").exists() {
+        let request = StartContainerRequest { container_id: made.expect("v2 takes it") };
+        scene.runtime.start_container(request.clone()).await.unwrap();
+        let pid = scene.pid(&request.container_id).await;
+        let (have, want) = of_cgroup(pid, ("memory.oom.group", "", ""), ("memory.oom.group", "1"));
+        assert_eq!(have, want);
+    } else {
+        let refused = made.expect_err("v1 has no such words");
+        assert_eq!(refused.code(), Code::Unimplemented, "{}", refused.message());
+        assert!(refused.message().contains("unified") && refused.message().contains("memory.oom.group"), "{refused}");
+    }
+    scene.finish().await;
+}
+
 #[tokio::test]
 #[ignore = "needs root: runs a node"]
 async fn limits_hold_from_the_first_instruction_and_are_told_as_they_were_asked_for() {
@@ -46,6 +76,9 @@ async fn limits_hold_from_the_first_instruction_and_are_told_as_they_were_asked_
         memory_swap_limit_in_bytes: 64 << 20,
         oom_score_adj: 500,
         cpuset_cpus: "0".into(),
+        cpuset_mems: "0".into(),
+        // What the kubelet sends of every size that the node knows, asked for or not.
+        hugepage_limits: vec![HugepageLimit { page_size: "2MB".into(), limit: 0 }],
         ..Default::default()
     };
     let id = scene.start(&limited(sleeper("limited"), resources.clone())).await;
@@ -56,7 +89,14 @@ async fn limits_hold_from_the_first_instruction_and_are_told_as_they_were_asked_
         of_cgroup(pid, ("cpu", "cpu.cfs_quota_us", "20000"), ("cpu.max", "20000 50000")),
         of_cgroup(pid, ("cpu", "cpu.cfs_period_us", "50000"), ("cpu.max", "20000 50000")),
         of_cgroup(pid, ("cpuset", "cpuset.cpus", "0"), ("cpuset.cpus", "0")),
+        of_cgroup(pid, ("cpuset", "cpuset.mems", "0"), ("cpuset.mems", "0")),
     ] {
+        assert_eq!(have, want);
+    }
+    // A host without that controller does without; so says the contract.
+    if has_controller("hugetlb") {
+        let v1 = ("hugetlb", "hugetlb.2MB.limit_in_bytes", "0");
+        let (have, want) = of_cgroup(pid, v1, ("hugetlb.2MB.max", "0"));
         assert_eq!(have, want);
     }
     // A command in it lives under the same limits.
