@@ -14,6 +14,7 @@ mod container;
 mod demo;
 mod exec;
 mod fault;
+mod full_disk;
 mod log;
 mod network;
 mod pod;
