@@ -56,8 +56,8 @@ pub(crate) async fn recover(pods: &Pods) -> Result<(), Error> {
     let found_containers = scan(&home.records.containers, "container")?;
     let found_pods = scan(&home.records.pods, "pod")?;
     let mut phases: BTreeMap<String, PhaseRecord> = scan(&home.records.phases, "phase")?.good.into_iter().collect();
-    if !found_containers.unread.is_empty() {
-        // Nobody can say which image they use.
+    if found_containers.unread.iter().any(|name| name.parse::<ContainerId>().is_ok()) {
+        // Nobody can say which image it uses.
         home.images.list().iter().for_each(|image| home.keep_image(&image.id));
     }
     let known_containers = found_containers.known();

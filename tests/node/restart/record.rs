@@ -1,13 +1,16 @@
 //! Records that cannot be read: nothing else is kept from starting, and nothing that runs is touched.
 
-use std::{fs, path::PathBuf};
+use std::{
+    fs,
+    path::{Path, PathBuf},
+};
 
-use api::cri::v1::{ContainerState, ListPodSandboxRequest};
+use api::cri::v1::{ContainerState, ImageSpec, ListPodSandboxRequest, RemoveImageRequest};
 use testkit::{Cri, Process, TempNode, pod};
 use tonic::Code;
 
 use super::{SOON, first_process, running, status};
-use crate::support::node;
+use crate::support::{PROBE, node};
 
 /// A node with a pod whose record a test spoils, and one beside it.
 struct Spoiled {
@@ -124,11 +127,26 @@ async fn a_running_container_whose_record_cannot_be_read_runs_on_and_ends_with_i
     let unknown = cri.exec(&container, &["/probe", "print", "here"], 10).await.unwrap_err();
     assert_eq!(unknown.code(), Code::NotFound);
     assert!(lives.alive());
+    // Nobody knows which image it uses: none leaves the disk under it.
+    let image = ImageSpec { image: PROBE.to_owned(), ..Default::default() };
+    cri.images.remove_image(RemoveImageRequest { image: Some(image) }).await.unwrap();
+    assert!(holds(&node.dir().join("root/images"), "probe"));
     cri.remove(&pod_id).await.unwrap();
     assert!(!lives.alive());
     // Its layer is left to whoever looks into the quarantine.
     assert!(node.dir().join("root/containers").join(&container).is_dir());
     fs::remove_dir_all(node.dir().join("root/records/containers/quarantine")).unwrap();
     node.restart_daemon();
+    testkit::eventually(SOON, "the image has left the disk", || {
+        if holds(&node.dir().join("root/images"), "probe") { Err("it is there") } else { Ok(()) }
+    });
     node.finish().await;
+}
+
+/// Whether there is a file of this name anywhere below a directory, of which parts may just be going.
+fn holds(dir: &Path, name: &str) -> bool {
+    fs::read_dir(dir).into_iter().flatten().flatten().any(|entry| {
+        let is_directory = entry.file_type().is_ok_and(|found| found.is_dir());
+        if is_directory { holds(&entry.path(), name) } else { entry.file_name() == name }
+    })
 }
