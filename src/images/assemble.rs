@@ -23,7 +23,6 @@ use crate::{
     record::{ImageRecord, LayerRecord, LayerSize},
     registry::{Registry, Wanted},
     shelf::{Made, Shelf},
-    store::blocking,
 };
 
 /// Where what is missing comes from.
@@ -80,8 +79,7 @@ pub(crate) async fn assemble(shelf: Arc<Shelf>, source: Arc<Source>, root: Root)
     let (id, config) = assembly.configuration(&manifest).await?;
     let plans = plan_layers(&id, &manifest, &config, assembly.shelf.config.limits.layers)?;
     let layers = assembly.layers(plans).await?;
-    let shelf = assembly.shelf.clone();
-    blocking(move || shelf.sync()).await?;
+    assembly.shelf.blocking(|shelf| shelf.sync()).await?;
     let record = ImageRecord {
         id,
         tags: BTreeMap::new(),
@@ -114,8 +112,7 @@ impl Assembly {
         let document = read_document(&digest, told.as_deref(), &bytes)?;
         self.documents.insert(digest.clone(), bytes.len() as u64);
         if self.claim(&digest).await?.is_none() {
-            let shelf = self.shelf.clone();
-            let claim = blocking(move || shelf.keep_bytes(&bytes)).await?;
+            let claim = self.shelf.blocking(move |shelf| shelf.keep_bytes(&bytes)).await?;
             self.claims.push(Arc::new(claim));
         }
         Ok(document)
@@ -133,7 +130,6 @@ impl Assembly {
             blob: id.clone(),
             bytes: descriptor.size(),
             media_type: String::new(),
-            urls: Vec::new(),
             diff_id: id.clone(),
             chain_id: id.clone(),
         };
@@ -204,30 +200,30 @@ impl Assembly {
             self.claims.push(Arc::new(claim));
             return Ok(size);
         }
-        let (shelf, plan, cancel) = (self.shelf.clone(), plan.clone(), cancel.clone());
+        let (plan, cancel) = (plan.clone(), cancel.clone());
         // The thread may outlive this future: what it reads must stay as long as it does.
         let held = self.claims.clone();
-        let (claim, size) = blocking(move || {
-            let unpacked = layer::make(&shelf, &plan.blob, &plan.diff_id, &below, &cancel)?;
+        let unpack = move |shelf: &Arc<Shelf>| {
+            let unpacked = layer::make(shelf, &plan.blob, &plan.diff_id, &below, &cancel)?;
             let claim = shelf.keep_layer(&unpacked.path, &plan.chain_id, unpacked.size)?;
             drop(held);
             Ok((claim, unpacked.size))
-        })
-        .await?;
+        };
+        let (claim, size) = self.shelf.blocking(unpack).await?;
         self.claims.push(Arc::new(claim));
         Ok(size)
     }
 
     /// Claims a blob for this image, if it is here.
     async fn claim(&mut self, digest: &Digest) -> Result<Option<()>> {
-        let (shelf, digest) = (self.shelf.clone(), digest.clone());
-        let claim = blocking(move || shelf.claim_blob(&digest)).await?;
+        let digest = digest.clone();
+        let claim = self.shelf.blocking(move |shelf| shelf.claim_blob(&digest)).await?;
         Ok(claim.map(|claim| self.claims.push(Arc::new(claim))))
     }
 
     async fn read(&self, digest: &Digest) -> Result<Vec<u8>> {
-        let (shelf, digest) = (self.shelf.clone(), digest.clone());
-        blocking(move || shelf.blobs.read(&digest, LARGEST_DOCUMENT)).await
+        let digest = digest.clone();
+        self.shelf.blocking(move |shelf| shelf.blobs.read(&digest, LARGEST_DOCUMENT)).await
     }
 }
 
@@ -240,14 +236,14 @@ enum Coming {
 /// Sees to it that a blob is in the store. The same blob is fetched once, however many images want it.
 async fn fetch(shelf: Arc<Shelf>, source: Arc<Source>, plan: LayerPlan) -> Result<Claim> {
     let _turn = shelf.fetching.take(&plan.blob).await;
-    let (theirs, digest) = (shelf.clone(), plan.blob.clone());
-    if let Some(claim) = blocking(move || theirs.claim_blob(&digest)).await? {
+    let digest = plan.blob.clone();
+    if let Some(claim) = shelf.blocking(move |shelf| shelf.claim_blob(&digest)).await? {
         return Ok(claim);
     }
     match &*source {
         Source::Registry(registry) => {
             let finished = registry.blob(&shelf, &Wanted::from(&plan)).await?;
-            blocking(move || shelf.keep_blob(finished)).await
+            shelf.blocking(move |shelf| shelf.keep_blob(finished)).await
         }
         Source::Archive => Err(missing(&plan.blob)),
     }

@@ -19,7 +19,6 @@ use crate::{
     manifest::{LARGEST_DOCUMENT, OCI_MANIFEST, digest_of},
     platform::Platforms,
     shelf::{Names, Shelf},
-    store::blocking,
     tar_stream::{Entry, Kind, TarStream},
 };
 
@@ -56,21 +55,18 @@ struct Saved {
 
 /// See [`crate::Images::import`].
 pub(crate) async fn import(shelf: &Arc<Shelf>, archive: impl Read + Send + 'static) -> Result<Vec<Arc<Image>>> {
-    let theirs = shelf.clone();
-    // Holds the claims on all that was brought until every image has its record.
-    let (found, _brought) = blocking(move || {
-        let brought = bring(&theirs, archive)?;
-        let mut brought = brought;
-        let found = images(&theirs, &mut brought)?;
+    let read = |shelf: &Arc<Shelf>| {
+        let mut brought = bring(shelf, archive)?;
+        let found = images(shelf, &mut brought)?;
         Ok((found, brought))
-    })
-    .await?;
+    };
+    // Holds the claims on all that was brought until every image has its record.
+    let (found, _brought) = shelf.blocking(read).await?;
     let source = Arc::new(Source::Archive);
     let mut images = Vec::with_capacity(found.len());
     for Found { root, names } in found {
         let made = assemble(shelf.clone(), source.clone(), root).await?;
-        let shelf = shelf.clone();
-        images.push(blocking(move || shelf.commit(&made, &names)).await?);
+        images.push(shelf.blocking(move |shelf| shelf.commit(&made, &names)).await?);
     }
     Ok(images)
 }

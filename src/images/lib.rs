@@ -38,6 +38,7 @@ mod registry;
 mod shelf;
 mod store;
 mod tar_stream;
+mod threads;
 mod trash;
 mod turns;
 mod unpack;

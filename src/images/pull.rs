@@ -10,7 +10,6 @@ use crate::{
     flight::{Flights, Part},
     registry::{Registry, Resolved},
     shelf::{Names, Shelf},
-    store::blocking,
 };
 
 /// See [`crate::Images::pull`].
@@ -40,21 +39,20 @@ pub(crate) async fn pull(
         }
         (_, made) => made?,
     };
-    let shelf = shelf.clone();
-    let image = blocking(move || shelf.commit(&made, &names)).await?;
+    let image = shelf.blocking(move |shelf| shelf.commit(&made, &names)).await?;
     Ok(image.id.clone())
 }
 
 async fn open(shelf: &Arc<Shelf>, reference: &ImageRef, credentials: Option<Credentials>) -> Result<Registry> {
-    let (shelf, reference) = (shelf.clone(), reference.clone());
-    blocking(move || Registry::open(&shelf, &reference, credentials.as_ref())).await
+    let reference = reference.clone();
+    shelf.blocking(move |shelf| Registry::open(shelf, &reference, credentials.as_ref())).await
 }
 
 /// If what the reference leads to is here, gives it the name and answers its id: one round trip in all.
 async fn present(shelf: &Arc<Shelf>, names: &Arc<Names>, root: &Digest) -> Result<Option<Digest>> {
     let Some(image) = shelf.index().by_root(root) else { return Ok(None) };
-    let (shelf, names) = (shelf.clone(), names.clone());
-    let named = blocking(move || shelf.rename(&image.id, &names)).await?;
+    let names = names.clone();
+    let named = shelf.blocking(move |shelf| shelf.rename(&image.id, &names)).await?;
     Ok(named.map(|image| image.id.clone()))
 }
 

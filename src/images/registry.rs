@@ -8,12 +8,10 @@ use std::{sync::Arc, time::Duration};
 
 use model::{Digest, ImageRef};
 use reqwest::{Method, Response, StatusCode, header::CONTENT_TYPE};
-use tokio::sync::mpsc;
-use url::Url;
 
 use crate::{
     Attempt, Credentials, Error, Outcome, Result,
-    blob::{Blobs, Finished, Incoming},
+    blob::{Finished, Incoming},
     hash::digest_of,
     manifest::{DOCKER_INDEX, DOCKER_MANIFEST, LARGEST_DOCUMENT, LayerPlan, OCI_INDEX, OCI_MANIFEST},
     registry::session::{Ask, Session},
@@ -30,8 +28,11 @@ mod token;
 const ROUNDS: u32 = 4;
 /// Pause before the second round; doubled with each.
 const PAUSE: Duration = Duration::from_millis(250);
-/// Chunks that may wait for the disk. With chunks of at most some 64 KiB, a few MiB.
-const WAITING_CHUNKS: usize = 64;
+/// Most blobs that the whole node downloads at once. Each holds a connection and two batches of memory, however slowly it
+/// comes; the next ones wait for their turn, in order.
+pub(crate) const DOWNLOADS: usize = 64;
+/// Bytes that go to the disk at a time: enough that handing them to a thread costs nothing.
+const BATCH: usize = 256 << 10;
 /// Bytes of a refusal's body that are read, and characters of it that are told.
 const REFUSAL: usize = 64 << 10;
 const REFUSAL_TOLD: usize = 300;
@@ -92,12 +93,12 @@ impl Registry {
             return Ok(Resolved { digest, media_type: media_type(&response), bytes: None });
         }
         if response.status().is_server_error() || response.status() == StatusCode::TOO_MANY_REQUESTS {
-            return Err(Session::refusal(response).await);
+            return Err(session.refusal(response).await);
         }
         // Some servers know no HEAD, some tell no digest, and a refusal has its reasons in the body only.
         let response = session.ask(Ask { method: &Method::GET, what, accept: &accept }).await?;
         if response.status() != StatusCode::OK {
-            return Err(Session::refusal(response).await);
+            return Err(session.refusal(response).await);
         }
         let told = self.reference.digest().cloned().or_else(|| told_digest(&response));
         let media_type = media_type(&response);
@@ -135,9 +136,11 @@ impl Registry {
             }
             tried.clear();
             let mut again = false;
-            for from in self.places(blob) {
-                let (host, result) = self.blob_from(shelf, blob, from).await;
-                match result {
+            // Held for a round only: who waits out a pause keeps no place from others.
+            let _place = shelf.downloads.acquire().await.map_err(|_| Error::Cancelled)?;
+            for session in self.sessions.iter().filter(|session| session.host.pull) {
+                let host = session.host.name();
+                match blob_from(shelf, blob, session).await {
                     Ok(finished) => return Ok(finished),
                     // Ours, not the host's: the disk.
                     Err(Failed::Disk(error)) => return Err(error),
@@ -154,41 +157,6 @@ impl Registry {
         }
         Err(Error::Registry { what: format!("{}@{}", self.reference.name(), blob.digest), tried })
     }
-
-    /// Where a blob may come from, best first: addresses that the manifest names, then the hosts.
-    fn places<'a>(&'a self, blob: &'a Wanted<'_>) -> Vec<(&'a Session, Option<Url>)> {
-        let strangers = blob.urls.iter().filter_map(|url| url.parse::<Url>().ok());
-        let strangers = strangers.filter(|url| matches!(url.scheme(), "http" | "https"));
-        let mut places = Vec::new();
-        if let Some(session) = self.sessions.last() {
-            places.extend(strangers.map(|url| (session, Some(url))));
-        }
-        places.extend(self.sessions.iter().filter(|session| session.host.pull).map(|session| (session, None)));
-        places
-    }
-
-    async fn blob_from(
-        &self,
-        shelf: &Arc<Shelf>,
-        blob: &Wanted<'_>,
-        (session, stranger): (&Session, Option<Url>),
-    ) -> (String, Result<Finished, Failed>) {
-        let host = match &stranger {
-            Some(url) => url.host_str().unwrap_or_default().to_owned(),
-            None => session.host.name(),
-        };
-        let what = format!("blobs/{}", blob.digest);
-        let response = match stranger {
-            Some(url) => session.ask_stranger(url).await,
-            None => session.ask(Ask { method: &Method::GET, what: &what, accept: "*/*" }).await,
-        };
-        let result = match response {
-            Ok(response) if response.status() == StatusCode::OK => store(shelf, blob, response).await,
-            Ok(response) => Err(Failed::Host(Session::refusal(response).await)),
-            Err(outcome) => Err(Failed::Host(outcome)),
-        };
-        (host, result)
-    }
 }
 
 /// A blob to fetch.
@@ -197,13 +165,11 @@ pub(crate) struct Wanted<'a> {
     pub(crate) digest: &'a Digest,
     /// Its size, as the manifest has it.
     pub(crate) bytes: u64,
-    /// Where else it may be.
-    pub(crate) urls: &'a [String],
 }
 
 impl<'a> From<&'a LayerPlan> for Wanted<'a> {
     fn from(layer: &'a LayerPlan) -> Self {
-        Wanted { digest: &layer.blob, bytes: layer.bytes, urls: &layer.urls }
+        Wanted { digest: &layer.blob, bytes: layer.bytes }
     }
 }
 
@@ -213,50 +179,49 @@ enum Failed {
     Disk(Error),
 }
 
-/// Streams a body to the disk: the network on the async side, hashing and writing on a thread that may wait.
-async fn store(shelf: &Arc<Shelf>, blob: &Wanted<'_>, mut response: Response) -> Result<Finished, Failed> {
-    let (sender, chunks) = mpsc::channel(WAITING_CHUNKS);
-    // When this future is dropped the channel closes, and the writer ends and leaves nothing.
-    let writer = tokio::task::spawn_blocking({
-        let shelf = shelf.clone();
-        move || write(&shelf.blobs, chunks)
-    });
-    let mut bytes = 0;
-    let mut ended = Ok(());
-    loop {
-        match response.chunk().await {
-            Ok(Some(chunk)) => {
-                bytes += chunk.len() as u64;
-                if bytes > blob.bytes {
-                    let why = format!("it sent more than the {} bytes of the blob", blob.bytes);
-                    ended = Err(Outcome::Spoiled { why });
-                    break;
-                }
-                // The writer has given up: its own error says why.
-                if sender.send(chunk).await.is_err() {
-                    break;
-                }
-            }
-            Ok(None) => break,
-            Err(error) => {
-                ended = Err(unreachable(error));
-                break;
-            }
-        }
+async fn blob_from(shelf: &Arc<Shelf>, blob: &Wanted<'_>, session: &Session) -> Result<Finished, Failed> {
+    let what = format!("blobs/{}", blob.digest);
+    let response = session.ask(Ask { method: &Method::GET, what: &what, accept: "*/*" }).await.map_err(Failed::Host)?;
+    if response.status() != StatusCode::OK {
+        return Err(Failed::Host(session.refusal(response).await));
     }
-    drop(sender);
-    let written = writer.await.unwrap_or(Err(Error::Cancelled)).map_err(Failed::Disk)?;
-    ended.map_err(Failed::Host)?;
-    let spoiled = |error: Error| Failed::Host(Outcome::Spoiled { why: error.to_string() });
-    written.finish_as(blob.digest, Some(blob.bytes)).map_err(spoiled)
+    store(shelf, blob, response).await
 }
 
-fn write(blobs: &Blobs, mut chunks: mpsc::Receiver<bytes::Bytes>) -> Result<Incoming> {
-    let mut incoming = blobs.begin()?;
-    while let Some(chunk) = chunks.blocking_recv() {
-        incoming.write(&chunk)?;
+/// Streams a body to the disk. While a batch is written on a thread the next one is gathered; no thread waits for the
+/// network, which may be as slow as a registry likes. When this future is dropped nothing is left.
+async fn store(shelf: &Arc<Shelf>, blob: &Wanted<'_>, mut response: Response) -> Result<Finished, Failed> {
+    let mut incoming = shelf.blocking(|shelf| shelf.blobs.begin()).await.map_err(Failed::Disk)?;
+    let mut batch = gather(&mut response, blob.bytes).await.map_err(Failed::Host)?;
+    let mut room = blob.bytes;
+    while !batch.is_empty() {
+        room -= batch.len() as u64;
+        let written = async { write(shelf, incoming, batch).await.map_err(Failed::Disk) };
+        let gathered = async { gather(&mut response, room).await.map_err(Failed::Host) };
+        (incoming, batch) = tokio::try_join!(written, gathered)?;
     }
-    Ok(incoming)
+    let spoiled = |error: Error| Failed::Host(Outcome::Spoiled { why: error.to_string() });
+    incoming.finish_as(blob.digest, Some(blob.bytes)).map_err(spoiled)
+}
+
+/// The next bytes of a body: a batch or somewhat more, fewer at its end, none after it. More than `room` in all are not
+/// taken.
+async fn gather(response: &mut Response, room: u64) -> Result<Vec<u8>, Outcome> {
+    let mut batch = Vec::new();
+    while batch.len() < BATCH
+        && let Some(chunk) = response.chunk().await.map_err(unreachable)?
+    {
+        batch.extend_from_slice(&chunk);
+        if batch.len() as u64 > room {
+            return Err(Outcome::Spoiled { why: "it sent more than the manifest says that the blob has".to_owned() });
+        }
+    }
+    Ok(batch)
+}
+
+async fn write(shelf: &Arc<Shelf>, mut incoming: Incoming, batch: Vec<u8>) -> Result<Incoming> {
+    let write = move |_: &Arc<Shelf>| incoming.write(&batch).map(|()| incoming);
+    shelf.blocking(write).await
 }
 
 async fn get_document(
@@ -267,7 +232,7 @@ async fn get_document(
 ) -> Result<(Vec<u8>, Option<String>), Outcome> {
     let response = session.ask(Ask { method: &Method::GET, what, accept }).await?;
     if response.status() != StatusCode::OK {
-        return Err(Session::refusal(response).await);
+        return Err(session.refusal(response).await);
     }
     let media_type = media_type(&response);
     let bytes = body(response, LARGEST_DOCUMENT as usize).await?;

@@ -17,6 +17,7 @@ use std::{
 use disk::Store;
 use model::{Digest, ImageRef};
 use oci_spec::image::ImageConfiguration;
+use tokio::sync::Semaphore;
 
 use crate::{
     Config, Error, Image, ImageUser, Leased, Result,
@@ -25,6 +26,8 @@ use crate::{
     facts::facts,
     index::{Garbage, Index},
     record::{ImageRecord, LayerSize},
+    registry::DOWNLOADS,
+    threads::THREADS,
     trash::Trash,
     turns::Turns,
 };
@@ -38,6 +41,10 @@ pub(crate) struct Shelf {
     pub(crate) fetching: Turns,
     /// Who unpacks a layer, by its chain id.
     pub(crate) unpacking: Turns,
+    /// Places for downloads of blobs, of the whole node.
+    pub(crate) downloads: Semaphore,
+    /// Threads that may wait for the disk.
+    pub(crate) threads: Arc<Semaphore>,
     layers: PathBuf,
     ingest: PathBuf,
     empty: PathBuf,
@@ -90,6 +97,8 @@ impl Shelf {
             blobs,
             fetching: Turns::default(),
             unpacking: Turns::default(),
+            downloads: Semaphore::new(DOWNLOADS),
+            threads: Arc::new(Semaphore::new(THREADS)),
             layers,
             ingest,
             empty,

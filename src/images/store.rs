@@ -70,23 +70,24 @@ impl Images {
     /// Says that every container that was found after a restart has its lease: images that were removed while in use and
     /// have no user left are deleted.
     pub async fn recovered(&self) {
-        let shelf = self.shelf.clone();
-        let collect = move || {
+        let collected = self.shelf.blocking(|shelf| {
             let left_over = shelf.index().left_over();
             left_over.iter().for_each(|id| shelf.collect(id));
-        };
-        let _ = tokio::task::spawn_blocking(collect).await;
+            Ok(())
+        });
+        // Fails only when the runtime ends: the next start does it.
+        let _ = collected.await;
     }
 
     /// Removes an image with all its names, by whatever `find` understands. That it is gone already is fine. It is
     /// unlisted when this returns, and off the disk too unless containers use it or deleting takes very long.
     pub async fn remove(&self, what: &str) -> Result<()> {
-        let (shelf, what) = (self.shelf.clone(), what.to_owned());
-        let emptied = blocking(move || {
+        let what = what.to_owned();
+        let remove = move |shelf: &Arc<Shelf>| {
             shelf.remove(&what)?;
             Ok(shelf.trash().emptied())
-        })
-        .await?;
+        };
+        let emptied = self.shelf.blocking(remove).await?;
         // The kubelet measures the disk right after it removed something.
         let _ = tokio::time::timeout(WAIT_FOR_TRASH, emptied).await;
         Ok(())
@@ -101,14 +102,5 @@ impl Images {
     /// Takes in the images of an archive: an OCI image layout, or what `docker save` writes; as a plain tar.
     pub async fn import(&self, archive: impl Read + Send + 'static) -> Result<Vec<Arc<Image>>> {
         import::import(&self.shelf, archive).await
-    }
-}
-
-/// Runs work that waits for a disk on a thread that may.
-pub(crate) async fn blocking<T: Send + 'static>(work: impl FnOnce() -> Result<T> + Send + 'static) -> Result<T> {
-    match tokio::task::spawn_blocking(work).await {
-        Ok(result) => result,
-        // The runtime is going down: nobody waits for the answer.
-        Err(_) => Err(Error::Cancelled),
     }
 }

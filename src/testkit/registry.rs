@@ -63,6 +63,8 @@ pub enum Trouble {
     Redirect(String),
     /// Nothing comes until the gate is open.
     Hold(Gate),
+    /// Nothing more comes after so many bytes of the body, until the gate is open.
+    Stall(usize, Gate),
     /// Without the header that tells the digest.
     NoDigest,
 }
@@ -231,6 +233,7 @@ struct Answer {
     headers: Vec<(String, String)>,
     body: Vec<u8>,
     cut: Option<usize>,
+    stall: Option<(usize, Gate)>,
 }
 
 fn serve(shared: &Shared, connection: impl Read + Write) {
@@ -283,7 +286,15 @@ fn write(connection: &mut impl Write, request: &Request, answer: &Answer) -> io:
     connection.write_all(format!("{head}\r\n").as_bytes())?;
     if request.method != "HEAD" {
         let sent = answer.cut.unwrap_or(answer.body.len()).min(answer.body.len());
-        connection.write_all(&answer.body[..sent])?;
+        let mut body = &answer.body[..sent];
+        if let Some((bytes, gate)) = &answer.stall {
+            let (first, rest) = body.split_at((*bytes).min(body.len()));
+            connection.write_all(first)?;
+            connection.flush()?;
+            gate.wait();
+            body = rest;
+        }
+        connection.write_all(body)?;
     }
     connection.flush()
 }
@@ -304,7 +315,7 @@ fn answer(shared: &Shared, request: &Request) -> Answer {
             status: 401,
             headers: vec![("www-authenticate".to_owned(), challenge)],
             body: br#"{"errors":[{"code":"UNAUTHORIZED","message":"authentication required"}]}"#.to_vec(),
-            cut: None,
+            ..Answer::default()
         };
     }
     let path = request.target.split('?').next().unwrap_or_default();
@@ -317,7 +328,7 @@ fn answer(shared: &Shared, request: &Request) -> Answer {
                 ("docker-content-digest".to_owned(), digest_of(&body)),
             ],
             body,
-            cut: None,
+            ..Answer::default()
         },
         None => refusal(404, "MANIFEST_UNKNOWN"),
     };
@@ -342,6 +353,7 @@ fn answer(shared: &Shared, request: &Request) -> Answer {
             answer = Answer { status: 307, headers: vec![("location".to_owned(), to)], ..Answer::default() };
         }
         Some(Trouble::Hold(gate)) => gate.wait(),
+        Some(Trouble::Stall(bytes, gate)) => answer.stall = Some((bytes, gate)),
         Some(Trouble::NoDigest) => answer.headers.retain(|(name, _)| name != "docker-content-digest"),
     }
     answer

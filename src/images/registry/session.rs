@@ -74,11 +74,6 @@ impl Session {
         self.send(ask).await
     }
 
-    /// Fetches from an address that a manifest names, with nothing that proves who we are.
-    pub(crate) async fn ask_stranger(&self, url: Url) -> Result<Response, Outcome> {
-        self.client.get(url).send().await.map_err(unreachable)
-    }
-
     async fn send(&self, ask: Ask<'_>) -> Result<Response, Outcome> {
         let mut url = self.host.base.clone();
         url.set_path(&format!("{}/{}/{}", self.host.base.path(), self.repository, ask.what));
@@ -134,8 +129,13 @@ impl Session {
         Ok(false)
     }
 
-    /// What a refusal says.
-    pub(crate) async fn refusal(response: Response) -> Outcome {
+    /// What a refusal says. Of another server, to which the host sent us on, only the status is told: what it answers is
+    /// between it and us, and whoever made the host name it may not be allowed to ask it.
+    pub(crate) async fn refusal(&self, response: Response) -> Outcome {
+        let place = |url: &Url| (url.host_str().map(str::to_owned), url.port_or_known_default());
+        if place(response.url()) != place(&self.host.base) {
+            return Outcome::Refused { status: response.status().as_u16(), detail: String::new() };
+        }
         outcome(response).await
     }
 }

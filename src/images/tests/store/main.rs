@@ -3,6 +3,7 @@
 
 mod authorization;
 mod content;
+mod hostile;
 mod life;
 mod mirrors;
 mod names;
