@@ -18,7 +18,7 @@ pub(crate) async fn answer(request: ExecSyncRequest, pods: &Pods) -> Result<Exec
     let id = text::id(&Field::root("container_id"), request.container_id)?;
     let timeout = text::seconds(&Field::root("timeout"), request.timeout)?;
     let field = Field::root("cmd");
-    let words = environment::words(&field, request.cmd)?;
+    let words = environment::Given::default().words(&field, request.cmd)?;
     if words.first().is_none_or(String::is_empty) {
         return Err(Error::invalid(&field, words, "a program and its arguments"));
     }

@@ -2,10 +2,23 @@
 
 use std::path::{Path, PathBuf};
 
-use model::{Digest, EnvVar, ImageFacts};
+use model::{ARGUMENT_MAX, ARGUMENTS_MAX, Digest, EnvVar, ImageFacts, argument_space};
 use oci_spec::image::ImageConfiguration;
 
 use crate::{Error, Result};
+
+/// Most that entrypoint, command and environment take together: half of what the kernel starts a program with. The other
+/// half is the container's.
+const GIVEN_MAX: usize = ARGUMENTS_MAX / 2;
+/// Longest path, bytes without the NUL: the kernel's `PATH_MAX`.
+const PATH_MAX: usize = 4095;
+/// Most volumes, and bytes of their paths together: each is a mount of every container. A container may have 4096 mounts.
+const VOLUMES_MAX: usize = 1024;
+const VOLUME_BYTES_MAX: usize = 256 << 10;
+/// Longest user and group, bytes; each stops at 255 in directories.
+const USER_MAX: usize = 511;
+/// Labels together, bytes: as many as a container may have.
+const LABELS_MAX: usize = 1 << 20;
 
 /// Reads the facts; refuses what no container could be made of.
 pub(crate) fn facts(id: &Digest, config: &ImageConfiguration) -> Result<ImageFacts> {
@@ -32,6 +45,7 @@ pub(crate) fn facts(id: &Digest, config: &ImageConfiguration) -> Result<ImageFac
         return Err(refuse("it has a NUL in a text that the kernel would cut there".to_owned()));
     }
     // Without a name a variable cannot be set; without `=` it is one that has no value. Builders make both by accident.
+    check_sizes(config).map_err(refuse)?;
     facts.env = env
         .iter()
         .map(|text| text.split_once('=').unwrap_or((text, "")))
@@ -45,6 +59,35 @@ pub(crate) fn facts(id: &Digest, config: &ImageConfiguration) -> Result<ImageFac
         facts.stop_signal = Some(signal.parse().map_err(|e| refuse(format!("its StopSignal: {e}")))?);
     }
     Ok(facts)
+}
+
+/// That containers can be made of it at all: everything here goes into each of them.
+fn check_sizes(config: &oci_spec::image::Config) -> Result<(), String> {
+    let entrypoint = config.entrypoint().as_deref().unwrap_or_default();
+    let cmd = config.cmd().as_deref().unwrap_or_default();
+    let env = config.env().as_deref().unwrap_or_default();
+    let given = || entrypoint.iter().chain(cmd).chain(env).map(String::len);
+    let volumes = config.volumes().as_deref().unwrap_or_default();
+    let labels = config.labels().iter().flatten();
+    within("the longest of its Entrypoint, Cmd and Env", given().max().unwrap_or(0), ARGUMENT_MAX)?;
+    let together = "its Entrypoint, Cmd and Env, as the kernel counts what a program is started with,";
+    within(together, given().map(argument_space).sum(), GIVEN_MAX)?;
+    within("its User", config.user().as_deref().unwrap_or_default().len(), USER_MAX)?;
+    within("its WorkingDir", config.working_dir().as_deref().unwrap_or_default().len(), PATH_MAX)?;
+    within("the longest of its Volumes", volumes.iter().map(String::len).max().unwrap_or(0), PATH_MAX)?;
+    within("its Volumes", volumes.iter().map(String::len).sum(), VOLUME_BYTES_MAX)?;
+    within("its Labels", labels.map(|(name, value)| name.len() + value.len()).sum(), LABELS_MAX)?;
+    if volumes.len() > VOLUMES_MAX {
+        return Err(format!("it has {} Volumes, at most {VOLUMES_MAX} are taken", volumes.len()));
+    }
+    Ok(())
+}
+
+fn within(what: &str, bytes: usize, most: usize) -> Result<(), String> {
+    if bytes <= most {
+        return Ok(());
+    }
+    Err(format!("{what} have {bytes} bytes, at most {most} are taken"))
 }
 
 /// A relative path in a configuration starts at the root.
@@ -84,6 +127,44 @@ mod tests {
         }
         for wrong in [r#"{"Cmd":["a\u0000b"]}"#, r#"{"StopSignal":"SIGNOPE"}"#, r#"{"WorkingDir":"/\u0000"}"#] {
             assert!(read(wrong).is_err(), "{wrong}");
+        }
+    }
+
+    #[test]
+    fn each_part_has_a_bound_that_it_reaches_and_does_not_pass() {
+        fn list(name: &str, most: usize, text: impl Fn(usize) -> String) -> [String; 2] {
+            let of = |count: usize| serde_json::json!({ name: (0..count).map(&text).collect::<Vec<_>>() }).to_string();
+            [of(most), of(most + 1)]
+        }
+        fn map(name: &str, most: usize, entry: impl Fn(usize) -> (String, serde_json::Value)) -> [String; 2] {
+            let of =
+                |count| serde_json::json!({ name: serde_json::Map::from_iter((0..count).map(&entry)) }).to_string();
+            [of(most), of(most + 1)]
+        }
+        fn text(name: &str, most: usize, around: impl Fn(String) -> serde_json::Value) -> [String; 2] {
+            let of = |bytes| serde_json::json!({ name: around("a".repeat(bytes)) }).to_string();
+            [of(most), of(most + 1)]
+        }
+        // 7 bytes of text, 9 for its NUL and its pointer.
+        let many = GIVEN_MAX / 16;
+        let nothing = serde_json::json!({});
+        for [most, more] in [
+            list("Env", many, |n| format!("{n:06}=")),
+            list("Cmd", many, |n| format!("{n:07}")),
+            list("Entrypoint", many, |n| format!("{n:07}")),
+            text("Env", ARGUMENT_MAX - 2, |value| vec![format!("a={value}")].into()),
+            text("Cmd", ARGUMENT_MAX, |word| vec![word].into()),
+            text("User", USER_MAX, Into::into),
+            text("WorkingDir", PATH_MAX, Into::into),
+            text("Volumes", PATH_MAX, |path| serde_json::json!({ path: {} })),
+            map("Volumes", VOLUMES_MAX, |n| (format!("/{n}"), nothing.clone())),
+            map("Volumes", VOLUME_BYTES_MAX / 1024, |n| (format!("{n:01024}"), nothing.clone())),
+            map("Labels", LABELS_MAX / 16, |n| (format!("{n:08}"), "12345678".into())),
+        ] {
+            let shown = &most[..most.len().min(40)];
+            assert!(read(&most).is_ok(), "at its bound: {shown}: {:?}", read(&most).err().map(|e| e.to_string()));
+            let refused = read(&more).map(drop).unwrap_err();
+            assert!(matches!(&refused, Error::Content { why, .. } if why.contains("at most")), "{shown}: {refused}");
         }
     }
 }

@@ -4,6 +4,7 @@
 //! becomes one of them at the door (`cri` for requests, `config` for files, `link` for messages) or is refused.
 //! Never knows: how anything here is done.
 
+mod argument;
 mod class;
 mod container_plan;
 mod digest;
@@ -17,6 +18,7 @@ mod resources;
 mod security;
 mod signal;
 
+pub use argument::{ARGUMENT_MAX, ARGUMENTS_MAX, argument_space};
 pub use class::Class;
 pub use container_plan::{
     ContainerMetadata, ContainerPlan, Device, DevicePermissions, EnvVar, ImageRequest, Mount, MountSource, Propagation,

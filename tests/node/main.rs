@@ -18,5 +18,6 @@ mod full_disk;
 mod log;
 mod network;
 mod pod;
+mod program_bounds;
 mod restart;
 mod security;

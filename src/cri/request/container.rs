@@ -26,17 +26,18 @@ pub(crate) fn plan(config: Option<v1::ContainerConfig>, host: &Host) -> Result<C
     if let Some((key, value)) = annotations.iter().find(|(key, _)| key.starts_with(CDI_ANNOTATIONS)) {
         return Err(Error::refused(&field.at("annotations").key(key), value, "CDI devices are not built yet"));
     }
+    let mut given = environment::Given::default();
     let (resources, security) = linux(&field.at("linux"), config.linux, host)?;
     Ok(ContainerPlan {
         metadata: metadata(&field.at("metadata"), config.metadata)?,
         image: image::request(&field.at("image"), config.image, host)?,
-        command: environment::words(&field.at("command"), config.command)?,
-        args: environment::words(&field.at("args"), config.args)?,
+        command: given.words(&field.at("command"), config.command)?,
+        args: given.words(&field.at("args"), config.args)?,
         working_dir: match config.working_dir {
             none if none.is_empty() => None,
             given => Some(text::absolute(&field.at("working_dir"), given)?),
         },
-        envs: environment::variables(&field.at("envs"), config.envs)?,
+        envs: given.variables(&field.at("envs"), config.envs)?,
         mounts: mounts::mounts(&field.at("mounts"), config.mounts)?,
         devices: mounts::devices(&field.at("devices"), config.devices)?,
         labels: text::echoed(&field.at("labels"), config.labels)?,

@@ -3,22 +3,39 @@
 use std::collections::HashMap;
 
 use api::cri::v1;
-use model::EnvVar;
+use model::{ARGUMENT_MAX, ARGUMENTS_MAX, EnvVar, argument_space};
 
 use super::text;
 use crate::{error::Error, field::Field};
 
-/// Longest argument or `name=value`, bytes: the kernel's `MAX_ARG_STRLEN` (32 pages) less the NUL.
-const ARGUMENT_MAX: usize = 32 * 4096 - 1;
-/// All arguments and variables together, bytes: three quarters of the kernel's `_STK_LIM`, where `execve` gives up
-/// whatever the stack limit is.
-const ALL_MAX: usize = 6 << 20;
+/// What a program is given, as it is read: arguments and environment share one space.
+#[derive(Debug, Default)]
+pub(crate) struct Given {
+    taken: usize,
+}
 
-/// The words of a command line.
-pub(crate) fn words(field: &Field<'_>, words: Vec<String>) -> Result<Vec<String>, Error> {
-    let together: usize = words.iter().map(|word| word.len() + 1).sum();
-    fits(field, together)?;
-    words.into_iter().enumerate().map(|(i, word)| argument(&field.index(i), word)).collect()
+impl Given {
+    /// The words of a command line.
+    pub(crate) fn words(&mut self, field: &Field<'_>, words: Vec<String>) -> Result<Vec<String>, Error> {
+        self.take(field, words.iter().map(String::len))?;
+        words.into_iter().enumerate().map(|(i, word)| argument(&field.index(i), word)).collect()
+    }
+
+    /// Environment variables, in order. A name twice is as the client wants it: the later wins.
+    pub(crate) fn variables(&mut self, field: &Field<'_>, envs: Vec<v1::KeyValue>) -> Result<Vec<EnvVar>, Error> {
+        self.take(field, envs.iter().map(|env| env.key.len() + 1 + env.value.len()))?;
+        envs.into_iter().enumerate().map(|(i, env)| variable(&field.index(i), env)).collect()
+    }
+
+    fn take(&mut self, field: &Field<'_>, texts: impl Iterator<Item = usize>) -> Result<(), Error> {
+        let bytes: usize = texts.map(argument_space).sum();
+        self.taken += bytes;
+        if self.taken <= ARGUMENTS_MAX {
+            return Ok(());
+        }
+        let want = format!("at most {ARGUMENTS_MAX} bytes of arguments and environment together, 9 more for each text");
+        Err(Error::invalid(field, format_args!("{bytes} of {} bytes", self.taken), want))
+    }
 }
 
 /// One word, which errors do not repeat: commands carry passwords, and errors are logged.
@@ -28,13 +45,6 @@ fn argument(field: &Field<'_>, word: String) -> Result<String, Error> {
         let want = format!("at most {ARGUMENT_MAX} bytes, and no NUL byte among them");
         Error::invalid(field, format_args!("{bytes} bytes"), want)
     })
-}
-
-/// Environment variables, in order. A name twice is as the client wants it: the later wins.
-pub(crate) fn variables(field: &Field<'_>, envs: Vec<v1::KeyValue>) -> Result<Vec<EnvVar>, Error> {
-    let together: usize = envs.iter().map(|env| env.key.len() + env.value.len() + 2).sum();
-    fits(field, together)?;
-    envs.into_iter().enumerate().map(|(i, env)| variable(&field.index(i), env)).collect()
 }
 
 fn variable(field: &Field<'_>, env: v1::KeyValue) -> Result<EnvVar, Error> {
@@ -53,14 +63,6 @@ fn variable(field: &Field<'_>, env: v1::KeyValue) -> Result<EnvVar, Error> {
         return Err(Error::invalid(&field, format_args!("{} bytes", env.value.len()), "no NUL byte"));
     }
     Ok(EnvVar { name, value: env.value })
-}
-
-fn fits(field: &Field<'_>, together: usize) -> Result<(), Error> {
-    if together <= ALL_MAX {
-        return Ok(());
-    }
-    let want = format!("at most {ALL_MAX} bytes together: the kernel starts no program with more");
-    Err(Error::invalid(field, format_args!("{together} bytes"), want))
 }
 
 /// Sizes of maps are bounded by the size of a message; their entries one by one here.

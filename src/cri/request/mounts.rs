@@ -12,12 +12,15 @@ use crate::{error::Error, field::Field};
 const MOUNTS_MAX: usize = 4096;
 /// Most devices of a container.
 const DEVICES_MAX: usize = 4096;
+/// All paths of mounts, or of devices, inside the container together, bytes: they go to its monitor in one message.
+const TARGETS_MAX: usize = 256 << 10;
 /// Options that a mount may have.
 const OPTIONS: [&str; 3] = ["noexec", "nodev", "nosuid"];
 
 /// Mounts, in the order of the request.
 pub(crate) fn mounts(field: &Field<'_>, mounts: Vec<v1::Mount>) -> Result<Vec<Mount>, Error> {
     let mounts = text::at_most(field, mounts, MOUNTS_MAX)?;
+    text::together(field, mounts.iter().map(|mount| mount.container_path.len()).sum(), TARGETS_MAX)?;
     mounts.into_iter().enumerate().map(|(i, mount)| mount_of(&field.index(i), mount)).collect()
 }
 
@@ -106,6 +109,11 @@ fn options(field: &Field<'_>, options: &[String]) -> Result<(), Error> {
 /// Devices, in the order of the request.
 pub(crate) fn devices(field: &Field<'_>, devices: Vec<v1::Device>) -> Result<Vec<Device>, Error> {
     let devices = text::at_most(field, devices, DEVICES_MAX)?;
+    text::together(
+        field,
+        devices.iter().map(|device| device.container_path.len().max(device.host_path.len())).sum(),
+        TARGETS_MAX,
+    )?;
     devices.into_iter().enumerate().map(|(i, device)| device_of(&field.index(i), device)).collect()
 }
 

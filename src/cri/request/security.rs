@@ -18,6 +18,8 @@ const USERNAME_MAX: usize = 255;
 const CAPABILITIES_MAX: usize = 512;
 /// Masked or read-only paths: a kubelet sends one for each possible CPU, and the kernel's NR_CPUS is at most 8192.
 const PATHS_MAX: usize = 16_384;
+/// All of them together, bytes: 50 a CPU are more than Linux needs.
+const PATH_BYTES_MAX: usize = 512 << 10;
 /// Longest name of an AppArmor profile, bytes.
 const PROFILE_MAX: usize = 255;
 /// Names of the profile types, for messages.
@@ -171,6 +173,7 @@ fn capability(field: &Field<'_>, name: String) -> Result<String, Error> {
 
 fn paths(field: &Field<'_>, paths: Vec<String>) -> Result<Vec<PathBuf>, Error> {
     let paths = text::at_most(field, paths, PATHS_MAX)?;
+    text::together(field, paths.iter().map(String::len).sum(), PATH_BYTES_MAX)?;
     paths.into_iter().enumerate().map(|(i, path)| text::absolute(&field.index(i), path)).collect()
 }
 

@@ -117,15 +117,17 @@ pub(crate) fn at_most<T>(field: &Field<'_>, list: Vec<T>, most: usize) -> Result
 
 /// Labels or annotations: any text, echoed byte for byte, within what a list can carry.
 pub(crate) fn echoed(field: &Field<'_>, map: HashMap<String, String>) -> Result<BTreeMap<String, String>, Error> {
-    let bytes: usize = map.iter().map(|(key, value)| key.len() + value.len()).sum();
-    if bytes > ECHOED_MAX {
-        return Err(Error::invalid(
-            field,
-            format_args!("{bytes} bytes"),
-            format!("at most {ECHOED_MAX} bytes together"),
-        ));
-    }
+    together(field, map.iter().map(|(key, value)| key.len() + value.len()).sum(), ECHOED_MAX)?;
     Ok(map.into_iter().collect())
+}
+
+/// The bytes of all texts of a field, which are bounded one by one elsewhere: a container is described to its monitor in one
+/// message, which has a length.
+pub(crate) fn together(field: &Field<'_>, bytes: usize, most: usize) -> Result<(), Error> {
+    if bytes > most {
+        return Err(Error::invalid(field, format_args!("{bytes} bytes"), format!("at most {most} bytes together")));
+    }
+    Ok(())
 }
 
 /// A number within bounds.
