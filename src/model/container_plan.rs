@@ -32,6 +32,7 @@ pub struct EnvVar {
     /// Name: not empty, no `=`, no NUL.
     pub name: String,
     /// Value.
+    #[serde(with = "crate::bytes")]
     pub value: Vec<u8>,
 }
 

@@ -5,6 +5,7 @@
 //! Never knows: how anything here is done.
 
 mod argument;
+mod bytes;
 mod class;
 mod container_plan;
 mod digest;
