@@ -18,6 +18,7 @@ mod pod_plan;
 mod resources;
 mod security;
 mod signal;
+mod sysctl;
 
 pub use argument::{ARGUMENT_MAX, ARGUMENTS_MAX, argument_space};
 pub use class::Class;
@@ -40,3 +41,4 @@ pub use security::{
     AppArmor, Capabilities, ContainerPid, GroupsPolicy, RunAs, Seccomp, Security, SelinuxLabel, UserChoice,
 };
 pub use signal::{InvalidSignal, Signal};
+pub use sysctl::{InvalidSysctl, sysctl_path};

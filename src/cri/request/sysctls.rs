@@ -1,102 +1,57 @@
-//! Kernel parameters of a pod: only those that its own namespaces keep apart from the host's.
+//! Kernel parameters of a pod: only those that its own namespaces keep apart from the host's, which `model` knows.
 
-use std::collections::{BTreeMap, HashMap};
+use std::collections::{BTreeMap, BTreeSet, HashMap};
 
-use model::{IpcMode, NetworkMode, PodNamespaces};
+use model::{PodNamespaces, sysctl_path};
 
-use super::environment;
+use super::{environment, text};
 use crate::{error::Error, field::Field};
 
 /// Longest name or value, bytes: a page is the most that procfs takes at once.
 const LONGEST: usize = 4095;
-/// More parameters than any kernel keeps per namespace.
-const MOST: usize = 1024;
-/// Parameters of the IPC namespace, by name or by beginning.
-const IPC: [&str; 4] = ["kernel.shm", "kernel.msg", "kernel.sem", "fs.mqueue."];
+/// All names and values together, bytes: more than all parameters that a kernel keeps per namespace.
+const ALL_MAX: usize = 64 << 10;
 
-/// Checked parameters, their names with dots.
+/// Checked parameters, by the names that were given.
 pub(crate) fn sysctls(
     field: &Field<'_>,
     map: HashMap<String, String>,
     namespaces: &PodNamespaces,
 ) -> Result<BTreeMap<String, String>, Error> {
-    if map.len() > MOST {
-        return Err(Error::invalid(field, format_args!("{} parameters", map.len()), format!("at most {MOST}")));
-    }
+    text::together(field, map.iter().map(|(name, value)| name.len() + value.len()).sum(), ALL_MAX)?;
     let mut checked = BTreeMap::new();
-    for (given, value) in environment::pairs(field, map, LONGEST)? {
-        let entry = field.key(&given);
-        let name = dotted(&given);
-        let components = if name.contains('/') { name.replace('/', "") } else { name.clone() };
-        if components.split('.').any(str::is_empty) || !components.bytes().all(|b| b.is_ascii_graphic()) {
-            return Err(Error::invalid(&entry, given.as_str(), "the name of a parameter, net.core.somaxconn"));
-        }
-        if name.starts_with("net.") {
-            if namespaces.network == NetworkMode::Host {
-                return Err(Error::invalid(&entry, value, "no net.* parameter in a pod that uses the host's network"));
-            }
-        } else if IPC.iter().any(|known| name.starts_with(known)) {
-            if namespaces.ipc == IpcMode::Host {
-                return Err(Error::invalid(&entry, value, "no IPC parameter in a pod that uses the host's IPC"));
-            }
-        } else {
-            let want =
-                "a parameter that a pod has of its own: net.*, kernel.shm*, kernel.msg*, kernel.sem, fs.mqueue.*";
-            return Err(Error::invalid(&entry, value, want));
-        }
-        if checked.insert(name, value.clone()).is_some() {
+    let mut paths = BTreeSet::new();
+    for (name, value) in environment::pairs(field, map, LONGEST)? {
+        let entry = field.key(&name);
+        let path = sysctl_path(&name, namespaces).map_err(|no| Error::invalid(&entry, name.as_str(), no.want()))?;
+        if !paths.insert(path) {
             return Err(Error::invalid(&entry, value, "each parameter once, by dots or by slashes"));
         }
+        checked.insert(name, value);
     }
     Ok(checked)
 }
 
-/// As sysctl(8) reads names: whichever of `.` and `/` comes first separates, and the other then is part of a name.
-fn dotted(name: &str) -> String {
-    match name.find(['.', '/']) {
-        Some(at) if name.as_bytes()[at] == b'/' => name
-            .chars()
-            .map(|c| {
-                if c == '/' {
-                    '.'
-                } else if c == '.' {
-                    '/'
-                } else {
-                    c
-                }
-            })
-            .collect(),
-        _ => name.to_owned(),
-    }
-}
-
 #[cfg(test)]
 mod tests {
-    use model::PidMode;
+    use model::{IpcMode, NetworkMode, PidMode};
 
     use super::*;
 
-    fn read(name: &str, network: NetworkMode, ipc: IpcMode) -> Result<Vec<String>, String> {
-        let namespaces = PodNamespaces { network, ipc, pid: PidMode::Container, user: None };
-        let map = HashMap::from([(name.to_owned(), "1".to_owned())]);
-        sysctls(&Field::root("sysctls"), map, &namespaces)
-            .map(|read| read.into_keys().collect())
-            .map_err(|error| error.to_string())
+    fn read(given: &[&str]) -> Result<Vec<String>, Error> {
+        let namespaces =
+            PodNamespaces { network: NetworkMode::Pod, ipc: IpcMode::Host, pid: PidMode::Container, user: None };
+        let map = given.iter().map(|name| ((*name).to_owned(), "1".to_owned())).collect();
+        sysctls(&Field::root("sysctls"), map, &namespaces).map(|read| read.into_keys().collect())
     }
 
     #[test]
-    fn only_what_the_pod_has_of_its_own_is_taken() {
-        let own = |name| read(name, NetworkMode::Pod, IpcMode::Pod);
-        assert_eq!(own("kernel.shm_rmid_forced"), Ok(vec!["kernel.shm_rmid_forced".to_owned()]));
-        assert_eq!(own("fs/mqueue/msg_max"), Ok(vec!["fs.mqueue.msg_max".to_owned()]));
-        assert_eq!(own("net/ipv4/conf/eth0.1/forwarding"), Ok(vec!["net.ipv4.conf.eth0/1.forwarding".to_owned()]));
-        for wrong in
-            ["", "net", "net.", "net..x", "kernel.pid_max", "vm.swappiness", "../../etc", "net.ipv4./../x", "net.a b"]
-        {
-            assert!(own(wrong).is_err(), "{wrong:?}");
-        }
-        assert!(read("net.core.somaxconn", NetworkMode::Host, IpcMode::Pod).is_err());
-        assert!(read("kernel.sem", NetworkMode::Pod, IpcMode::Host).is_err());
-        assert!(read("net.core.somaxconn", NetworkMode::Pod, IpcMode::Host).is_ok());
+    fn a_parameter_is_taken_once_and_only_if_the_pod_has_it_of_its_own() {
+        assert_eq!(read(&["net.core.somaxconn"]).unwrap(), ["net.core.somaxconn"]);
+        assert!(read(&["net.core.somaxconn", "net/core/somaxconn"]).is_err());
+        let refused = read(&["kernel.sem"]).unwrap_err().to_string();
+        assert!(refused.contains("sysctls[\"kernel.sem\"]") && refused.contains("the host's IPC"), "{refused}");
+        let long: Vec<String> = (0..ALL_MAX / 10).map(|n| format!("net.{n:08}")).collect();
+        assert!(read(&long.iter().map(String::as_str).collect::<Vec<_>>()).is_err());
     }
 }
