@@ -64,7 +64,7 @@ mod tests {
         let step = pods::Error::File { act: "write", path: "/x".into(), source: source.into() };
         match class {
             Class::Internal => step.into(),
-            Class::TimedOut => pods::Error::ExecTimedOut { command: "sleep".into(), seconds: 1.0 }.into(),
+            Class::TimedOut => pods::Error::ExecTimedOut { container: "c".into(), seconds: 1.0 }.into(),
             _ => pods::Error::NoPod { id: "abc".into() }.into(),
         }
     }

@@ -58,10 +58,10 @@ pub enum Error {
         id: String,
     },
     /// The command did not end in the time it was given, and was killed with all it had started.
-    #[error("command {command:?} timed out after {seconds} s and was killed")]
+    #[error("a command in container {container} timed out after {seconds} s and was killed")]
     ExecTimedOut {
-        /// First words of the command.
-        command: String,
+        /// Id of the container. Not a word of the command: it may hold a secret, and errors are logged.
+        container: String,
         /// The time it was given.
         seconds: f32,
     },

@@ -65,7 +65,6 @@ pub(crate) async fn exec_sync(
 ) -> Result<ExecOutput, Error> {
     let at = |error: link::Error| Error::at(Step::Exec, error.class(), error);
     let piped = |error: std::io::Error| Error::at(Step::Exec, Class::Exhausted, error);
-    let command = shown(&argv);
     let (out_write, mut stdout) = output_pipe().map_err(piped)?;
     let (err_write, mut stderr) = output_pipe().map_err(piped)?;
     let (engine, launch) = (home.engine.clone(), made.launch.clone());
@@ -90,7 +89,7 @@ pub(crate) async fn exec_sync(
     let over = async {
         tokio::select! {
             () = limits.abandoned => Error::Gone { id: sandbox.id.to_string() },
-            seconds = after(limits.timeout) => Error::ExecTimedOut { command, seconds },
+            seconds = after(limits.timeout) => Error::ExecTimedOut { container: id.to_string(), seconds },
         }
     };
     let mut work = pin!(work);
@@ -156,10 +155,4 @@ fn drain(from: &pipe::Receiver, kept: &mut Output<'_>) {
             }
         }
     }
-}
-
-/// The command's first words, for an error text.
-fn shown(argv: &[Vec<u8>]) -> String {
-    let words: Vec<_> = argv.iter().take(4).map(|word| String::from_utf8_lossy(word)).collect();
-    words.join(" ").chars().take(120).collect()
 }
