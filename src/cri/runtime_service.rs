@@ -38,7 +38,9 @@ impl RuntimeService for Cri {
 
     async fn status(&self, request: Request<StatusRequest>) -> Result<Response<StatusResponse>, Status> {
         door::pass("Status", request, async |request| {
-            runtime_status::answer(request, self.network.readiness(), &self.host, &self.config)
+            let readiness =
+                runtime_status::Readiness { pods: self.pods.readiness(), network: self.network.readiness() };
+            runtime_status::answer(request, readiness, &self.host, &self.config)
         })
         .await
     }

@@ -6,22 +6,29 @@ use api::cri::v1::{
     RuntimeCondition, RuntimeFeatures, RuntimeHandler, RuntimeHandlerFeatures, RuntimeStatus, StatusRequest,
     StatusResponse,
 };
-use network::Readiness;
 use serde_json::json;
 
 use crate::{Config, error::Error, request::Host};
 
-/// The answer for this state of the network.
+/// What the rooms say of themselves.
+pub(crate) struct Readiness {
+    /// Whether monitors can be started, or why not.
+    pub(crate) pods: Result<(), String>,
+    pub(crate) network: network::Readiness,
+}
+
+/// The answer for this state of the rooms.
 pub(crate) fn answer(
     request: StatusRequest,
-    network: Readiness,
+    readiness: Readiness,
     host: &Host,
     config: &Config,
 ) -> Result<StatusResponse, Error> {
-    let runtime = condition("RuntimeReady", Ok(()));
-    let network = match network {
-        Readiness::Ready => condition("NetworkReady", Ok(())),
-        Readiness::NotReady { why } => condition(
+    let pods = readiness.pods.map_err(|why| ("LauncherNotReady", format!("no pod can be given its monitor: {why}")));
+    let runtime = condition("RuntimeReady", pods);
+    let network = match readiness.network {
+        network::Readiness::Ready => condition("NetworkReady", Ok(())),
+        network::Readiness::NotReady { why } => condition(
             "NetworkReady",
             // The words by which dashboards know this state.
             Err(("NetworkPluginNotReady", format!("Network plugin returns error: {why}"))),
@@ -70,33 +77,40 @@ fn info(config: &Config) -> HashMap<String, String> {
 mod tests {
     use super::*;
 
-    fn ask(verbose: bool, network: Readiness) -> StatusResponse {
+    use network::Readiness::{NotReady, Ready};
+
+    fn ask(verbose: bool, pods: Result<(), String>, network: network::Readiness) -> StatusResponse {
         let config = Config { root: "/var/lib/coracle".into(), state: "/run/coracle".into() };
-        answer(StatusRequest { verbose }, network, &Host::plain(), &config).unwrap()
+        answer(StatusRequest { verbose }, Readiness { pods, network }, &Host::plain(), &config).unwrap()
     }
 
     #[test]
     fn both_required_conditions_are_told_truthfully() {
-        let ready = ask(false, Readiness::Ready);
+        let ready = ask(false, Ok(()), Ready);
         let conditions = ready.status.unwrap().conditions;
         assert!(conditions.iter().all(|c| c.status && c.reason.is_empty()));
         assert!(ready.info.is_empty());
-        let broken = ask(false, Readiness::NotReady { why: "no bridge".into() }).status.unwrap().conditions;
+        let broken = ask(false, Ok(()), NotReady { why: "no bridge".into() }).status.unwrap().conditions;
         let network = broken.iter().find(|c| c.r#type == "NetworkReady").unwrap();
         assert_eq!((network.status, network.reason.as_str()), (false, "NetworkPluginNotReady"));
         assert!(network.message.contains("no bridge"));
         assert!(broken.iter().any(|c| c.r#type == "RuntimeReady" && c.status));
+        let broken = ask(false, Err("no memory".into()), Ready).status.unwrap().conditions;
+        let runtime = broken.iter().find(|c| c.r#type == "RuntimeReady").unwrap();
+        assert_eq!((runtime.status, runtime.reason.as_str()), (false, "LauncherNotReady"));
+        assert!(runtime.message.contains("no memory"));
+        assert!(broken.iter().any(|c| c.r#type == "NetworkReady" && c.status));
     }
 
     #[test]
     fn the_default_handler_is_listed_under_its_name_and_under_none() {
-        let names: Vec<_> = ask(false, Readiness::Ready).runtime_handlers.into_iter().map(|h| h.name).collect();
+        let names: Vec<_> = ask(false, Ok(()), Ready).runtime_handlers.into_iter().map(|h| h.name).collect();
         assert_eq!(names, ["", "coracle"]);
     }
 
     #[test]
     fn verbose_settings_are_json_with_the_state_directory() {
-        let info = ask(true, Readiness::Ready).info;
+        let info = ask(true, Ok(()), Ready).info;
         let config: serde_json::Value = serde_json::from_str(&info["config"]).unwrap();
         assert_eq!(config["stateDir"], "/run/coracle");
     }

@@ -1,8 +1,10 @@
 //! Keeps the node's launcher at hand: finds the one that runs, starts one when none does.
 
 use std::{
+    error::Error as _,
     os::fd::{AsFd, OwnedFd},
     path::Path,
+    sync::{Mutex as StdMutex, PoisonError},
 };
 
 use futures_util::FutureExt;
@@ -19,21 +21,50 @@ pub(crate) struct LauncherKeeper {
     /// Directory of the launcher's socket.
     state: OwnedFd,
     current: Mutex<Option<Launcher>>,
+    /// Why the last attempt to have a launcher failed, if it did.
+    trouble: StdMutex<Option<String>>,
 }
 
 impl LauncherKeeper {
     /// Finds or starts the launcher whose socket is in `state`.
     pub(crate) async fn start(program: OwnedFd, state: &Path) -> Result<Self, Error> {
         let dir = std::fs::File::open(state).map_err(|error| Error::file("open", state, error))?;
-        let keeper = Self { program, state: dir.into(), current: Mutex::new(None) };
+        let keeper = Self { program, state: dir.into(), current: Mutex::new(None), trouble: StdMutex::default() };
         keeper.launcher().await?;
         Ok(keeper)
     }
 
+    /// Why no launcher could be had when one was last wanted. Waits for nobody.
+    pub(crate) fn trouble(&self) -> Option<String> {
+        self.trouble.lock().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+
+    /// Sees to it that there is a launcher, unless somebody does so already.
+    pub(crate) async fn look_after(&self) {
+        if let Ok(mut current) = self.current.try_lock() {
+            // What comes of it is in `trouble`.
+            let _ = self.renewed(&mut current).await;
+        }
+    }
+
     /// The launcher, started anew when it died.
     async fn launcher(&self) -> Result<Launcher, Error> {
-        let failed = |error: link::Error| Error::at(Step::RunMonitor, error.class(), error);
         let mut current = self.current.lock().await;
+        self.renewed(&mut current).await
+    }
+
+    async fn renewed(&self, current: &mut Option<Launcher>) -> Result<Launcher, Error> {
+        let found = self.alive(current).await;
+        let trouble = found.as_ref().err().map(|error| match error.source() {
+            Some(cause) => format!("{error}: {cause}"),
+            None => error.to_string(),
+        });
+        *self.trouble.lock().unwrap_or_else(PoisonError::into_inner) = trouble;
+        found
+    }
+
+    async fn alive(&self, current: &mut Option<Launcher>) -> Result<Launcher, Error> {
+        let failed = |error: link::Error| Error::at(Step::RunMonitor, error.class(), error);
         if let Some(launcher) = current.as_ref().filter(|launcher| launcher.closed().now_or_never().is_none()) {
             return Ok(launcher.clone());
         }

@@ -107,6 +107,14 @@ impl Pods {
         self.settle(id, |reply| Command::Remove { reply }).await
     }
 
+    /// Whether a pod could be given its monitor, as far as the last attempt tells, and why not. Waits for nobody; has the
+    /// launcher looked after meanwhile, since a node that is not ready is asked for no pod that would do it.
+    pub fn readiness(&self) -> Result<(), String> {
+        let home = self.home.clone();
+        self.keepers.spawn(async move { home.launcher.look_after().await });
+        self.home.launcher.trouble().map_or(Ok(()), Err)
+    }
+
     /// Every pod, from memory.
     pub fn list(&self) -> Vec<Arc<PodView>> {
         self.home.index.pods()
