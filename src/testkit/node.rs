@@ -51,6 +51,8 @@ pub struct NodeOptions {
     pub engine: String,
     /// The subnets, as lines of the `[network]` table, in place of the node's own.
     pub subnets: Option<String>,
+    /// Filter of the daemon's log, as `debug`; empty is its default.
+    pub log: String,
     /// Environment of the daemon, beside ours.
     pub environment: Vec<(String, String)>,
     /// A file system of its own for `root`, which a test can fill up.
@@ -192,6 +194,7 @@ impl TempNode {
             .arg(self.dir.join("config.toml"))
             .arg("--listen")
             .arg(format!("unix://{}", self.socket().display()))
+            .args(if self.options.log.is_empty() { None } else { Some(format!("--log={}", self.options.log)) })
             .envs(self.options.environment.iter().cloned())
             .stdin(Stdio::null())
             .stdout(log.try_clone().unwrap())

@@ -1,0 +1,173 @@
+//! Images through the whole node: what registries do to it, what a pull's error says, and images that are removed while
+//! containers have them.
+
+use std::{net::TcpListener, time::Duration};
+
+use api::cri::v1::{
+    AuthConfig, ContainerStatus, ContainerStatusRequest, ImageSpec, ImageStatusRequest, PullImageRequest,
+    RemoveImageRequest,
+};
+use base64::{Engine, engine::general_purpose::STANDARD};
+use testkit::{
+    Access, Cri, Gate, ImageBuilder, Layer, NodeOptions, TempNode, TinyRegistry, Trouble, container, eventually_async,
+    pod,
+};
+use tonic::{Code, Status};
+
+use crate::support::{PROBE, node, node_with};
+
+const SOON: Duration = Duration::from_secs(20);
+
+/// More pulls than the daemon has threads for work that blocks.
+const SLOW_PULLS: usize = 140;
+
+#[ignore = "needs root: runs a node"]
+#[tokio::test(flavor = "multi_thread")]
+async fn a_registry_that_lets_every_download_stand_still_keeps_no_pod_from_its_life() {
+    let node = node().await;
+    let registry = TinyRegistry::http(Access::Open);
+    let gate = Gate::default();
+    registry.trouble("GET /v2/x/blobs/", Trouble::Stall(10, gate.clone()), usize::MAX);
+    let mut pulls = Vec::new();
+    for n in 0..SLOW_PULLS {
+        let built = ImageBuilder::new().layer(Layer::new().file("n", 0o644, n.to_string().as_bytes())).build();
+        registry.push("x", &n.to_string(), &built);
+        let (mut cri, reference) = (node.client().await, format!("{}/x:{n}", registry.host()));
+        pulls.push(tokio::spawn(async move { cri.pull(&reference).await }));
+    }
+    eventually_async(SOON, "every pull has its manifest, and as many as may download", || async {
+        let (pulls, blobs) = (registry.asked_for("GET /v2/x/manifests/"), registry.asked_for("GET /v2/x/blobs/"));
+        if pulls == SLOW_PULLS && blobs > 32 { Ok(()) } else { Err((pulls, blobs)) }
+    })
+    .await;
+
+    let mut cri = node.client().await;
+    let config = pod("meanwhile", node.dir());
+    let life = async {
+        let id = cri.run(&config).await.unwrap();
+        let runs = cri.start(&id, &config, &container("runs", PROBE, &["sleep", "forever"])).await.unwrap();
+        assert_eq!(cri.exec(&runs, &["/probe", "print", "here"], 10).await.unwrap().exit_code, 0);
+        cri.remove(&id).await.unwrap();
+    };
+    tokio::time::timeout(SOON, life).await.expect("no step of a pod's life waits for a registry");
+    gate.open();
+    for pull in pulls {
+        pull.await.unwrap().unwrap();
+    }
+    node.finish().await;
+}
+
+/// A node whose log holds all that it can.
+async fn talkative() -> TempNode {
+    node_with(NodeOptions { log: "debug".to_owned(), ..NodeOptions::default() }).await
+}
+
+async fn refused(cri: &mut Cri, reference: &str, auth: Option<AuthConfig>) -> Status {
+    let image = ImageSpec { image: reference.to_owned(), ..Default::default() };
+    let request = PullImageRequest { image: Some(image), auth, ..Default::default() };
+    cri.images.pull_image(request).await.unwrap_err()
+}
+
+/// The kubelet takes the bare message of code Unknown and looks how it begins; of every other code it looks at the code.
+#[ignore = "needs root: runs a node"]
+#[tokio::test(flavor = "multi_thread")]
+async fn a_registry_that_is_away_or_busy_is_told_in_the_words_that_the_kubelet_looks_for() {
+    let node = node().await;
+    let mut cri = node.client().await;
+    // A port that was free a moment ago, and is nobody's.
+    let nobody = TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap();
+    let away = refused(&mut cri, &format!("{nobody}/x:1"), None).await;
+    assert_eq!(away.code(), Code::Unknown, "{away}");
+    assert!(away.message().starts_with("RegistryUnavailable: "), "{away}");
+    assert!(away.message().contains(&nobody.to_string()), "{away}");
+
+    let busy = TinyRegistry::http(Access::Open);
+    for (status, body) in
+        [(503, "<html>a proxy's page</html>"), (500, ""), (429, r#"{"errors":[{"code":"TOOMANYREQUESTS"}]}"#)]
+    {
+        busy.trouble("/v2/", Trouble::Status(status, body.to_owned()), 1);
+        let told = refused(&mut cri, &format!("{}/x:1", busy.host()), None).await;
+        assert_eq!(told.code(), Code::Unknown, "{told}");
+        assert!(told.message().starts_with("RegistryUnavailable: "), "{told}");
+        assert!(told.message().contains(&format!("{}: HTTP {status}", busy.host())), "{told}");
+    }
+    let missing = refused(&mut cri, &format!("{}/x:1", busy.host()), None).await;
+    assert_eq!(missing.code(), Code::NotFound, "{missing}");
+    assert!(missing.message().contains("not found"), "{missing}");
+    node.finish().await;
+}
+
+#[ignore = "needs root: runs a node"]
+#[tokio::test(flavor = "multi_thread")]
+async fn who_is_not_let_in_is_told_so_and_no_credential_is_in_any_log() {
+    let node = talkative().await;
+    let mut cri = node.client().await;
+    let access = Access::Basic { user: "ann".to_owned(), password: "right".to_owned() };
+    let basic = TinyRegistry::http(access);
+    let token = Access::Token { user: "ann".to_owned(), password: "right".to_owned(), post: true };
+    let token = TinyRegistry::http(token);
+    let forbidding = TinyRegistry::http(Access::Open);
+    forbidding.trouble("/v2/", Trouble::Status(403, String::new()), usize::MAX);
+    let secrets = ["hunter2-password", "hunter2-identity", "hunter2-registry"];
+    let encoded = STANDARD.encode(format!("ann:{}", secrets[0]));
+    let [password, identity, own] = [
+        AuthConfig { username: "ann".into(), password: secrets[0].into(), ..Default::default() },
+        AuthConfig { identity_token: secrets[1].into(), ..Default::default() },
+        AuthConfig { registry_token: secrets[2].into(), ..Default::default() },
+    ];
+    let both = AuthConfig { auth: encoded.clone(), ..Default::default() };
+    let mut texts = Vec::new();
+    for registry in [&basic, &token, &forbidding] {
+        for auth in [None, Some(password.clone()), Some(both.clone()), Some(identity.clone()), Some(own.clone())] {
+            let denied = refused(&mut cri, &format!("{}/x:1", registry.host()), auth).await;
+            assert_eq!(denied.code(), Code::PermissionDenied, "{denied}");
+            let wanted = "pull access denied, repository does not exist or may require authorization";
+            assert!(denied.message().contains(wanted), "{denied}");
+            assert!(denied.message().contains(&registry.host()), "{denied}");
+            texts.push(denied.message().to_owned());
+        }
+    }
+    let log = node.log();
+    assert!(log.contains("DEBUG") && log.contains("PullImage"), "the log is the one that is meant");
+    texts.push(log);
+    for text in texts {
+        assert!(!text.contains("hunter2") && !text.contains(&encoded), "{text}");
+    }
+    node.finish().await;
+}
+
+async fn status(cri: &mut Cri, container: &str) -> ContainerStatus {
+    let request = ContainerStatusRequest { container_id: container.to_owned(), verbose: false };
+    cri.runtime.container_status(request).await.unwrap().into_inner().status.unwrap()
+}
+
+/// The kubelet takes a status without image or image_ref for an error of ours.
+#[ignore = "needs root: runs a node"]
+#[tokio::test(flavor = "multi_thread")]
+async fn a_container_keeps_the_names_of_its_image_when_that_is_removed() {
+    let mut node = node().await;
+    let mut cri = node.client().await;
+    let config = pod("keeps", node.dir());
+    let pod_id = cri.run(&config).await.unwrap();
+    let id = cri.start(&pod_id, &config, &container("runs", PROBE, &["sleep", "forever"])).await.unwrap();
+    let before = status(&mut cri, &id).await;
+    let spec = ImageSpec { image: PROBE.to_owned(), ..Default::default() };
+    assert_eq!(before.image.as_ref().map(|image| image.image.as_str()), Some(PROBE));
+    assert!(!before.image_ref.is_empty() && !before.image_id.is_empty());
+
+    for _ in 0..2 {
+        cri.images.remove_image(RemoveImageRequest { image: Some(spec.clone()) }).await.unwrap();
+    }
+    let request = ImageStatusRequest { image: Some(spec.clone()), verbose: false };
+    assert_eq!(cri.images.image_status(request.clone()).await.unwrap().into_inner().image, None);
+    assert_eq!(status(&mut cri, &id).await, before);
+    assert_eq!(cri.exec(&id, &["/probe", "print", "here"], 10).await.unwrap().exit_code, 0, "its files are there");
+    let gone = cri.create(&pod_id, &config, &container("another", PROBE, &[])).await.unwrap_err();
+    assert_eq!(gone.code(), Code::NotFound, "no container is made of it any more: {gone}");
+
+    node.restart_daemon();
+    let mut cri = node.client().await;
+    assert_eq!(status(&mut cri, &id).await, before);
+    assert_eq!(cri.images.image_status(request).await.unwrap().into_inner().image, None);
+    node.finish().await;
+}
