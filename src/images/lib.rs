@@ -20,6 +20,7 @@ mod chain;
 mod claim;
 mod config;
 mod credentials;
+mod downloads;
 mod error;
 mod facts;
 mod flight;

@@ -28,9 +28,6 @@ mod token;
 const ROUNDS: u32 = 4;
 /// Pause before the second round; doubled with each.
 const PAUSE: Duration = Duration::from_millis(250);
-/// Most blobs that the whole node downloads at once. Each holds a connection and two batches of memory, however slowly it
-/// comes; the next ones wait for their turn, in order.
-pub(crate) const DOWNLOADS: usize = 64;
 /// Bytes that go to the disk at a time: enough that handing them to a thread costs nothing.
 const BATCH: usize = 256 << 10;
 /// Bytes of a refusal's body that are read, and characters of it that are told.
@@ -137,7 +134,7 @@ impl Registry {
             tried.clear();
             let mut again = false;
             // Held for a round only: who waits out a pause keeps no place from others.
-            let _place = shelf.downloads.acquire().await.map_err(|_| Error::Cancelled)?;
+            let _place = shelf.downloads.place(self.reference.domain()).await?;
             for session in self.sessions.iter().filter(|session| session.host.pull) {
                 let host = session.host.name();
                 match blob_from(shelf, blob, session).await {

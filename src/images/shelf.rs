@@ -23,10 +23,10 @@ use crate::{
     Config, Error, Image, ImageUser, Leased, Result,
     blob::{Blobs, Finished},
     claim::{Claim, Lease},
+    downloads::Downloads,
     facts::facts,
     index::{Garbage, Index},
     record::{ImageRecord, LayerSize},
-    registry::DOWNLOADS,
     threads::THREADS,
     trash::Trash,
     turns::Turns,
@@ -41,8 +41,8 @@ pub(crate) struct Shelf {
     pub(crate) fetching: Turns,
     /// Who unpacks a layer, by its chain id.
     pub(crate) unpacking: Turns,
-    /// Places for downloads of blobs, of the whole node.
-    pub(crate) downloads: Semaphore,
+    /// Who downloads blobs.
+    pub(crate) downloads: Downloads,
     /// Threads that may wait for the disk.
     pub(crate) threads: Arc<Semaphore>,
     layers: PathBuf,
@@ -97,7 +97,7 @@ impl Shelf {
             blobs,
             fetching: Turns::default(),
             unpacking: Turns::default(),
-            downloads: Semaphore::new(DOWNLOADS),
+            downloads: Downloads::default(),
             threads: Arc::new(Semaphore::new(THREADS)),
             layers,
             ingest,
