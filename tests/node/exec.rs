@@ -77,6 +77,20 @@ async fn a_time_out_kills_all_that_the_command_has_started() {
     scene.finish().await;
 }
 
+/// Commands carry passwords, and errors are logged.
+#[tokio::test]
+#[ignore = "needs root: runs a node"]
+async fn no_word_of_a_command_that_timed_out_is_told_or_logged() {
+    let mut scene = Scene::new().await;
+    let id = scene.start(&sleeper("one")).await;
+    let late = scene.exec(&id, &["/probe", "sleep", "forever", "hunter2"], 1).await.unwrap_err();
+    assert_eq!(late.code(), Code::DeadlineExceeded, "{late}");
+    let log = scene.node.log();
+    assert!(late.message().contains(&id) && log.contains(late.message()), "{late}");
+    assert!(!late.message().contains("hunter2") && !log.contains("hunter2"), "{late}");
+    scene.finish().await;
+}
+
 #[tokio::test]
 #[ignore = "needs root: runs a node"]
 async fn a_client_that_goes_away_takes_all_that_its_command_has_started_along() {
