@@ -118,7 +118,7 @@ impl<R: Numbered> Conversation<R> {
             0 => frame::seal(&message),
             count => frame::seal_joined(&message, id, count),
         };
-        let sealed = sealed.map_err(|source| Error::Send { who, source })?;
+        let sealed = sealed.map_err(|unsealable| Error::unsealable(who, unsealable))?;
         let beside: Vec<BorrowedFd<'_>> = beside.iter().copied().chain(sealed.body.iter().map(AsFd::as_fd)).collect();
         let (sender, reply) = oneshot::channel();
         match self.shared.pending().as_mut() {
@@ -276,6 +276,18 @@ mod tests {
             assert!(matches!(answer, Err(Error::Silent { .. })), "{answer:?}");
         }
         assert_eq!(waiting(&conversation), 0);
+    }
+
+    #[tokio::test]
+    async fn a_request_that_nobody_could_take_is_refused_at_once() {
+        let (conversation, _peer) = with_peer();
+        let long = |id| wire::MonitorRequest {
+            id,
+            act: Some(wire::monitor_request::Act::Forget(wire::Forget { container_id: "c".repeat(frame::MAX_BODY) })),
+        };
+        let refused = conversation.ask(long, &[], ANSWER_PATIENCE).await.unwrap_err();
+        assert!(matches!(refused, Error::TooLarge { .. }), "{refused:?}");
+        assert_eq!(refused.class(), model::Class::Invalid);
     }
 
     #[tokio::test]

@@ -4,6 +4,8 @@ use std::io;
 
 use model::Class;
 
+use crate::frame::Unsealable;
+
 /// The result of this room's acts.
 pub type Result<T> = std::result::Result<T, Error>;
 
@@ -76,7 +78,7 @@ pub enum Error {
         /// What is wrong with it.
         why: String,
     },
-    /// The message is larger, or has more descriptors, than one packet may carry.
+    /// The message is larger, or has more descriptors, than the other end takes.
     #[error("the request does not fit: {why}")]
     TooLarge {
         /// What exceeds which limit.
@@ -85,6 +87,14 @@ pub enum Error {
 }
 
 impl Error {
+    /// A message to `who` that could not be sealed.
+    pub(crate) fn unsealable(who: &'static str, why: Unsealable) -> Error {
+        match why {
+            Unsealable::TooLarge { .. } => Error::TooLarge { why: why.to_string() },
+            Unsealable::Memfd { source } => Error::Send { who, source },
+        }
+    }
+
     /// What the caller may do about it.
     pub fn class(&self) -> Class {
         match self {
@@ -94,7 +104,7 @@ impl Error {
             Error::Refused { errno, .. } if *errno == nix::libc::ENOSPC || *errno == nix::libc::EMFILE => {
                 Class::Exhausted
             }
-            Error::TooLarge { .. } => Class::Exhausted,
+            Error::TooLarge { .. } => Class::Invalid,
             Error::Refused { .. }
             | Error::Listen { .. }
             | Error::Spawn { .. }

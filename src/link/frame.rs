@@ -130,6 +130,23 @@ pub(crate) fn open_memfd<M: Message + Default>(mut fds: Vec<OwnedFd>) -> Result<
     Ok((decode(&body)?, fds))
 }
 
+/// Why a message cannot be put into packets.
+#[derive(Debug, thiserror::Error)]
+pub enum Unsealable {
+    /// The receiver would drop it as malformed, and its sender would wait for an answer in vain.
+    #[error("a body of {bytes} bytes, at most {MAX_BODY}")]
+    TooLarge {
+        /// Its length.
+        bytes: usize,
+    },
+    /// The kernel gave no memory for it.
+    #[error("write the body to a memfd")]
+    Memfd {
+        /// The kernel's reason.
+        source: std::io::Error,
+    },
+}
+
 /// A message ready to be sent: the packet, and its body's memfd where it needs one.
 #[derive(Debug)]
 pub struct Sealed {
@@ -140,7 +157,7 @@ pub struct Sealed {
 }
 
 /// Puts a message into a packet, or into a memfd when it is too long for one.
-pub fn seal<M: Message>(message: &M) -> std::io::Result<Sealed> {
+pub fn seal<M: Message>(message: &M) -> Result<Sealed, Unsealable> {
     let length = message.encoded_len();
     if length < MAX_PACKET {
         let mut packet = Vec::with_capacity(1 + length);
@@ -148,8 +165,7 @@ pub fn seal<M: Message>(message: &M) -> std::io::Result<Sealed> {
         message.encode_raw(&mut packet);
         return Ok(Sealed { packet, body: None });
     }
-    let body = kernel::memfd::sealed(c"coracle-message", &message.encode_to_vec())?;
-    Ok(Sealed { packet: vec![MEMFD], body: Some(body) })
+    Ok(Sealed { packet: vec![MEMFD], body: Some(write_body(message)?) })
 }
 
 /// The packet that brings descriptors of the message with this number.
@@ -158,10 +174,19 @@ pub(crate) fn ahead(request: u64) -> Vec<u8> {
 }
 
 /// Seals the message with this number, of which so many descriptors went ahead.
-pub(crate) fn seal_joined<M: Message>(message: &M, request: u64, ahead: usize) -> std::io::Result<Sealed> {
-    let body = kernel::memfd::sealed(c"coracle-message", &message.encode_to_vec())?;
+pub(crate) fn seal_joined<M: Message>(message: &M, request: u64, ahead: usize) -> Result<Sealed, Unsealable> {
+    let body = write_body(message)?;
     let packet = [&[JOINED], &request.to_le_bytes()[..], &(ahead as u32).to_le_bytes()[..]].concat();
     Ok(Sealed { packet, body: Some(body) })
+}
+
+fn write_body<M: Message>(message: &M) -> Result<OwnedFd, Unsealable> {
+    let bytes = message.encoded_len();
+    if bytes > MAX_BODY {
+        return Err(Unsealable::TooLarge { bytes });
+    }
+    let body = kernel::memfd::sealed(c"coracle-message", &message.encode_to_vec());
+    body.map_err(|source| Unsealable::Memfd { source })
 }
 
 fn read_body(fd: OwnedFd) -> Result<Vec<u8>, Malformed> {
@@ -203,6 +228,13 @@ mod tests {
             assert_eq!(back, request(env));
             assert!(fds.is_empty());
         }
+    }
+
+    #[test]
+    fn what_no_receiver_takes_is_not_sent() {
+        let long = request(MAX_BODY);
+        assert!(matches!(seal(&long), Err(Unsealable::TooLarge { bytes }) if bytes > MAX_BODY));
+        assert!(matches!(seal_joined(&long, 7, 1), Err(Unsealable::TooLarge { .. })));
     }
 
     #[test]

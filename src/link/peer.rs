@@ -61,7 +61,7 @@ impl Peer {
     /// Sends a message, or queues it when the daemon is slow. [`Error::Lost`] when the connection is of no use any more.
     pub fn send<M: Message>(&mut self, message: &M) -> Result<()> {
         // Replies are small; only requests ever need a memfd.
-        let sealed = frame::seal(message).map_err(|source| Error::Send { who: "daemon", source })?;
+        let sealed = frame::seal(message).map_err(|unsealable| Error::unsealable("daemon", unsealable))?;
         if self.waiting.is_empty() {
             let beside: Vec<BorrowedFd<'_>> = sealed.body.iter().map(AsFd::as_fd).collect();
             match kernel::socket::send(self.socket.as_fd(), &sealed.packet, &beside) {
