@@ -31,6 +31,7 @@ use crate::{
     asker::Asker,
     event::Numbered,
     log::{Change, Log, Stream},
+    log_health::LogHealth,
     output::{Found, Output, of_terminal},
 };
 
@@ -53,6 +54,7 @@ pub(crate) struct Container {
     pub(crate) pid_space: wire::launch::Pid,
     /// What is needed only while it lives.
     pub(crate) live: Option<Live>,
+    pub(crate) log_health: LogHealth,
 }
 
 /// What a container needs while it lives.
@@ -132,7 +134,15 @@ impl Container {
             left_by_execs: VecDeque::new(),
         };
         let phase = Phase::Preparing { asker };
-        Ok(Container { number, id, pid, phase, pid_space: order.pid(), live: Some(live) })
+        Ok(Container {
+            number,
+            id,
+            pid,
+            phase,
+            pid_space: order.pid(),
+            live: Some(live),
+            log_health: LogHealth::default(),
+        })
     }
 
     /// A handle on its first process, while that has not been reaped.

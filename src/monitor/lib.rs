@@ -16,6 +16,7 @@ mod exec;
 mod kill;
 mod launcher;
 mod log;
+mod log_health;
 mod log_line;
 mod output;
 mod own_cgroup;

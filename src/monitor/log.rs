@@ -37,7 +37,7 @@ pub(crate) struct Log {
 }
 
 /// What the daemon should hear of a log.
-#[derive(Debug, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Change {
     /// Writing has begun to fail.
     Failing,

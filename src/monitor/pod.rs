@@ -53,6 +53,15 @@ pub(crate) struct Pod {
     pub(crate) end_asker: Option<Asker>,
 }
 
+/// Tells the daemon's log how a container's log fares.
+pub(crate) fn report(daemon: &mut Daemon, epoll: &Epoll, id: &ContainerId, change: Change) {
+    let text = match change {
+        Change::Failing => "the log cannot be written: entries are dropped".to_owned(),
+        Change::Resumed { dropped } => format!("the log is written again: {dropped} entries were dropped"),
+    };
+    daemon.trouble(epoll, Some(id), &text);
+}
+
 /// Whether the pod has what its containers need.
 #[derive(Debug)]
 pub(crate) enum SetUp {
@@ -141,6 +150,7 @@ impl Pod {
                 self.handle(event.token, event.writable);
             }
             self.end_overdue();
+            self.report_logs();
             if quiet && !tidy {
                 kernel::memory::give_back_free_pages();
                 kernel::memory::give_back_unused_stack();
@@ -213,23 +223,24 @@ impl Pod {
         let mut changes = Vec::new();
         let container = &mut self.containers[index];
         container.pump(&self.epoll, stream, &mut |change| changes.push(change));
-        let id = container.id.clone();
-        self.report(&id, changes);
+        changes.into_iter().for_each(|change| container.log_health.note(change));
+        self.report_logs();
     }
 
-    /// Tells the daemon's log how a container's log fares.
-    pub(crate) fn report(&mut self, id: &ContainerId, changes: Vec<Change>) {
-        for change in changes {
-            let text = match change {
-                Change::Failing => "the log cannot be written: entries are dropped".to_owned(),
-                Change::Resumed { dropped } => format!("the log is written again: {dropped} entries were dropped"),
-            };
-            self.daemon.trouble(&self.epoll, Some(id), &text);
+    /// Tells the daemon how containers' logs fare, as far as it is time to.
+    fn report_logs(&mut self) {
+        let now = Instant::now();
+        for container in &mut self.containers {
+            if let Some(change) = container.log_health.take_due(now) {
+                report(&mut self.daemon, &self.epoll, &container.id, change);
+            }
         }
     }
 
     fn next_deadline(&self) -> Option<Instant> {
-        self.containers.iter().filter_map(|container| container.deadline()).min()
+        let ends = self.containers.iter().filter_map(|container| container.deadline());
+        let reports = self.containers.iter().filter_map(|container| container.log_health.due());
+        ends.chain(reports).min()
     }
 
     /// Ends containers whose last processes will not go in time: they are stuck in the kernel, and say no more.

@@ -21,7 +21,7 @@ use wire::monitor_reply::Result as Reply;
 use crate::{
     container::{Container, Phase},
     kill,
-    pod::{Pod, SetUp},
+    pod::{Pod, SetUp, report},
 };
 
 impl Pod {
@@ -134,10 +134,13 @@ impl Pod {
         let mut changes = Vec::new();
         let container = &mut self.containers[index];
         container.let_go(&self.epoll, &mut |change| changes.push(change));
+        changes.into_iter().for_each(|change| container.log_health.note(change));
         let Phase::Ending { started, record, .. } = &container.phase else { return };
         let (started, record, id) = (*started, record.clone(), container.id.clone());
         container.phase = Phase::Ended { started, record: record.clone() };
-        self.report(&id, changes);
+        if let Some(change) = self.containers[index].log_health.take_last() {
+            report(&mut self.daemon, &self.epoll, &id, change);
+        }
         let written = RecordedExit { container: id.clone(), started: started.map(from_ns), record: record.clone() };
         if let Err(text) = self.write_record(&written) {
             self.daemon.trouble(&self.epoll, Some(&id), &text);
