@@ -35,6 +35,10 @@ use crate::{
 /// Quiet time after which free memory is given back: not in the middle of a burst.
 const QUIET: Duration = Duration::from_millis(50);
 
+/// How long the first daemon may take to greet us. It does so as soon as it knows that we are there, in milliseconds; where
+/// the launcher died before it said so, another monitor has our socket's name, and nobody will ever find us.
+const GREETING_PATIENCE: Duration = Duration::from_secs(10);
+
 /// One pod's monitor.
 pub(crate) struct Pod {
     pub(crate) id: String,
@@ -51,6 +55,8 @@ pub(crate) struct Pod {
     pub(crate) ending: bool,
     /// Who asked for the end and hears when the init is gone.
     pub(crate) end_asker: Option<Asker>,
+    /// When we go unless somebody has greeted us; `None` from the first greeting on.
+    pub(crate) forsaken_at: Option<Instant>,
 }
 
 /// Tells the daemon's log how a container's log fares.
@@ -128,6 +134,7 @@ fn begin(id: &str, listener: BorrowedFd<'_>) -> io::Result<Pod> {
         signals,
         ending: false,
         end_asker: None,
+        forsaken_at: Some(Instant::now() + GREETING_PATIENCE),
     })
 }
 
@@ -136,7 +143,7 @@ impl Pod {
     fn serve(&mut self) -> io::Result<()> {
         let mut events = Events::with_room(16);
         let mut tidy = true;
-        while !(self.ending && self.end_asker.is_none() && self.daemon.is_flushed()) {
+        while !(self.is_over() || self.is_forsaken()) {
             match self.next_deadline() {
                 Some(deadline) => {
                     self.epoll.wait(&mut events, Some(deadline.saturating_duration_since(Instant::now())))?;
@@ -240,7 +247,17 @@ impl Pod {
     fn next_deadline(&self) -> Option<Instant> {
         let ends = self.containers.iter().filter_map(|container| container.deadline());
         let reports = self.containers.iter().filter_map(|container| container.log_health.due());
-        ends.chain(reports).min()
+        ends.chain(reports).chain(self.forsaken_at).min()
+    }
+
+    /// Whether the pod has been ended, and whoever asked for it told.
+    fn is_over(&self) -> bool {
+        self.ending && self.end_asker.is_none() && self.daemon.is_flushed()
+    }
+
+    /// Whether nobody has spoken to us in all the time that somebody should have needed for it.
+    fn is_forsaken(&self) -> bool {
+        self.forsaken_at.is_some_and(|at| Instant::now() >= at)
     }
 
     /// Ends containers whose last processes will not go in time: they are stuck in the kernel, and say no more.

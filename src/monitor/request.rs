@@ -34,6 +34,7 @@ impl Pod {
     }
 
     fn greet(&mut self, asker: Asker) {
+        self.forsaken_at = None;
         let init = match &self.set_up {
             SetUp::Done(ready) => ready.init.as_ref(),
             SetUp::No | SetUp::Failed => None,

@@ -328,3 +328,17 @@ async fn an_ordinary_user_has_what_the_order_gives_and_no_more() {
 fn kill(pid: i32) {
     nix::sys::signal::kill(nix::unistd::Pid::from_raw(pid), nix::sys::signal::Signal::SIGKILL).unwrap();
 }
+
+#[tokio::test]
+#[ignore = "needs root: namespaces, mounts and cgroups"]
+async fn a_monitor_that_nobody_greets_ends_and_one_that_was_greeted_stays() {
+    let node = Node::start().await;
+    let pod = node.pod().await;
+    let unheard = testkit::Process::of(node.unheard().await).expect("it was forked");
+    testkit::eventually(crate::node::PATIENCE, "it goes", || if unheard.alive() { Err("it lives") } else { Ok(()) });
+    assert!(
+        pod.monitor.kill(&crate::node::container_id(), Signal::KILL, Whole::Every).await.is_err_and(|e| !e.is_lost())
+    );
+    pod.end().await;
+    node.end().await;
+}

@@ -102,6 +102,14 @@ impl Node {
         Pod { dir, pod_dir, pid, ready, monitor, news, cgroups: Vec::new() }
     }
 
+    /// A monitor that nobody greets: its process.
+    pub(crate) async fn unheard(&self) -> i32 {
+        let id = PodId::from_random(unique());
+        let dir = self.dir.join(id.short());
+        fs::create_dir(&dir).unwrap();
+        self.launcher.spawn_monitor(&id, open_dir(&dir).as_fd()).await.unwrap()
+    }
+
     /// Retires the launcher, waits for its end, and leaves nothing.
     pub(crate) async fn end(self) {
         self.launcher.retire().await.unwrap();
