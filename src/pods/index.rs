@@ -112,15 +112,21 @@ impl Index {
 
     /// The container whose id is, or begins with, `prefix`.
     pub(crate) fn container(&self, prefix: &str) -> Result<Arc<ContainerView>, Error> {
-        let tables = self.read();
-        let found = starting_with(&tables.containers, prefix).map(|(_, view)| view);
-        one(found, prefix, "containers", |id| Error::NoContainer { id }).cloned()
+        container(&self.read().containers, prefix).map(|(_, view)| view.clone())
     }
 
     /// How to reach the keeper of a pod, seen or not yet seen.
     pub(crate) fn mailbox(&self, id: &PodId) -> Option<Mailbox> {
         self.read().pods.get(id).map(|entry| entry.mailbox.clone())
     }
+}
+
+/// The only container of a table whose id is, or begins with, `prefix`.
+pub(crate) fn container<'t, V>(
+    table: &'t BTreeMap<ContainerId, V>,
+    prefix: &'t str,
+) -> Result<(&'t ContainerId, &'t V), Error> {
+    one(starting_with(table, prefix), prefix, "containers", |id| Error::NoContainer { id })
 }
 
 /// The entries of `table` whose ids begin with `prefix`: ids sort as their text does.
@@ -181,5 +187,16 @@ mod tests {
         index.insert_unnamed(&second, mailbox.clone());
         index.remove(&second);
         assert!(matches!(index.reserve(&named("a", "b"), &second, mailbox), Reserved::Taken(owner) if owner == first));
+    }
+
+    #[test]
+    fn a_prefix_that_two_containers_have_names_neither() {
+        let ids = [[0x11; 32], [0x12; 32], [0x22; 32]].map(ContainerId::from_random);
+        let table: BTreeMap<_, _> = ids.iter().map(|id| (id.clone(), ())).collect();
+        assert_eq!(container(&table, "11").unwrap().0, &ids[0]);
+        assert!(matches!(container(&table, "1"), Err(Error::Ambiguous { count: 2, .. })));
+        for absent in ["3", ""] {
+            assert!(matches!(container(&table, absent), Err(Error::NoContainer { .. })), "{absent:?}");
+        }
     }
 }

@@ -13,6 +13,7 @@ use crate::{
     create,
     error::Error,
     exec::{self, ExecOutput},
+    index,
     log_file,
     record::{Made, PodStage},
     run,
@@ -83,17 +84,20 @@ impl Keeper {
             }
             return;
         }
+        let target = match &plan.security.pid {
+            model::ContainerPid::Target(target) => match index::container(&self.containers, target) {
+                Ok((id, _)) => Some(id.clone()),
+                // The launch plan refuses it, in the request's own words.
+                Err(Error::NoContainer { .. }) => None,
+                Err(error) => return answer(reply, Err(error)),
+            },
+            _ => None,
+        };
         let id = ContainerId::from_random(self.home.random());
         let created_at = SystemTime::now();
         let kept = Container::new(id.clone(), plan.clone(), created_at, Making::Going(vec![reply]));
         self.containers.insert(id.clone(), kept);
         let home = self.home.clone();
-        let target = match &plan.security.pid {
-            model::ContainerPid::Target(target) => {
-                self.containers.keys().find(|id| id.as_str().starts_with(target.as_str())).cloned()
-            }
-            _ => None,
-        };
         self.jobs.spawn(async move {
             let result =
                 create::create(home, sandbox, create::Request { id: id.clone(), plan, created_at, target }).await;
