@@ -27,6 +27,7 @@ pub(crate) enum Act {
 pub(crate) struct Stop {
     kill_at: Instant,
     asked: bool,
+    kills: u32,
     /// A signal is on its way: the next one waits until it is known what became of it, so that they do not pile up before
     /// a monitor that does not answer.
     signalling: bool,
@@ -35,13 +36,15 @@ pub(crate) struct Stop {
 impl Stop {
     /// A stop that begins now. Without any grace nobody is asked.
     pub(crate) fn within(grace: Duration, now: Instant) -> Self {
-        Self { kill_at: after(now, grace), asked: false, signalling: false }
+        Self { kill_at: after(now, grace), asked: false, kills: 0, signalling: false }
     }
 
     /// Somebody else wants the same stop. Less patience counts; more never puts the end off (a kubelet that deletes a
-    /// pod again does so with a shorter grace).
+    /// pod again does so with a shorter grace). What has been killed has no patience left to be shortened.
     pub(crate) fn hasten(&mut self, grace: Duration, now: Instant) {
-        self.kill_at = self.kill_at.min(after(now, grace));
+        if self.kills == 0 {
+            self.kill_at = self.kill_at.min(after(now, grace));
+        }
     }
 
     /// What to do at `now`. After a signal nothing, until [`Stop::signalled`].
@@ -51,6 +54,7 @@ impl Stop {
         }
         let act = if now >= self.kill_at {
             self.kill_at = now + KILL_AGAIN;
+            self.kills = self.kills.saturating_add(1);
             Act::Kill
         } else if self.asked {
             Act::Nothing
@@ -112,6 +116,20 @@ mod tests {
         assert_eq!(act(&mut stop, now), Act::Kill);
         assert_eq!(act(&mut stop, now + SECOND), Act::Nothing);
         assert_eq!(act(&mut stop, now + KILL_AGAIN), Act::Kill);
+    }
+
+    #[test]
+    fn a_slow_death_is_not_hastened_by_killing_without_pause() {
+        let begin = Instant::now();
+        let mut stop = Stop::within(Duration::ZERO, begin);
+        let mut kills = 0;
+        // A removal wants the stop anew whenever anything happens to the pod.
+        for milliseconds in 0..5000 {
+            let now = begin + Duration::from_millis(milliseconds);
+            stop.hasten(Duration::ZERO, now);
+            kills += usize::from(act(&mut stop, now) == Act::Kill);
+        }
+        assert_eq!(kills, 3, "at once, after two seconds, after four");
     }
 
     #[test]

@@ -99,7 +99,8 @@ impl Keeper {
         let mut alive = false;
         for kept in self.containers.values_mut().filter(|kept| kept.is_alive()) {
             alive = true;
-            if matches!(kept.making, Making::Done { .. }) && kept.stopping.is_none() {
+            // Whatever grace a container was given by itself ends with its pod.
+            if matches!(kept.making, Making::Done { .. }) {
                 kept.stop_within(Duration::ZERO, now, None);
             }
         }

@@ -2,7 +2,7 @@
 
 use std::time::{Duration, Instant};
 
-use api::cri::v1::{ContainerState, Signal, StopContainerRequest};
+use api::cri::v1::{ContainerState, Signal, StopContainerRequest, StopPodSandboxRequest};
 use serde_json::json;
 use testkit::{Cri, TempNode, eventually_async};
 
@@ -115,5 +115,24 @@ async fn nothing_of_a_container_outlives_its_end() {
     let left = scene.outcome(&in_pod_pids(probe("leaver", &["spawn-child-holding-stdout", "600"]))).await;
     assert_eq!(left.status.exit_code, 0);
     assert_eq!(counted(&mut scene).await, 1 + 1);
+    scene.finish().await;
+}
+
+#[tokio::test]
+#[ignore = "needs root: runs a node"]
+async fn the_pods_stop_ends_the_grace_of_a_container() {
+    let mut scene = Scene::new().await;
+    let config = probe("stubborn", &["stubborn"]);
+    let id = scene.start(&config).await;
+    ready(&scene, &config).await;
+    let first = tokio::spawn(stop(Cri::clone(&scene), id.clone(), 3600));
+    // As above: the stop of the container has begun before some later calls are answered.
+    for _ in 0..20 {
+        assert_eq!(scene.status(&id).await.state, ContainerState::ContainerRunning as i32);
+    }
+    let request = StopPodSandboxRequest { pod_sandbox_id: scene.pod.clone() };
+    tokio::time::timeout(SOON, scene.runtime.stop_pod_sandbox(request)).await.expect("at once").unwrap();
+    first.await.unwrap();
+    assert_eq!(scene.status(&id).await.exit_code, 137);
     scene.finish().await;
 }

@@ -191,3 +191,26 @@ async fn a_stopped_pod_has_no_running_container_and_takes_no_new_one() {
     assert_eq!(scene.create_in(&unknown, &config, &sleeper("lost")).await.unwrap_err().code(), Code::NotFound);
     scene.finish().await;
 }
+
+#[tokio::test]
+#[ignore = "needs root: runs a node"]
+async fn who_asks_for_a_stop_or_a_removal_under_way_waits_for_the_same_one() {
+    let mut scene = Scene::new().await;
+    for name in ["one", "two", "three"] {
+        scene.start(&sleeper(name)).await;
+    }
+    let client = || (Cri::clone(&scene), scene.pod.clone());
+    let stopped = async |(mut cri, id): (Cri, String)| {
+        stop(&mut cri, &id).await;
+        status(&mut cri, &id).await.unwrap().status.unwrap().state()
+    };
+    let (a, b, c) = tokio::join!(stopped(client()), stopped(client()), stopped(client()));
+    assert_eq!([a, b, c], [PodSandboxState::SandboxNotready; 3], "it is stopped for everyone");
+    let removed = async |(mut cri, id): (Cri, String)| {
+        remove(&mut cri, &id).await;
+        status(&mut cri, &id).await.unwrap_err().code()
+    };
+    let (a, b, c) = tokio::join!(removed(client()), removed(client()), removed(client()));
+    assert_eq!([a, b, c], [Code::NotFound; 3], "it is gone for everyone");
+    scene.finish().await;
+}
