@@ -134,7 +134,8 @@ impl Exec {
 impl Monitor {
     /// Connects to the monitor that listens in `pod_dir`. [`Error::Absent`] when it is dead.
     ///
-    /// News never waits for a reader, so the channel is unbounded; a pod produces few.
+    /// News never waits for a reader, so the channel is unbounded; a pod produces few: each container starts and ends
+    /// once, and its troubles are told at most once a second.
     pub async fn connect(pod_dir: BorrowedFd<'_>) -> Result<(Monitor, Greeting, mpsc::UnboundedReceiver<News>)> {
         let socket = launcher::connect(pod_dir, MONITOR_SOCKET, "monitor")?;
         let (sender, news) = mpsc::unbounded_channel();
@@ -195,7 +196,7 @@ impl Monitor {
         }
     }
 
-    /// Lets the waiting process `exec`. When that fails, the container has ended with [`Exit::StartFailed`]: the news
+    /// Lets the waiting process `exec`. Safe to repeat after [`Error::Lost`]. When it fails, the container has ended with [`Exit::StartFailed`]: the news
     /// says so too, and the error's step is the reason in the words that people know.
     pub async fn start(&self, container: &ContainerId) -> Result<SystemTime> {
         match self.ask(Act::Start(wire::Start { container_id: container.to_string() }), &[]).await? {
@@ -311,6 +312,11 @@ fn sort_news(message: Option<wire::MonitorReply>, execs: &Execs) -> Option<News>
             let record = exit::record_from_wire(&exited);
             exited.container_id.parse().ok().map(|container| News::Exited { container, record })
         }
+        Reply::Started(started) => {
+            let at = exit::from_ns(started.started_at_ns);
+            started.container_id.parse().ok().map(|container| News::Started { container, at })
+        }
+        Reply::InitExited(_) => Some(News::InitExited),
         Reply::ExecExited(exited) => {
             let how = exit::ending_from_wire(exited.ending.as_ref());
             let waiter = execs.lock().unwrap_or_else(PoisonError::into_inner).remove(&exited.exec_id);

@@ -66,6 +66,15 @@ pub enum News {
         /// How and when.
         record: ExitRecord,
     },
+    /// A program runs whose start an earlier connection asked for.
+    Started {
+        /// Which one.
+        container: ContainerId,
+        /// When `exec` succeeded.
+        at: SystemTime,
+    },
+    /// The pod's init has ended by itself, and with it every container that shares its processes.
+    InitExited,
     /// An exec of an earlier connection has ended. (Those of this connection tell their own [`crate::Exec`].)
     ExecExited {
         /// Which one.

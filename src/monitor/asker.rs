@@ -55,9 +55,14 @@ impl Daemon {
         }
     }
 
+    /// Whether who asked can still be answered.
+    pub(crate) fn hears(&self, asker: Asker) -> bool {
+        self.peer.is_some() && asker.connection == self.connection
+    }
+
     /// Answers a request, unless the daemon that made it has gone.
     pub(crate) fn answer(&mut self, epoll: &Epoll, asker: Asker, result: Result<Reply, Failure>) {
-        if asker.connection != self.connection {
+        if !self.hears(asker) {
             return;
         }
         let result = result.unwrap_or_else(|Failure { step, errno }| Reply::Failure(wire::Failure { step, errno }));

@@ -59,15 +59,6 @@ pub(crate) struct Pod {
     pub(crate) forsaken_at: Option<Instant>,
 }
 
-/// Tells the daemon's log how a container's log fares.
-pub(crate) fn report(daemon: &mut Daemon, epoll: &Epoll, id: &ContainerId, change: Change) {
-    let text = match change {
-        Change::Failing => "the log cannot be written: entries are dropped".to_owned(),
-        Change::Resumed { dropped } => format!("the log is written again: {dropped} entries were dropped"),
-    };
-    daemon.trouble(epoll, Some(id), &text);
-}
-
 /// Whether the pod has what its containers need.
 #[derive(Debug)]
 pub(crate) enum SetUp {
@@ -281,4 +272,13 @@ impl Pod {
     pub(crate) fn is_alive(&self) -> bool {
         self.containers.iter().any(|container| !matches!(container.phase, Phase::Ended { .. }))
     }
+}
+
+/// Tells the daemon's log how a container's log fares.
+pub(crate) fn report(daemon: &mut Daemon, epoll: &Epoll, id: &ContainerId, change: Change) {
+    let text = match change {
+        Change::Failing => "the log cannot be written: entries are dropped".to_owned(),
+        Change::Resumed { dropped } => format!("the log is written again: {dropped} entries were dropped"),
+    };
+    daemon.trouble(epoll, Some(id), &text);
 }

@@ -46,7 +46,7 @@ impl Pod {
             ready.init = None;
             match self.end_asker.take() {
                 Some(asker) => self.done(asker),
-                None => self.daemon.trouble(&self.epoll, None, "the pod's init has ended, and with it its containers"),
+                None => self.daemon.tell(&self.epoll, Reply::InitExited(wire::InitExited {})),
             }
         }
     }
@@ -122,7 +122,14 @@ impl Pod {
                 let (asker, since) = (*asker, realtime_ns());
                 container.drop_word(&self.epoll);
                 container.phase = Phase::Running { since };
-                self.answer(asker, Ok(Reply::Started(wire::Started { started_at_ns: since })));
+                let container_id = container.id.to_string();
+                let started = Reply::Started(wire::Started { started_at_ns: since, container_id });
+                // Whoever asked may be gone, and its successor was told that it waits.
+                if self.daemon.hears(asker) {
+                    self.answer(asker, Ok(started));
+                } else {
+                    self.daemon.tell(&self.epoll, started);
+                }
             }
             // Killed while it prepared or waited; a second "ready" means nothing.
             (Heard::Closed | Heard::Ready { .. }, _) => container.drop_word(&self.epoll),

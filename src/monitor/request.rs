@@ -94,13 +94,19 @@ impl Pod {
         };
         let container = &mut self.containers[index];
         let word = container.live.as_ref().and_then(|live| live.word.as_ref());
-        let (Phase::Waiting, Some(word)) = (&container.phase, word) else {
-            return self.answer(asker, Err(Failure::wrong("the container does not wait for its start")));
-        };
-        match say_start(word.as_fd()) {
-            Ok(()) => container.phase = Phase::Starting { asker },
-            // It has been killed: its end will be told as one.
-            Err(error) => self.answer(asker, Err(Failure::new("start the container", &error))),
+        match (&container.phase, word) {
+            (Phase::Waiting, Some(word)) => match say_start(word.as_fd()) {
+                Ok(()) => container.phase = Phase::Starting { asker },
+                // It has been killed: its end will be told as one.
+                Err(error) => self.answer(asker, Err(Failure::new("start the container", &error))),
+            },
+            // Asked for over a connection that was lost before the answer: whoever asks now hears it.
+            (Phase::Starting { .. }, _) => container.phase = Phase::Starting { asker },
+            (Phase::Running { since }, _) => {
+                let started = wire::Started { started_at_ns: *since, container_id: id.to_owned() };
+                self.answer(asker, Ok(Reply::Started(started)));
+            }
+            _ => self.answer(asker, Err(Failure::wrong("the container does not wait for its start"))),
         }
     }
 

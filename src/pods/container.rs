@@ -29,6 +29,13 @@ pub(crate) enum Making {
     Failed,
 }
 
+/// A start under way, and who waits for it.
+pub(crate) struct Starting {
+    pub(crate) waiters: Vec<Reply<()>>,
+    /// The monitor has been asked, and has not yet answered.
+    pub(crate) asked: bool,
+}
+
 /// A stop under way, and who waits for its end.
 pub(crate) struct Stopping {
     pub(crate) stop: Stop,
@@ -40,15 +47,16 @@ pub(crate) struct Container {
     pub(crate) plan: Arc<ContainerPlan>,
     pub(crate) created_at: SystemTime,
     pub(crate) making: Making,
-    /// Those who wait for the start under way.
-    pub(crate) starting: Option<Vec<Reply<()>>>,
-    /// An exit that overtook the news of its start.
+    pub(crate) starting: Option<Starting>,
+    /// An exit that overtook the news of its making or its start.
     pub(crate) early_exit: Option<ExitRecord>,
     pub(crate) stopping: Option<Stopping>,
     /// Those who wait for the removal; a removal is wanted as soon as this is `Some`.
     pub(crate) removing: Option<Vec<Reply<()>>>,
     /// A job works on its removal.
     pub(crate) removal_runs: bool,
+    /// Why it has not ended though it was to, for people.
+    pub(crate) trouble: Option<String>,
 }
 
 impl Container {
@@ -64,6 +72,7 @@ impl Container {
             stopping: None,
             removing: None,
             removal_runs: false,
+            trouble: None,
         }
     }
 
@@ -90,6 +99,20 @@ impl Container {
             Making::Going(_) => true,
             Making::Failed => false,
             Making::Done { phase, .. } => !matches!(phase, Phase::Exited { .. }),
+        }
+    }
+
+    /// Whether a job is about to say of it what comes before its end.
+    pub(crate) fn is_awaited(&self) -> bool {
+        matches!(self.making, Making::Going(_)) || self.starting.as_ref().is_some_and(|starting| starting.asked)
+    }
+
+    /// The process that is its first one, while it has one.
+    pub(crate) fn pid(&self) -> Option<i32> {
+        match &self.making {
+            Making::Done { phase: Phase::Running { pid, .. }, .. } => Some(*pid),
+            Making::Done { phase: Phase::Created, waiting_pid, .. } => Some(*waiting_pid),
+            _ => None,
         }
     }
 
@@ -127,6 +150,7 @@ impl Container {
             phase: phase.clone(),
             log_path: made.log_path.clone(),
             launch: made.launch.clone(),
+            trouble: self.trouble.clone(),
         }))
     }
 }

@@ -29,12 +29,17 @@ use crate::{
     run,
     step::Step,
     stop::Act,
+    stop_pod::Unsent,
     view::PodView,
 };
 
 mod advance;
 mod command;
+mod connection;
 mod outcome;
+mod stuck;
+
+use connection::Connection;
 
 /// Commands that may wait for one keeper. A kubelet sends a pod a handful at a time; beyond this, callers wait.
 pub(crate) const MAILBOX: usize = 64;
@@ -95,16 +100,18 @@ pub(crate) enum Finished {
         container: ContainerId,
         result: Result<SystemTime, Error>,
     },
-    /// A signal was sent, or a monitor that lives did not take it.
+    /// What became of a signal.
     Signalled {
         container: ContainerId,
         act: Act,
-        result: Result<(), Error>,
+        result: Result<(), Unsent>,
     },
     ContainerRemoved {
         container: ContainerId,
         result: Result<(), Error>,
     },
+    /// The lost connection to the monitor was made again; `None`: it is dead.
+    Reconnected(Option<Box<Connection>>),
     /// A monitor that did not answer was killed; its end is told as news.
     MonitorEnded(Result<(), Error>),
     TornDown(Result<(), Error>),
@@ -127,6 +134,7 @@ pub(crate) struct Keeper {
     goal: Goal,
     /// What holds the pod together; `None` before it is made and after its monitor has gone.
     sandbox: Option<Arc<run::Sandbox>>,
+    /// `None` beside a sandbox: the connection to the monitor was lost, and is being made again.
     news: Option<mpsc::UnboundedReceiver<News>>,
     containers: BTreeMap<ContainerId, Container>,
     jobs: JoinSet<Finished>,
@@ -191,7 +199,7 @@ impl Keeper {
     pub(crate) async fn keep(mut self, mut inbox: mpsc::Receiver<Command>) {
         self.advance();
         while !self.gone {
-            let alarm = self.containers.values_mut().filter_map(|kept| kept.stop()?.alarm()).min();
+            let alarm = self.alarm();
             tokio::select! {
                 command = inbox.recv() => match command {
                     Some(command) => self.take(command),
@@ -206,6 +214,14 @@ impl Keeper {
             }
             self.advance();
         }
+    }
+
+    /// When a stop has to be looked at again. Without a connection nobody can be signalled.
+    fn alarm(&mut self) -> Option<Instant> {
+        if !self.is_connected() {
+            return None;
+        }
+        self.containers.values_mut().filter_map(|kept| kept.stop()?.alarm()).min()
     }
 
     fn is_ready(&self) -> bool {

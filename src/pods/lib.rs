@@ -22,6 +22,7 @@ mod record;
 mod recover;
 mod remove;
 mod run;
+mod start;
 mod step;
 mod stop;
 mod stop_pod;

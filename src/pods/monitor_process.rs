@@ -48,6 +48,15 @@ impl MonitorProcess {
         process::start_time(Pid(pid)).ok().map(|started| Self { pid, started })
     }
 
+    /// Whether it runs no more, reaped or not. One that cannot be looked at may run.
+    pub(crate) fn has_ended(self) -> bool {
+        match self.handle() {
+            Ok(Some(handle)) => is_over(&handle).unwrap_or(false),
+            Ok(None) => true,
+            Err(_) => false,
+        }
+    }
+
     /// A handle on this very process; `None` when it has ended.
     fn handle(self) -> io::Result<Option<OwnedFd>> {
         let handle = match process::pidfd_open(Pid(self.pid)) {
@@ -76,9 +85,7 @@ pub(crate) async fn end(recorded: Option<MonitorProcess>, pod_dir: &Path) -> Res
 /// Kills a process and waits until it is gone.
 pub(crate) async fn kill(handle: OwnedFd) -> Result<Found, Error> {
     let failed = |source: io::Error| Error::at(Step::StopPodMonitor, Class::Internal, source);
-    // It may have ended already and wait for its parent to reap it.
-    let mut ended = [PollFd::new(handle.as_fd(), PollFlags::POLLIN)];
-    if poll(&mut ended, PollTimeout::ZERO).map_err(|errno| failed(errno.into()))? > 0 {
+    if is_over(&handle).map_err(failed)? {
         return Ok(Found::Dead);
     }
     match process::pidfd_send_signal(handle.as_fd(), libc::SIGKILL) {
@@ -93,6 +100,12 @@ pub(crate) async fn kill(handle: OwnedFd) -> Result<Found, Error> {
         Ok(gone) => gone.map(|_| Found::Alive).map_err(failed),
         Err(_) => Err(Error::ProcessStuck { seconds: DEATH_PATIENCE.as_secs() }),
     }
+}
+
+/// Whether a process has ended; it may wait for its parent to reap it.
+fn is_over(handle: &OwnedFd) -> io::Result<bool> {
+    let mut ended = [PollFd::new(handle.as_fd(), PollFlags::POLLIN)];
+    Ok(poll(&mut ended, PollTimeout::ZERO)? > 0)
 }
 
 /// Who listens on the monitor's socket of a pod, where anybody does.
@@ -129,8 +142,11 @@ mod tests {
         let monitor = now(&child);
         nix::sys::signal::kill(nix::unistd::Pid::from_raw(monitor.pid), nix::sys::signal::Signal::SIGSTOP).unwrap();
         let nowhere = Path::new("/nonexistent");
+        assert!(!monitor.has_ended());
         assert_eq!(end(Some(monitor), nowhere).await.unwrap(), Found::Alive);
+        assert!(monitor.has_ended(), "and nobody has reaped it");
         child.wait().unwrap();
+        assert!(monitor.has_ended());
         assert_eq!(end(Some(monitor), nowhere).await.unwrap(), Found::Dead);
         assert_eq!(end(None, nowhere).await.unwrap(), Found::Dead);
     }

@@ -49,6 +49,18 @@ pub(crate) struct PodRecord {
     pub(crate) trouble: Option<String>,
 }
 
+impl PodRecord {
+    /// The pod's init has ended by itself, and the kernel has ended all that shared its processes: no container can be
+    /// made in the pod any more as it was asked for.
+    pub(crate) fn lose_init(&mut self) {
+        self.init_pid = None;
+        if self.stage == PodStage::Ready {
+            self.stage = PodStage::Stopping;
+            self.trouble = Some("its init ended, and with it the containers that share its processes".to_owned());
+        }
+    }
+}
+
 /// A container on disk.
 #[derive(Debug, Clone, Serialize, Deserialize)]
 pub(crate) struct ContainerRecord {

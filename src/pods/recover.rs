@@ -193,6 +193,10 @@ async fn one(
                 greeting.containers.into_iter().map(|Now { id, state }| (id, state)).collect();
             // The record of an earlier release does not name it.
             record.monitor = record.monitor.or_else(|| MonitorProcess::of(greeting.pid));
+            if record.init_pid.is_some() && greeting.init_pid.is_none() {
+                tracing::error!(pod = %record.id, "the pod's init has ended");
+                record.lose_init();
+            }
             let files = pod_files::paths(&home.pod_dir(&record.id));
             let sandbox = Sandbox {
                 id: record.id.clone(),

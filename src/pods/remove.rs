@@ -26,7 +26,7 @@ pub(crate) async fn clear_away(home: &Arc<Home>, monitor: Option<&Monitor>, id: 
     if let Some(monitor) = monitor
         && let Err(error) = home.steps.pass(Step::RemoveForget, forget(monitor, id)).await
     {
-        tracing::debug!(container = %id, %error, "the monitor keeps a container that has ended");
+        tracing::warn!(container = %id, %error, "the monitor keeps a container that has ended");
     }
     if let Err(error) = home.steps.pass(Step::ExitCgroup, cgroup(home, launch)).await {
         tracing::warn!(container = %id, %error, "remove the cgroup of a container that has ended");

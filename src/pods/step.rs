@@ -123,6 +123,8 @@ enum Act {
     KillBefore,
     /// End the daemon as SIGKILL would, after it.
     KillAfter,
+    /// Have the daemon stand still as SIGSTOP would, before it, until it is told to go on.
+    StandBefore,
 }
 
 /// Faults to inject, read once at start: none in ordinary life.
@@ -139,7 +141,9 @@ struct Fault {
 
 /// Why a fault list is not one.
 #[derive(Debug, thiserror::Error)]
-#[error("{text:?} is not a fault: want STEP=fail, STEP=fail-once, STEP=kill-before or STEP=kill-after")]
+#[error(
+    "{text:?} is not a fault: want STEP=fail, STEP=fail-once, STEP=kill-before, STEP=kill-after or STEP=stand-before"
+)]
 pub struct InvalidFault {
     /// As given.
     pub text: String,
@@ -158,6 +162,7 @@ impl FromStr for Faults {
                 "fail-once" => Act::FailOnce,
                 "kill-before" => Act::KillBefore,
                 "kill-after" => Act::KillAfter,
+                "stand-before" => Act::StandBefore,
                 _ => return None,
             };
             Some(Fault { step, act, met: Arc::default() })
@@ -193,6 +198,7 @@ impl Steps {
         match self.fault(step) {
             None => {}
             Some(Act::Fail | Act::FailOnce) => return Err(Error::at(step, model::Class::Internal, Injected)),
+            Some(Act::StandBefore) => stand_still(),
             Some(Act::KillBefore) => end_at_once(),
             Some(Act::KillAfter) => {
                 let _ = work.await;
@@ -210,6 +216,10 @@ impl Steps {
         match self.fault(step) {
             None => work(),
             Some(Act::Fail | Act::FailOnce) => Err(Error::at(step, model::Class::Internal, Injected)),
+            Some(Act::StandBefore) => {
+                stand_still();
+                work()
+            }
             Some(Act::KillBefore) => end_at_once(),
             Some(Act::KillAfter) => {
                 let _ = work();
@@ -229,6 +239,11 @@ impl Steps {
 fn end_at_once() -> ! {
     let _ = nix::sys::signal::kill(nix::unistd::Pid::this(), nix::sys::signal::Signal::SIGKILL);
     std::process::abort()
+}
+
+/// All threads of the daemon, at once.
+fn stand_still() {
+    let _ = nix::sys::signal::kill(nix::unistd::Pid::this(), nix::sys::signal::Signal::SIGSTOP);
 }
 
 #[cfg(test)]

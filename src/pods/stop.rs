@@ -71,6 +71,21 @@ impl Stop {
         self.signalling = false;
     }
 
+    /// The last signal was lost on its way: it is due again.
+    pub(crate) fn missed(&mut self, act: Act, now: Instant) {
+        self.signalling = false;
+        match act {
+            Act::Nothing => {}
+            Act::Ask => self.asked = false,
+            Act::Kill => self.kill_at = now,
+        }
+    }
+
+    /// Whether it has been killed before without effect.
+    pub(crate) fn is_stuck(&self) -> bool {
+        self.kills > 1
+    }
+
     /// When it has to be looked at again; `None` before [`Stop::signalled`].
     pub(crate) fn alarm(&self) -> Option<Instant> {
         (!self.signalling).then_some(self.kill_at)
@@ -142,6 +157,20 @@ mod tests {
         assert_eq!(stop.alarm(), Some(now + SECOND));
         assert_eq!(stop.act(now + 10 * SECOND), Act::Kill);
         assert_eq!(stop.act(now + 60 * SECOND), Act::Nothing);
+    }
+
+    #[test]
+    fn a_signal_that_was_lost_is_sent_again() {
+        let now = Instant::now();
+        let mut stop = Stop::within(SECOND, now);
+        assert_eq!(stop.act(now), Act::Ask);
+        stop.missed(Act::Ask, now);
+        assert_eq!(act(&mut stop, now), Act::Ask);
+        assert_eq!(act(&mut stop, now), Act::Nothing);
+        assert_eq!(stop.act(now + SECOND), Act::Kill);
+        stop.missed(Act::Kill, now + SECOND);
+        assert_eq!(act(&mut stop, now + SECOND), Act::Kill);
+        assert_eq!(act(&mut stop, now + SECOND), Act::Nothing);
     }
 
     #[test]

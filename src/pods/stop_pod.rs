@@ -82,31 +82,47 @@ pub(crate) async fn remove_cgroup(home: &Arc<Home>, id: &PodId, cgroup: engine::
     .map_err(|error: engine::Error| Error::at(Step::StopPodCgroup, error.class(), error))
 }
 
-/// Sends a container's first process `polite`, or SIGKILL to all of it. Answers the error only of a monitor that lives and
-/// does not answer: one that died tells its keeper so on its own way, and a process that is gone needs no signal.
+/// A signal that did not arrive.
+#[derive(Debug, thiserror::Error)]
+#[error("{error}")]
+pub(crate) struct Unsent {
+    pub(crate) obstacle: Obstacle,
+    /// As whoever waits for the stop hears it.
+    pub(crate) error: Error,
+}
+
+/// What a signal met.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Obstacle {
+    /// The connection has ended; the signal may have been sent.
+    Lost,
+    /// The monitor lives and does not answer.
+    Silence,
+    /// The monitor could not send it.
+    Refusal,
+}
+
+/// Sends a container's first process `polite`, or SIGKILL to all of it. A process that is gone needs no signal.
 pub(crate) async fn signal(
     home: &Home,
     monitor: &Monitor,
     id: &ContainerId,
     polite: Option<Signal>,
-) -> Result<(), Error> {
-    let mut silent = false;
+) -> Result<(), Unsent> {
+    let mut obstacle = Obstacle::Refusal;
     let work = async {
         let sent = match polite {
             Some(signal) => monitor.kill(id, signal, link::Whole::First).await,
             None => monitor.kill(id, Signal::KILL, link::Whole::Every).await,
         };
         sent.map_err(|error| {
-            silent = error.is_silent();
+            obstacle = match &error {
+                error if error.is_lost() => Obstacle::Lost,
+                error if error.is_silent() => Obstacle::Silence,
+                _ => Obstacle::Refusal,
+            };
             Error::at(Step::StopSignal, error.class(), error)
         })
     };
-    match home.steps.pass(Step::StopSignal, work).await {
-        Err(error) if silent => Err(error),
-        Err(error) => {
-            tracing::debug!(container = %id, %error, "signal");
-            Ok(())
-        }
-        Ok(()) => Ok(()),
-    }
+    home.steps.pass(Step::StopSignal, work).await.map_err(|error| Unsent { obstacle, error })
 }

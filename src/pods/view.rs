@@ -61,6 +61,8 @@ pub struct ContainerView {
     pub log_path: Option<PathBuf>,
     /// What it was launched from.
     pub launch: Arc<LaunchPlan>,
+    /// Why it has not ended though it was to.
+    pub trouble: Option<String>,
 }
 
 impl ContainerView {
@@ -78,14 +80,14 @@ impl ContainerView {
         }
     }
 
-    /// What to tell people beside the reason; empty on an ordinary exit.
+    /// What to tell people beside the reason; empty on an ordinary life and an ordinary exit.
     pub fn message(&self) -> &str {
         match &self.phase {
             Phase::Exited { record, .. } => match &record.how {
                 Exit::StartFailed { why } | Exit::Unknown { why } => why,
                 Exit::Code(_) | Exit::Signal(_) => "",
             },
-            _ => "",
+            _ => self.trouble.as_deref().unwrap_or_default(),
         }
     }
 

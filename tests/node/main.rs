@@ -17,6 +17,7 @@ mod fault;
 mod full_disk;
 mod image;
 mod log;
+mod monitor;
 mod network;
 mod pod;
 mod program;

@@ -9,7 +9,7 @@ use super::{Finished, Goal, Keeper, answer};
 use crate::{
     container::{Container, Making},
     record::PodStage,
-    remove,
+    remove, start,
     step::Step,
     stop::Act,
     stop_pod,
@@ -21,6 +21,7 @@ impl Keeper {
         if self.gone {
             return;
         }
+        self.advance_starts();
         self.advance_containers();
         if self.pod_job {
             return;
@@ -38,14 +39,29 @@ impl Keeper {
         }
     }
 
+    /// Asks the monitor for the starts that it has not been asked for, or whose answers were lost with the connection.
+    fn advance_starts(&mut self) {
+        let Some(sandbox) = self.sandbox.clone().filter(|_| self.is_connected()) else { return };
+        for kept in self.containers.values_mut() {
+            let Some(starting) = kept.starting.as_mut().filter(|starting| !starting.asked) else { continue };
+            starting.asked = true;
+            let (home, sandbox, id) = (self.home.clone(), sandbox.clone(), kept.id.clone());
+            self.jobs.spawn(async move {
+                let result = home.steps.pass(Step::StartExec, start::start(&sandbox, &id)).await;
+                Finished::Started { container: id, result }
+            });
+        }
+    }
+
     fn advance_containers(&mut self) {
         let now = Instant::now();
+        let is_connected = self.is_connected();
         let mut acts = Vec::new();
         for kept in self.containers.values_mut() {
             if kept.removing.is_some() && kept.is_alive() && matches!(kept.making, Making::Done { .. }) {
                 kept.stop_within(Duration::ZERO, now, None);
             }
-            match kept.stop().map(|stop| stop.act(now)) {
+            match kept.stop().filter(|_| is_connected).map(|stop| stop.act(now)) {
                 None | Some(Act::Nothing) => {}
                 Some(act) => acts.push((kept.id.clone(), act)),
             }

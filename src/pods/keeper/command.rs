@@ -9,15 +9,13 @@ use model::{ContainerId, ContainerPlan, Phase, PodId, PodPlan};
 
 use super::{Command, Finished, Goal, Keeper, Reply, answer};
 use crate::{
-    container::{Container, Making},
+    container::{Container, Making, Starting},
     create,
     error::Error,
     exec::{self, ExecOutput},
-    index,
-    log_file,
+    index, log_file,
     record::{Made, PodStage},
     run,
-    step::Step,
 };
 
 impl Keeper {
@@ -111,40 +109,17 @@ impl Keeper {
         let Some(kept) = self.containers.get_mut(id) else {
             return answer(reply, Err(Error::NoContainer { id: id.to_string() }));
         };
-        let sandbox = match (&kept.making, &self.sandbox) {
-            (Making::Done { phase: Phase::Created, .. }, Some(sandbox)) if ready && kept.removing.is_none() => {
-                sandbox.clone()
+        match &kept.making {
+            Making::Done { phase: Phase::Created, .. } if kept.removing.is_some() => {}
+            Making::Done { phase: Phase::Created, .. } if !ready => return answer(reply, Err(wrong_pod)),
+            Making::Done { phase: Phase::Created, .. } => {
+                let starting = kept.starting.get_or_insert_with(|| Starting { waiters: Vec::new(), asked: false });
+                return starting.waiters.push(reply);
             }
-            (Making::Done { phase: Phase::Created, .. }, _) if kept.removing.is_none() => {
-                return answer(reply, Err(wrong_pod));
-            }
-            _ => {
-                let phase = kept.phase_name();
-                return answer(
-                    reply,
-                    Err(Error::WrongPhase { what: "container", id: id.to_string(), phase, wanted: "created" }),
-                );
-            }
-        };
-        if let Some(waiters) = &mut kept.starting {
-            return waiters.push(reply);
+            _ => {}
         }
-        kept.starting = Some(vec![reply]);
-        let (home, id) = (self.home.clone(), id.clone());
-        self.jobs.spawn(async move {
-            let monitor = sandbox.monitor.clone();
-            let work = async {
-                monitor.start(&id).await.map_err(|error| match error {
-                    link::Error::Refused { .. } => {
-                        Error::StartFailed { container: id.short().to_owned(), why: error.to_string() }
-                    }
-                    error if error.is_lost() => Error::MonitorGone { pod: sandbox.id.to_string() },
-                    error => Error::at(Step::StartExec, error.class(), error),
-                })
-            };
-            let result = home.steps.pass(Step::StartExec, work).await;
-            Finished::Started { container: id, result }
-        });
+        let phase = kept.phase_name();
+        answer(reply, Err(Error::WrongPhase { what: "container", id: id.to_string(), phase, wanted: "created" }));
     }
 
     fn stop_container(&mut self, id: &ContainerId, grace: Duration, reply: Reply<()>) {

@@ -60,6 +60,7 @@ fn view(phase: Phase) -> ContainerView {
         phase,
         log_path: Some("/var/log/pods/x/web/4.log".into()),
         launch: Arc::new(serde_json::from_str(LAUNCH).unwrap()),
+        trouble: None,
     }
 }
 

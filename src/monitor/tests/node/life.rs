@@ -331,6 +331,43 @@ fn kill(pid: i32) {
 
 #[tokio::test]
 #[ignore = "needs root: namespaces, mounts and cgroups"]
+async fn a_start_whose_connection_was_lost_is_told_to_the_next_one_and_may_be_asked_for_again() {
+    let node = Node::start().await;
+    let mut pod = node.pod().await;
+    let id = pod.create(&["probe", "sleep", "forever"]).await;
+    let stand = |signal| nix::sys::signal::kill(nix::unistd::Pid::from_raw(pod.pid), signal).unwrap();
+    // Both the order and its successor's greeting lie before the monitor when it wakes.
+    stand(nix::sys::signal::Signal::SIGSTOP);
+    let first = pod.monitor.clone();
+    let of_first = id.clone();
+    let started = tokio::spawn(async move { first.start(&of_first).await });
+    tokio::task::yield_now().await;
+    let next = tokio::spawn({
+        let dir = pod.pod_dir.try_clone().unwrap();
+        async move { link::Monitor::connect(dir.as_fd()).await }
+    });
+    tokio::task::yield_now().await;
+    stand(nix::sys::signal::Signal::SIGCONT);
+    let (monitor, greeting, news) = next.await.unwrap().unwrap();
+    (pod.monitor, pod.news) = (monitor, news);
+    let at = match greeting.containers[0].state {
+        NowState::Running { since, .. } => since,
+        _ => match pod.next().await {
+            News::Started { container, at } if container == id => at,
+            other => panic!("the start is told: {other:?}"),
+        },
+    };
+    assert!(started.await.unwrap().is_err_and(|error| error.is_lost()));
+    assert_eq!(pod.monitor.start(&id).await.unwrap(), at);
+    pod.monitor.kill(&id, Signal::KILL, Whole::Every).await.unwrap();
+    assert_eq!(pod.exited(&id).await.how, Exit::Signal(Signal::KILL));
+    assert!(pod.monitor.start(&id).await.is_err_and(|error| !error.is_lost()), "once is enough");
+    pod.end().await;
+    node.end().await;
+}
+
+#[tokio::test]
+#[ignore = "needs root: namespaces, mounts and cgroups"]
 async fn a_monitor_that_nobody_greets_ends_and_one_that_was_greeted_stays() {
     let node = Node::start().await;
     let pod = node.pod().await;
