@@ -8,11 +8,11 @@ use std::{
     fs::{self, File},
     io,
     os::{
-        fd::OwnedFd,
+        fd::{AsRawFd, OwnedFd},
         linux::net::SocketAddrExt,
         unix::{
             ffi::OsStrExt,
-            fs::{DirBuilderExt, PermissionsExt},
+            fs::{DirBuilderExt, FileTypeExt, PermissionsExt},
             net::{SocketAddr, UnixDatagram, UnixListener as StdListener},
         },
     },
@@ -20,8 +20,14 @@ use std::{
     sync::Arc,
 };
 
-use anyhow::{Context, Result};
-use nix::sys::stat::{Mode, umask};
+use anyhow::{Context, Result, bail};
+use nix::{
+    errno::Errno,
+    sys::{
+        socket::{AddressFamily, SockFlag, SockType, UnixAddr, connect, socket},
+        stat::{Mode, umask},
+    },
+};
 use tokio::{
     net::UnixListener,
     signal::unix::{SignalKind, signal},
@@ -107,15 +113,14 @@ async fn serve(config: Config, listener: StdListener, monitor_program: OwnedFd) 
     Ok(())
 }
 
-/// The socket, for root and its group. One left by a daemon that is gone is replaced: the lock says it is gone.
+/// The socket, for root and its group. One left by a daemon that is gone is replaced.
 fn listen(path: &Path) -> Result<StdListener> {
     let act = || format!("listen on {}", path.display());
     if let Some(parent) = path.parent() {
         fs::create_dir_all(parent).with_context(act)?;
     }
-    match fs::remove_file(path) {
-        Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error).with_context(act),
-        _ => {}
+    if is_left_over(path)? {
+        fs::remove_file(path).with_context(act)?;
     }
     let before = umask(Mode::from_bits_truncate(0o117));
     let listener = StdListener::bind(path).with_context(act);
@@ -124,6 +129,27 @@ fn listen(path: &Path) -> Result<StdListener> {
     fs::set_permissions(path, fs::Permissions::from_mode(0o660)).with_context(act)?;
     listener.set_nonblocking(true).with_context(act)?;
     Ok(listener)
+}
+
+/// Whether a socket lies at the path that nobody answers on any more. One that somebody answers on, and whatever is no
+/// socket, is refused: our locks speak of our directories only, and the settings may name any path.
+fn is_left_over(path: &Path) -> Result<bool> {
+    let act = || format!("see what is at {}", path.display());
+    match fs::symlink_metadata(path) {
+        Ok(found) if found.file_type().is_socket() => {}
+        Ok(_) => bail!("{} exists and is not a socket: move it away, or listen elsewhere", path.display()),
+        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(false),
+        Err(error) => return Err(error).with_context(act),
+    }
+    // Without waiting: a daemon that hangs has a full queue, and a connection would wait with it.
+    let flags = SockFlag::SOCK_CLOEXEC | SockFlag::SOCK_NONBLOCK;
+    let caller = socket(AddressFamily::Unix, SockType::Stream, flags, None).with_context(act)?;
+    match connect(caller.as_raw_fd(), &UnixAddr::new(path).with_context(act)?) {
+        Err(Errno::ECONNREFUSED) => Ok(true),
+        Err(Errno::ENOENT) => Ok(false),
+        Ok(()) | Err(Errno::EAGAIN) => bail!("another daemon answers on {}", path.display()),
+        Err(errno) => Err(errno).with_context(act),
+    }
 }
 
 /// Tells a service manager that calls are answered: units that are ordered behind ours wait for it. A name that begins with
@@ -155,7 +181,31 @@ fn beside_ourselves(name: &str) -> Result<PathBuf> {
 
 #[cfg(test)]
 mod tests {
+    use std::os::unix::net::UnixStream;
+
     use super::*;
+
+    #[test]
+    fn only_a_socket_that_nobody_answers_on_is_replaced() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("made/coracle.sock");
+        let first = listen(&path).unwrap();
+        assert!(listen(&path).unwrap_err().to_string().contains("another daemon answers on"));
+        UnixStream::connect(&path).unwrap();
+        drop(first);
+        listen(&path).unwrap();
+
+        let (file, link, datagrams) = (dir.path().join("file"), dir.path().join("link"), dir.path().join("datagrams"));
+        fs::write(&file, "somebody's").unwrap();
+        std::os::unix::fs::symlink(&file, &link).unwrap();
+        let _other = UnixDatagram::bind(&datagrams).unwrap();
+        for path in [&file, &link, &datagrams, &dir.path().to_owned()] {
+            let refused = listen(path).unwrap_err().to_string();
+            assert!(refused.contains(&path.display().to_string()), "{refused}");
+        }
+        assert_eq!(fs::read_to_string(&link).unwrap(), "somebody's");
+        assert!(fs::symlink_metadata(&datagrams).unwrap().file_type().is_socket());
+    }
 
     #[test]
     fn a_service_manager_is_told_at_a_path_and_at_an_abstract_name() {

@@ -75,6 +75,25 @@ async fn a_second_daemon_on_the_same_directories_ends_with_1_and_a_stopped_one_w
     node.finish().await;
 }
 
+#[ignore = "needs root: runs a node"]
+#[tokio::test(flavor = "multi_thread")]
+async fn a_daemon_that_would_listen_where_another_answers_or_a_file_lies_ends_with_1_and_takes_nothing() {
+    let node = node().await;
+    let (config, elsewhere) = (node.dir().join("config.toml").display().to_string(), tempfile::tempdir().unwrap());
+    let file = written(elsewhere.path(), "file", "somebody's");
+    let socket = node.socket().display().to_string();
+    for (path, why) in [(&socket, format!("another daemon answers on {socket}")), (&file, file.clone())] {
+        let output = run(elsewhere.path(), &["--config", &config, "--listen", &format!("unix://{path}")]);
+        let text = String::from_utf8_lossy(&output.stderr);
+        assert_eq!(output.status.code(), Some(1), "{text}");
+        assert!(text.contains(&why), "{text}");
+    }
+    assert_eq!(fs::read_to_string(&file).unwrap(), "somebody's");
+    // Over a new connection: the socket still leads to the first one.
+    node.client().await.run(&pod("served", node.dir())).await.unwrap();
+    node.finish().await;
+}
+
 async fn runtime_ready(cri: &mut Cri) -> RuntimeCondition {
     let status = cri.runtime.status(StatusRequest { verbose: false }).await.unwrap().into_inner().status.unwrap();
     status.conditions.into_iter().find(|condition| condition.r#type == "RuntimeReady").unwrap()
