@@ -124,8 +124,8 @@ impl Bridge {
 
     /// Makes or mends what all pods of the network share: the bridge, its addresses, forwarding, the way out.
     ///
-    /// `owner` is written on the bridge (`ip link` shows it as the alias); one that carries another instance's name is
-    /// not touched. With `None` any bridge of that name will do, as for the reference plugin.
+    /// `owner` is written on the bridge (`ip link` shows it as the alias); one that carries another instance's name, or
+    /// none and is in use, is not touched. With `None` any bridge of that name will do, as for the reference plugin.
     pub(crate) fn prepare(&self, links: &mut Links, owner: Option<&str>) -> Result<Ground> {
         let subnets = self.subnets();
         let notes = ground::check_subnets(links, &self.name, &subnets)?;

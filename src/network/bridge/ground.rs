@@ -14,7 +14,8 @@ use crate::{
 /// Every owner's name begins so; a bridge with another alias, or none, was made by somebody else.
 pub(crate) const OWNER_PREFIX: &str = "coracle ";
 
-/// Finds or makes the bridge. Refuses one that belongs to another instance, and a link that is no bridge.
+/// Finds or makes the bridge. Refuses one that belongs to another instance or that somebody else uses, and a link that is
+/// no bridge.
 pub(super) fn ensure_bridge(links: &mut Links, bridge: &Bridge, owner: Option<&str>) -> Result<Link> {
     let name = &bridge.name;
     if links.by_name(name)?.is_none() {
@@ -45,8 +46,14 @@ pub(super) fn ensure_bridge(links: &mut Links, bridge: &Bridge, owner: Option<&s
                     "bridge {name} belongs to the instance with root {other}; choose another network.bridge and subnets"
                 ));
             }
-            // Made by hand, or by an instance whose root is no more: it becomes ours.
-            _ => label(links, name, owner)?,
+            // Made by an instance whose root is no more: it becomes ours.
+            Some(alias) if alias.starts_with(OWNER_PREFIX) => label(links, name, owner)?,
+            // Made by somebody else, never by us: a bridge of ours is labelled in the very send that makes it, and before
+            // it gets an address. A bare one becomes ours.
+            _ => {
+                refuse_used(links, &found)?;
+                label(links, name, owner)?;
+            }
         }
     }
     if !found.up {
@@ -128,6 +135,24 @@ pub(super) fn check_subnets(links: &mut Links, bridge: &str, subnets: &[IpNet]) 
     }
     notes.dedup();
     Ok(notes)
+}
+
+/// Refuses a bridge that has an address or a port: a host may be reached by it, and would be cut off.
+fn refuse_used(links: &mut Links, bridge: &Link) -> Result<()> {
+    // The kernel gives every bridge that is up a link-local address of IPv6.
+    let kernels = |net: &IpNet| matches!(net, IpNet::V6(net) if net.addr().is_unicast_link_local());
+    let address = links.addresses()?.into_iter().find(|(link, net)| *link == bridge.index && !kernels(net));
+    let port = links.all()?.into_iter().find(|link| link.master == Some(bridge.index));
+    let used = match (address, port) {
+        (Some((_, net)), _) => format!("address {net}"),
+        (None, Some(port)) => format!("port {}", port.name),
+        (None, None) => return Ok(()),
+    };
+    let name = &bridge.name;
+    not_ready(format!(
+        "bridge {name} was not made by Coracle and has {used}; choose another network.bridge, or delete {name} if nothing \
+         needs it"
+    ))
 }
 
 /// Removes the bridge if it is `owner`'s. One with a port is refused. A missing one is success.

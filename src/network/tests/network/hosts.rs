@@ -22,6 +22,13 @@ fn ip(arguments: &str) {
     assert!(Command::new("ip").args(arguments.split(' ')).status().unwrap().success(), "ip {arguments}");
 }
 
+/// Everything that `ip` tells of a link and its addresses.
+fn shown(link: &str) -> String {
+    let output = Command::new("ip").args(["address", "show", "dev", link]).output().unwrap();
+    assert!(output.status.success());
+    String::from_utf8(output.stdout).unwrap()
+}
+
 fn open(test: &str, change: impl FnOnce(&mut Config)) -> (tempfile::TempDir, Config, Network) {
     let dir = tempfile::Builder::new().prefix(&format!("crt-network-{test}-")).tempdir().unwrap();
     let mut config = Config { netns_dir: dir.path().join("netns"), ..Config::apart(test) };
@@ -91,6 +98,37 @@ fn a_route_into_the_subnet_is_in_the_way_and_one_around_it_is_a_note() {
             Readiness::NotReady { why } => assert!(why.contains("10.88.7.0/24") && why.contains("lan"), "{why}"),
             Readiness::Ready => panic!("pods' packets would go elsewhere"),
         }
+        close(&config);
+    });
+}
+
+#[test]
+#[ignore = "needs root: makes links and network namespaces"]
+fn a_bridge_that_somebody_else_uses_is_refused_and_stays_as_it_is_and_a_bare_one_becomes_ours() {
+    on_a_host_of_its_own(|| async {
+        ip("link add lan type bridge");
+        ip("link add wire type veth peer name far");
+        // As the kernel gives one to every bridge that is up: no use by anybody.
+        ip("address add fe80::1/64 dev lan nodad");
+        for (used, named, freed) in [
+            ("address add 192.168.79.1/24 dev lan", "192.168.79.1/24", "address delete 192.168.79.1/24 dev lan"),
+            ("address add 169.254.7.1/16 dev lan", "169.254.7.1/16", "address delete 169.254.7.1/16 dev lan"),
+            ("address add fd79::1/64 dev lan nodad", "fd79::1/64", "address delete fd79::1/64 dev lan"),
+            ("link set wire master lan", "port wire", "link set wire nomaster"),
+        ] {
+            ip(used);
+            let before = shown("lan");
+            let (_dir, config, network) = open("foreign", |config| config.bridge = "lan".into());
+            match network.readiness() {
+                Readiness::NotReady { why } => assert!(why.contains("bridge lan") && why.contains(named), "{why}"),
+                Readiness::Ready => panic!("the bridge was taken over in spite of: ip {used}"),
+            }
+            assert_eq!(shown("lan"), before);
+            close(&config);
+            ip(freed);
+        }
+        let (_dir, config, network) = open("foreign", |config| config.bridge = "lan".into());
+        assert_eq!(network.readiness(), Readiness::Ready);
         close(&config);
     });
 }
