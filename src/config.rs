@@ -142,6 +142,7 @@ fn check(config: &Config) -> Result<()> {
         bail!("listen = {socket:?}: the path of a unix socket has at most {SOCKET_PATH_BYTES} bytes");
     }
     config.network.check().context("[network]")?;
+    config.engine.check().context("[engine]")?;
     Ok(())
 }
 

@@ -10,10 +10,11 @@ mod device_program;
 mod kill;
 mod limits;
 mod make;
+mod owner;
 mod pod_limits;
 mod remove;
 
-use std::os::fd::OwnedFd;
+use std::{os::fd::OwnedFd, path::Path};
 
 use model::{PodId, PodPlan};
 use serde::{Deserialize, Serialize};
@@ -72,16 +73,19 @@ impl Cgroups {
                 Err(Error::CgroupDriver { parent: parent.to_owned() })
             }
             Some(parent) if !parent.is_empty() => {
-                let path = checked(parent)?;
+                let path = checked("cgroup_parent", parent)?;
                 Ok(PodCgroup { ours: !self.exists(&path), path })
             }
-            _ => Ok(PodCgroup { path: format!("{}/{id}", checked(root)?), ours: true }),
+            _ => Ok(PodCgroup { path: format!("{root}/{id}"), ours: true }),
         }
     }
 
     /// Makes (or finds) a pod's cgroup.
-    pub fn make_pod(&self, pod: &PodCgroup, pids: Option<u64>) -> Result<()> {
+    pub fn make_pod(&self, pod: &PodCgroup, pids: Option<u64>, owner: &Path) -> Result<()> {
         self.make_directories(&pod.path)?;
+        if pod.ours {
+            self.mark(&pod.path, owner);
+        }
         if let (true, Some(pids)) = (pod.ours, pids) {
             pod_limits::set_pids(&pod.path, pids)?;
         }
@@ -102,7 +106,7 @@ impl Cgroups {
 }
 
 /// A cgroup path that stays where it says: absolute, without `.` and `..`.
-fn checked(path: &str) -> Result<String> {
+pub(crate) fn checked(field: &'static str, path: &str) -> Result<String> {
     let fits = path.starts_with('/')
         && path.len() < 3800
         && !path.contains('\0')
@@ -110,11 +114,8 @@ fn checked(path: &str) -> Result<String> {
     if fits {
         return Ok(path.to_owned());
     }
-    Err(Error::Invalid {
-        field: "cgroup_parent",
-        value: path.chars().take(200).collect(),
-        want: "an absolute path without . and ..",
-    })
+    let want = "an absolute path without . and .., and without a slash at its end";
+    Err(Error::Invalid { field, value: path.chars().take(200).collect(), want })
 }
 
 /// The path as `openat` takes it below a hierarchy's root.

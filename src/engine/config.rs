@@ -2,6 +2,8 @@
 
 use serde::Deserialize;
 
+use crate::{Result, cgroup};
+
 /// The `[engine]` table of the configuration file.
 #[derive(Debug, Clone, PartialEq, Eq, Deserialize)]
 #[serde(default, deny_unknown_fields)]
@@ -35,6 +37,29 @@ impl Default for Config {
             pod_pids: None,
             privileged_without_host_devices: false,
             device_ownership_from_security_context: false,
+        }
+    }
+}
+
+impl Config {
+    /// Refuses what can never work, naming the setting.
+    pub fn check(&self) -> Result<()> {
+        cgroup::checked("cgroup_root", &self.cgroup_root).map(drop)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::Error;
+
+    #[test]
+    fn a_cgroup_root_that_cannot_be_is_named() {
+        Config::default().check().unwrap();
+        for wrong in ["", "/", "relative", "/a/../../x", "/a/"] {
+            let config = Config { cgroup_root: wrong.to_owned(), ..Config::default() };
+            let refused = config.check();
+            assert!(matches!(refused, Err(Error::Invalid { field: "cgroup_root", .. })), "{wrong}: {refused:?}");
         }
     }
 }

@@ -82,9 +82,10 @@ impl Engine {
         self.cgroups.place_pod(&self.config.cgroup_root, pod, id)
     }
 
-    /// Makes a pod's cgroup, or finds the kubelet's. Safe to repeat.
-    pub fn make_pod_cgroup(&self, pod: &PodCgroup) -> Result<()> {
-        self.cgroups.make_pod(pod, self.config.pod_pids)
+    /// Makes a pod's cgroup, or finds the kubelet's. Safe to repeat. One of ours is marked with `owner`, the root
+    /// directory of the instance.
+    pub fn make_pod_cgroup(&self, pod: &PodCgroup, owner: &Path) -> Result<()> {
+        self.cgroups.make_pod(pod, self.config.pod_pids, owner)
     }
 
     /// Removes a pod's cgroup where we made it. One that is gone is fine.
@@ -162,15 +163,18 @@ impl Engine {
         self.cgroups.remove(&plan.cgroup.path)
     }
 
-    /// The pods that have a cgroup below the root of ours.
-    pub fn pods(&self) -> Result<Vec<PodId>> {
-        let names = self.cgroups.below(&self.config.cgroup_root)?;
-        Ok(names.into_iter().filter_map(|name| name.parse().ok()).collect())
+    /// The pods that have a cgroup below the root of ours and are of the instance whose root directory is `owner`:
+    /// another instance may have the same cgroup root.
+    pub fn pods(&self, owner: &Path) -> Result<Vec<PodId>> {
+        let root = self.config.cgroup_root.as_str();
+        let names = self.cgroups.below(root)?;
+        let ours = names.into_iter().filter(|name| self.cgroups.is_of(&format!("{root}/{name}"), owner));
+        Ok(ours.filter_map(|name| name.parse().ok()).collect())
     }
 
     /// Removes the cgroup of a pod without a record, and kills the processes in it.
     pub fn remove_unknown_pod(&self, id: &PodId) -> Result<()> {
-        self.cgroups.remove(&format!("{}/{id}", self.config.cgroup_root.trim_end_matches('/')))
+        self.cgroups.remove(&format!("{}/{id}", self.config.cgroup_root))
     }
 
     fn read_profile(&self, path: &Path) -> Result<Profile> {

@@ -459,9 +459,9 @@ async fn evict(
     stop_pod::end_monitor(home, id, Some(monitor), None).await
 }
 
-/// cgroups that no record knows, with whatever lives in them.
+/// cgroups of this instance that no record knows, with whatever lives in them.
 async fn sweep_cgroups(home: &Arc<Home>, known: &BTreeSet<String>) {
-    let pods = match home.engine.pods() {
+    let pods = match home.engine.pods(&home.root) {
         Ok(pods) => pods,
         Err(error) => return tracing::warn!(%error, "list the cgroups of pods"),
     };

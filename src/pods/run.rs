@@ -120,8 +120,8 @@ async fn steps(home: &Arc<Home>, record: &mut PodRecord, undo: &mut Undo) -> Res
         async move { home.steps.pass(Step::StopPodCgroup, stop_pod::remove_cgroup(&home, &id, cgroup)).await }
     });
     let made = steps.pass(Step::RunCgroup, async {
-        let (engine, cgroup) = (home.engine.clone(), cgroup.clone());
-        home.blocking(move || engine.make_pod_cgroup(&cgroup))
+        let (engine, cgroup, owner) = (home.engine.clone(), cgroup.clone(), home.root.clone());
+        home.blocking(move || engine.make_pod_cgroup(&cgroup, &owner))
             .await
             .map_err(|e| Error::at(Step::RunCgroup, e.class(), e))
     });

@@ -14,7 +14,7 @@ use nix::sys::signal::Signal;
 use testkit::{Cri, NodeOptions, Process, container, eventually, eventually_async, pod};
 use tonic::Code;
 
-use crate::support::{PROBE, node, node_with};
+use crate::support::{PROBE, node, node_with, prepared};
 
 /// Patience with what takes milliseconds.
 const SOON: Duration = Duration::from_secs(10);
@@ -251,4 +251,30 @@ async fn a_monitor_that_stands_still_holds_no_call_for_ever_and_no_pod_from_stop
     signal(&sleeps, Signal::SIGCONT);
     assert_eq!(exited(&mut cri, &wakes_container).await.exit_code, 137);
     node.finish().await;
+}
+
+#[ignore = "needs root: runs two nodes"]
+#[tokio::test]
+async fn an_instance_that_starts_takes_no_pod_of_another_in_the_same_cgroup_for_its_own() {
+    let first = node().await;
+    let mut cri = first.client().await;
+    let config = pod("neighbour", first.dir());
+    let pod_id = cri.run(&config).await.unwrap();
+    let id = cri.start(&pod_id, &config, &container("runs", PROBE, &["sleep", "forever"])).await.unwrap();
+
+    let mut second = prepared(NodeOptions::default()).await;
+    fs::create_dir(second.dir().join("conf.d")).unwrap();
+    let shared = format!("[engine]\ncgroup_root = \"{}\"\n", first.cgroup_root());
+    fs::write(second.dir().join("conf.d/10-shared.toml"), shared).unwrap();
+    second.start_daemon();
+    let config = pod("newcomer", second.dir());
+    let newcomer = second.client().await.run(&config).await.unwrap();
+    second.restart_daemon();
+
+    assert_eq!(pod_status(&mut cri, &pod_id).await.state(), PodSandboxState::SandboxReady);
+    assert_eq!(status(&mut cri, &id).await.state(), ContainerState::ContainerRunning);
+    let kept = pod_status(&mut second.client().await, &newcomer).await;
+    assert_eq!(kept.state(), PodSandboxState::SandboxReady);
+    second.finish().await;
+    first.finish().await;
 }

@@ -85,7 +85,7 @@ fn a_containers_cgroup_is_limited_and_leaves_nothing_behind() {
     let made = engine.pod_cgroup(&pod(None), &pod_id(1)).unwrap();
     assert_eq!(made, PodCgroup { path: format!("{root}/{}", pod_id(1)), ours: true });
     assert!(!directories(&cgroups, &made.path).iter().any(|directory| directory.exists()), "a place makes nothing");
-    engine.make_pod_cgroup(&made).unwrap();
+    engine.make_pod_cgroup(&made, Path::new("/nowhere")).unwrap();
     assert_eq!(value(&cgroups, &made.path, "pids", "pids.max"), "500");
 
     let plan = launch_plan::Cgroup {
@@ -159,10 +159,10 @@ fn the_kubelets_parent_is_used_and_not_removed() {
     let cgroups = Cgroups::find().unwrap();
     let first = engine.pod_cgroup(&pod(Some(&parent)), &pod_id(2)).unwrap();
     assert_eq!(first, PodCgroup { path: parent.clone(), ours: true }, "nobody had made it");
-    engine.make_pod_cgroup(&first).unwrap();
+    engine.make_pod_cgroup(&first, Path::new("/nowhere")).unwrap();
     let second = engine.pod_cgroup(&pod(Some(&format!("{parent}/"))), &pod_id(2)).unwrap();
     assert_eq!(second, PodCgroup { path: parent.clone(), ours: false });
-    engine.make_pod_cgroup(&second).unwrap();
+    engine.make_pod_cgroup(&second, Path::new("/nowhere")).unwrap();
     engine.remove_pod_cgroup(&second).unwrap();
     assert!(directories(&cgroups, &parent).iter().all(|directory| directory.exists()));
     let init = engine.pod_init(&pod(Some(&parent)), &second, &pod_id(2)).unwrap();
