@@ -32,12 +32,14 @@ pub enum Error {
         count: usize,
     },
     /// The name belongs to another object that is not the same request.
-    #[error("name {name:?} is reserved for {id}, which was made from a different request")]
+    #[error("name {name:?} is reserved for {id}, which {why}")]
     NameTaken {
         /// The reserved name.
         name: String,
         /// Who has it.
         id: String,
+        /// What keeps the request from having it too.
+        why: String,
     },
     /// The object's phase does not allow this.
     #[error("{what} {id} is {phase}, and must be {wanted}")]

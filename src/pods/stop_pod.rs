@@ -54,7 +54,11 @@ pub(crate) async fn end_monitor(
     if let Some(monitor) = monitor {
         match monitor.end_pod().await {
             Ok(()) => return Ok(()),
-            Err(error) if error.is_lost() || error.is_silent() => {}
+            // It may be on its way out, with its answer lost: there is nothing to report, and nothing to wait for.
+            Err(error) if error.is_lost() => {
+                return monitor_process::end(process, &home.pod_dir(id)).await.map(|_| ());
+            }
+            Err(error) if error.is_silent() => {}
             // It holds a container whose record cannot be read, which nobody else can end.
             Err(error) => tracing::warn!(pod = %id, %error, "a monitor does not end when told to"),
         }

@@ -18,6 +18,9 @@ use crate::{
     run,
 };
 
+/// Why a name that is taken cannot be shared, when the one who has it is not what was asked for.
+const OTHER_REQUEST: &str = "was made from a different request";
+
 impl Keeper {
     pub(super) fn take(&mut self, command: Command) {
         match command {
@@ -49,7 +52,8 @@ impl Keeper {
 
     fn join(&mut self, plan: &PodPlan, reply: Reply<PodId>) {
         if plan != &*self.record.plan {
-            let taken = Error::NameTaken { name: plan.metadata.to_string(), id: self.record.id.to_string() };
+            let (name, id) = (plan.metadata.to_string(), self.record.id.to_string());
+            let taken = Error::NameTaken { name, id, why: OTHER_REQUEST.to_owned() };
             answer(reply, Err(taken));
         } else if self.goal > Goal::Keep || self.record.stage > PodStage::Ready {
             answer(reply, Err(self.wrong_phase("ready")));
@@ -67,7 +71,9 @@ impl Keeper {
         };
         let same_name = self.containers.values_mut().find(|kept| kept.plan.metadata == plan.metadata);
         if let Some(kept) = same_name {
-            let same = *kept.plan == *plan && kept.removing.is_none();
+            let same_plan = *kept.plan == *plan;
+            let why = if same_plan { format!("is {}", kept.phase_name()) } else { OTHER_REQUEST.to_owned() };
+            let same = same_plan && kept.removing.is_none();
             match &mut kept.making {
                 Making::Going(waiters) if same => waiters.push(reply),
                 Making::Done { phase: Phase::Created, .. } if same => answer(reply, Ok(kept.id.clone())),
@@ -77,7 +83,7 @@ impl Keeper {
                         kept.removing.get_or_insert_default();
                     }
                     let name = plan.metadata.to_string();
-                    answer(reply, Err(Error::NameTaken { name, id: kept.id.to_string() }));
+                    answer(reply, Err(Error::NameTaken { name, id: kept.id.to_string(), why }));
                 }
             }
             return;

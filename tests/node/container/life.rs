@@ -102,6 +102,9 @@ async fn a_container_starts_once() {
     let mut scene = Scene::new().await;
     let id = scene.start(&sleeper("one")).await;
     assert_eq!(start(&mut scene, &id).await.unwrap_err().code(), Code::FailedPrecondition);
+    let again = scene.try_create(&sleeper("one")).await.unwrap_err();
+    assert_eq!(again.code(), Code::AlreadyExists);
+    assert!(again.message().contains("is running"), "{}", again.message());
     scene.attentive(&id).await;
     scene.stop(&id, 10).await;
     assert_eq!(start(&mut scene, &id).await.unwrap_err().code(), Code::FailedPrecondition);
@@ -156,7 +159,7 @@ async fn a_containers_name_belongs_to_one_request_until_its_removal() {
 
     let refused = scene.try_create(&probe("one", &["exit", "1"])).await.unwrap_err();
     assert_eq!(refused.code(), Code::AlreadyExists);
-    assert!(refused.message().contains("one"), "{}", refused.message());
+    assert!(refused.message().contains("different request"), "{}", refused.message());
 
     let mut next = config.clone();
     next.metadata.as_mut().unwrap().attempt = 1;
