@@ -1,18 +1,27 @@
 //! Waiting for something to become true, with a deadline and a name for what never did.
 
 use std::{
+    env,
     fmt::Debug,
     future::Future,
+    sync::LazyLock,
     time::{Duration, Instant},
 };
 
 /// Between two looks. Short: a test's time is mostly such waits.
 const PAUSE: Duration = Duration::from_millis(5);
 
+/// By how much deadlines are stretched: a machine under emulation is that many times slower. From `CORACLE_TEST_PATIENCE`.
+static PATIENCE: LazyLock<u32> = LazyLock::new(|| match env::var("CORACLE_TEST_PATIENCE") {
+    Ok(text) => text.parse().expect("CORACLE_TEST_PATIENCE is a whole number"),
+    Err(_) => 1,
+});
+
 /// Looks again and again until `look` returns `Ok`, and returns what it holds. After `deadline` it panics with `what` and
 /// the last reason. The one place in the tests where a thread waits for time to pass.
 #[track_caller]
 pub fn eventually<T, E: Debug>(deadline: Duration, what: &str, mut look: impl FnMut() -> Result<T, E>) -> T {
+    let deadline = deadline * *PATIENCE;
     let end = Instant::now() + deadline;
     loop {
         match look() {
@@ -29,6 +38,7 @@ pub async fn eventually_async<T, E: Debug, F: Future<Output = Result<T, E>>>(
     what: &str,
     mut look: impl FnMut() -> F,
 ) -> T {
+    let deadline = deadline * *PATIENCE;
     let end = Instant::now() + deadline;
     loop {
         match look().await {
