@@ -79,7 +79,7 @@ class Guest:
             "-M", "q35", "-accel", "tcg,thread=multi", "-cpu", "max", "-smp", self.cores, "-m", self.memory,
             "-nodefaults", "-no-user-config", "-display", "none", "-monitor", "none", "-serial", f"file:{self.console}",
             "-kernel", CACHE / f"vmlinuz-{self.kernel}", "-initrd", CACHE / f"initrd-{self.kernel}.gz",
-            "-append", f"console=ttyS0 root=/dev/vda rw quiet panic=-1 mitigations=off nokaslr {self.append}",
+            "-append", f"console=ttyS0 root=/dev/vda rw quiet panic=-1 mitigations=off nokaslr no_timer_check {self.append}",
             "-drive", f"if=none,id=d0,file={self.disk},format=raw,cache=writeback", "-device", "virtio-blk-pci,drive=d0",
             "-drive", f"if=none,id=d1,file={self.files},format=raw,readonly=on", "-device", "virtio-blk-pci,drive=d1",
             "-device", "virtio-serial-pci", "-chardev", f"socket,id=c0,path={self.dir}/exec.sock",
