@@ -67,7 +67,7 @@ pub fn set_window_size(tty: BorrowedFd<'_>, size: WindowSize) -> io::Result<()> 
     done(unsafe { libc::ioctl(tty.as_raw_fd(), libc::TIOCSWINSZ, &raw const size) })
 }
 
-/// Makes the program's end the controlling terminal of this session. `EPERM`: not a session leader, or it has one.
+/// Makes the program's end the caller's controlling terminal. `EPERM`: it leads no session, or has a terminal.
 pub fn set_controlling(slave: BorrowedFd<'_>) -> io::Result<()> {
     // SAFETY: TIOCSCTTY takes a number; 0 never steals a terminal from another session.
     done(unsafe { libc::ioctl(slave.as_raw_fd(), libc::TIOCSCTTY, 0) })

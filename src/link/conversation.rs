@@ -78,7 +78,7 @@ impl<R: Numbered> Conversation<R> {
         socket: OwnedFd,
         news: impl FnMut(Option<R>) + Send + 'static,
     ) -> Result<Conversation<R>> {
-        // `register` asks its caller to promise, by `unsafe`, that the descriptor never changes; an `OwnedFd`'s never does.
+        // The successor of this call wants a promise that the descriptor never changes; an `OwnedFd`'s never does.
         #[allow(deprecated)]
         let socket = AsyncFd::new(socket).map_err(|source| Error::Connect { who, source })?;
         let shared = Arc::new(Shared {

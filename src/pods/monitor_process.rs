@@ -93,7 +93,7 @@ pub(crate) async fn kill(handle: OwnedFd) -> Result<Found, Error> {
         Err(error) if error.raw_os_error() == Some(libc::ESRCH) => return Ok(Found::Dead),
         Err(error) => return Err(failed(error)),
     }
-    // `register` asks its caller to promise, by `unsafe`, that the descriptor never changes; an `OwnedFd`'s never does.
+    // The successor of this call wants a promise that the descriptor never changes; an `OwnedFd`'s never does.
     #[allow(deprecated)]
     let handle = AsyncFd::with_interest(handle, Interest::READABLE).map_err(failed)?;
     match tokio::time::timeout(DEATH_PATIENCE, handle.readable()).await {
