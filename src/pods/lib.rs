@@ -73,7 +73,8 @@ impl Pods {
         let plan = Arc::new(plan);
         let (mailbox, inbox) = mpsc::channel(MAILBOX);
         let id = PodId::from_random(self.home.random());
-        let mailbox = match self.home.index.reserve(&plan.metadata, &id, mailbox.clone()) {
+        let (reply, answer) = oneshot::channel();
+        let owner = match self.home.index.reserve(&plan.metadata, &id, mailbox) {
             Reserved::New => {
                 let record = PodRecord {
                     id: id.clone(),
@@ -88,14 +89,17 @@ impl Pods {
                     init_pid: None,
                     trouble: None,
                 };
-                self.keep(Keeper::for_new(self.home.clone(), record), inbox);
-                mailbox
+                self.keep(Keeper::for_new(self.home.clone(), record, reply), inbox);
+                id
             }
             Reserved::Taken(owner) => {
-                self.home.index.mailbox(&owner).ok_or_else(|| Error::Gone { id: owner.to_string() })?
+                let gone = || Error::Gone { id: owner.to_string() };
+                let mailbox = self.home.index.mailbox(&owner).ok_or_else(gone)?;
+                mailbox.send(Command::Join { plan, reply }).await.map_err(|_| gone())?;
+                owner
             }
         };
-        self.ask(&mailbox, &id, |reply| Command::Join { plan, reply }).await
+        answer.await.map_err(|_| Error::Gone { id: owner.to_string() })?
     }
 
     /// Stops a pod: ends its containers, gives back what it borrowed. Stopping what is stopped, or gone, is success.

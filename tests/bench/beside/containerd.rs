@@ -7,12 +7,13 @@ use std::{
     time::Duration,
 };
 
+use api::cri::v1::VersionRequest;
 use nix::{
     sys::signal::{Signal, kill},
     unistd::Pid,
 };
 use serde_json::json;
-use testkit::{Cri, ImageBuilder, Layer, eventually};
+use testkit::{Cri, ImageBuilder, Layer, eventually, eventually_async};
 
 use super::support::{PROBE, probe};
 
@@ -76,13 +77,13 @@ impl Containerd {
     }
 
     pub(super) async fn client(&self) -> Cri {
-        let mut cri = Cri::connect(&self.socket()).await.unwrap();
+        let cri = Cri::connect(&self.socket()).await.unwrap();
         // The socket listens before the CRI plugin serves.
-        let begun = std::time::Instant::now();
-        while cri.runtime.version(api::cri::v1::VersionRequest::default()).await.is_err() {
-            assert!(begun.elapsed() < PATIENCE, "containerd serves CRI");
-            tokio::time::sleep(Duration::from_millis(50)).await;
-        }
+        eventually_async(PATIENCE, "containerd serves CRI", || {
+            let mut cri = cri.clone();
+            async move { cri.runtime.version(VersionRequest::default()).await }
+        })
+        .await;
         cri
     }
 
