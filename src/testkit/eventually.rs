@@ -17,11 +17,16 @@ static PATIENCE: LazyLock<u32> = LazyLock::new(|| match env::var("CORACLE_TEST_P
     Err(_) => 1,
 });
 
+/// A deadline as it holds on this machine: stretched like those of [`eventually`].
+pub fn patience(deadline: Duration) -> Duration {
+    deadline * *PATIENCE
+}
+
 /// Looks again and again until `look` returns `Ok`, and returns what it holds. After `deadline` it panics with `what` and
 /// the last reason. The one place in the tests where a thread waits for time to pass.
 #[track_caller]
 pub fn eventually<T, E: Debug>(deadline: Duration, what: &str, mut look: impl FnMut() -> Result<T, E>) -> T {
-    let deadline = deadline * *PATIENCE;
+    let deadline = patience(deadline);
     let end = Instant::now() + deadline;
     loop {
         match look() {
@@ -38,7 +43,7 @@ pub async fn eventually_async<T, E: Debug, F: Future<Output = Result<T, E>>>(
     what: &str,
     mut look: impl FnMut() -> F,
 ) -> T {
-    let deadline = deadline * *PATIENCE;
+    let deadline = patience(deadline);
     let end = Instant::now() + deadline;
     loop {
         match look().await {

@@ -18,7 +18,7 @@ mod registry;
 
 pub use client::{Cri, container, pod};
 pub use debian_registry::{DebianRegistry, HOSTS};
-pub use eventually::{eventually, eventually_async};
+pub use eventually::{eventually, eventually_async, patience};
 pub use family::{Process, descendants};
 pub use image::{BuiltImage, ImageBuilder, Layer, digest_of};
 pub use leak::Leaks;

@@ -1,9 +1,13 @@
 //! Every named step of every act made to fail, and the daemon killed before and after each.
 //!
 //! Whatever happens: nothing half-made stays, the same request works afterwards, as a kubelet repeats it, how a container
-//! ended stays known, and nothing is leaked.
+//! ended stays known, and nothing is leaked. A pod beside it notices nothing, and none of its lines is lost.
 
-use std::{fs, path::PathBuf, time::Duration};
+use std::{
+    fs,
+    path::PathBuf,
+    time::{Duration, Instant},
+};
 
 use api::cri::v1::{
     ContainerConfig, ContainerState, ContainerStatus, ContainerStatusRequest, LinuxPodSandboxConfig,
@@ -12,10 +16,13 @@ use api::cri::v1::{
     StopPodSandboxRequest,
 };
 use pods::Step;
-use testkit::{Cri, NodeOptions, TempNode, container, eventually_async, pod};
+use testkit::{Cri, NodeOptions, TempNode, container, eventually, eventually_async, patience, pod};
 use tonic::Status;
 
-use crate::support::{PROBE, node_with, prepared};
+use crate::{
+    support::{PROBE, node, node_with, prepared},
+    witness::Witness,
+};
 
 /// The variable that injects faults.
 const FAULTS: &str = "CORACLED_FAULTS";
@@ -25,6 +32,10 @@ const SOON: Duration = Duration::from_secs(20);
 
 /// After this a call counts as one that its client gave up.
 const GIVEN_UP: Duration = Duration::from_secs(1);
+
+/// From the start of the daemon after a crash until all is settled: it answers, what was cut short is taken back, and what
+/// was asked for is done when it is asked for again.
+const SETTLED: Duration = Duration::from_secs(1);
 
 /// What a kubelet asks in the life of a pod with one container.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -122,7 +133,9 @@ async fn node_that(faulty: &str) -> TempNode {
 }
 
 /// The same pod and container, from one daemon to the next.
-struct Life {
+struct Life<'w> {
+    /// Another pod of the node, whose log is the one that is swapped: it is written to without a pause.
+    witness: Option<&'w mut Witness>,
     cri: Cri,
     config: PodSandboxConfig,
     pod: String,
@@ -130,10 +143,11 @@ struct Life {
     attempt: u32,
 }
 
-impl Life {
-    async fn new(node: &TempNode) -> Life {
+impl<'w> Life<'w> {
+    async fn new(node: &TempNode) -> Life<'w> {
         let config = pod("again", node.dir());
-        Life { cri: node.client().await, config, pod: String::new(), container: String::new(), attempt: 0 }
+        let cri = node.client().await;
+        Life { witness: None, cri, config, pod: String::new(), container: String::new(), attempt: 0 }
     }
 
     fn main(&self) -> ContainerConfig {
@@ -160,9 +174,12 @@ impl Life {
                 let done = self.cri.exec(&container_id, &["/probe", "print", "here"], 10).await?;
                 assert_eq!(done.stdout, b"here\n");
             }
-            Act::ReopenLog => {
-                self.cri.runtime.reopen_container_log(ReopenContainerLogRequest { container_id }).await?;
-            }
+            Act::ReopenLog => match &mut self.witness {
+                Some(witness) => witness.rotate(&mut self.cri).await?,
+                None => {
+                    self.cri.runtime.reopen_container_log(ReopenContainerLogRequest { container_id }).await?;
+                }
+            },
             Act::StopContainer => {
                 self.cri.runtime.stop_container(StopContainerRequest { container_id, timeout: 0 }).await?;
                 let ended = self.status().await?;
@@ -189,15 +206,26 @@ impl Life {
     async fn is_taken_back(&mut self, act: Act, step: Step, refused: &Status) {
         assert!(refused.message().contains(step.name()), "{step}: {refused}");
         match act {
-            Act::Run => assert_eq!(pods(&mut self.cri).await, [], "{step}"),
+            Act::Run => assert_eq!(self.others().await, [], "{step}"),
             Act::Create => {
                 let listed = self.cri.runtime.list_containers(ListContainersRequest::default()).await.unwrap();
-                assert_eq!(listed.into_inner().containers, [], "{step}");
+                let listed = listed.into_inner().containers.into_iter();
+                let in_pod: Vec<_> = listed.filter(|container| container.pod_sandbox_id == self.pod).collect();
+                assert_eq!(in_pod, [], "{step}");
             }
             _ => return,
         }
         let again = self.perform(act).await.unwrap_err();
         assert!(again.message().contains(step.name()), "{step}: {again}");
+    }
+}
+
+impl Life<'_> {
+    /// The pods that are listed, and how they are; but for the witness's.
+    async fn others(&mut self) -> Vec<(String, PodSandboxState)> {
+        let witness = self.witness.as_ref().map(|witness| witness.pod().to_owned());
+        let listed = pods(&mut self.cri).await.into_iter();
+        listed.filter(|(id, _)| Some(id) != witness.as_ref()).collect()
     }
 }
 
@@ -208,13 +236,13 @@ async fn pods(cri: &mut Cri) -> Vec<(String, PodSandboxState)> {
 }
 
 /// Lives a whole life on a node whose daemon does not run, with something happening at `step`; where that stops an act, the
-/// next daemon is asked for it again. The node's daemon does not run afterwards.
-async fn live(node: &mut TempNode, step: Step, how: How) {
+/// next daemon is asked for it again. The node's daemon does not run afterwards. Answers how long it took to settle.
+async fn live(node: &mut TempNode, witness: &mut Witness, step: Step, how: How) -> Duration {
     let case = format!("{step}={}", how.name());
     node.set_environment(faults(&case));
     node.start_daemon();
-    let mut life = Life::new(node).await;
-    let mut interrupted = false;
+    let mut life = Life { witness: Some(witness), ..Life::new(node).await };
+    let mut settled = None;
     for act in LIFE {
         // A signal that is never sent holds its caller until that one has enough.
         let patience = if (step, how) == (Step::StopSignal, How::Fail) { GIVEN_UP } else { SOON };
@@ -223,8 +251,7 @@ async fn live(node: &mut TempNode, step: Step, how: How) {
             Ok(Err(status)) => Some(status),
             Err(_) => None,
         };
-        assert!(!interrupted, "{case}: {act:?} after the fault: {failed:?}");
-        interrupted = true;
+        assert!(settled.is_none(), "{case}: {act:?} after the fault: {failed:?}");
         match (how, failed) {
             (How::Fail, failed) => {
                 if let Some(refused) = failed {
@@ -234,27 +261,55 @@ async fn live(node: &mut TempNode, step: Step, how: How) {
             }
             (How::KillBefore | How::KillAfter, _) => node.await_death(),
         }
-        node.set_environment(Vec::new());
-        node.start_daemon();
-        life.cri = node.client().await;
-        life.perform(act).await.unwrap_or_else(|status| panic!("{case}: {act:?} again: {status}"));
+        settled = Some(settle(node, &mut life, &case, act).await);
     }
-    assert_eq!(interrupted, how != How::Fail || !is_only_logged(step), "{case}: whether anybody heard of it");
-    assert_eq!(pods(&mut life.cri).await, [], "{case}");
-    node.assert_no_leaks();
+    assert_eq!(settled.is_some(), how != How::Fail || !is_only_logged(step), "{case}: whether anybody heard of it");
+    assert_eq!(life.others().await, [], "{case}");
+    let Life { witness: Some(witness), .. } = life else { unreachable!("it was given one") };
+    eventually(SOON, "nothing but the witness is left", || {
+        let left = witness.others(node);
+        if left.is_empty() { Ok(()) } else { Err((case.clone(), left)) }
+    });
     node.kill_daemon();
+    settled.unwrap_or_default()
+}
+
+/// After the daemon's death during an act: the witness lives on without one, and the next one settles everything.
+async fn settle(node: &mut TempNode, life: &mut Life<'_>, case: &str, act: Act) -> Duration {
+    if let Some(witness) = &life.witness {
+        witness.lives_without_a_daemon();
+    }
+    node.set_environment(Vec::new());
+    let begun = Instant::now();
+    node.start_daemon();
+    life.cri = node.client().await;
+    if let Some(witness) = &life.witness {
+        witness.is_unharmed(&mut life.cri).await;
+    }
+    life.perform(act).await.unwrap_or_else(|status| panic!("{case}: {act:?} again: {status}"));
+    let settled = begun.elapsed();
+    assert!(settled < patience(SETTLED), "{case}: settled after {settled:?}");
+    if let Some(witness) = &mut life.witness {
+        witness.tells_how_it_ended(&mut life.cri).await;
+    }
+    settled
 }
 
 /// Lives once for each step that belongs to one of `acts`, and each way in which it can go wrong.
 async fn live_through(acts: &[Act]) {
-    let mut node = prepared(NodeOptions::default()).await;
+    let mut node = node().await;
+    let mut witness = Witness::begin(&node).await;
+    node.kill_daemon();
+    let mut slowest = Duration::ZERO;
     for step in Step::ALL.iter().filter(|step| acts.contains(&act_of(**step))) {
         for how in How::ALL {
-            live(&mut node, *step, how).await;
+            slowest = slowest.max(live(&mut node, &mut witness, *step, how).await);
         }
     }
     node.set_environment(Vec::new());
     node.start_daemon();
+    let rate = witness.end(&mut node.client().await).await;
+    println!("the slowest settled after {slowest:?}; lines came at {rate:.1} MB/s, and none is lost");
     node.finish().await;
 }
 
@@ -344,7 +399,7 @@ async fn an_exit_whose_phase_cannot_be_written_is_known_to_the_next_daemon() {
     node.finish().await;
 }
 
-async fn exited(life: &mut Life) -> ContainerStatus {
+async fn exited(life: &mut Life<'_>) -> ContainerStatus {
     let life = tokio::sync::Mutex::new(life);
     eventually_async(SOON, "the container has exited", || async {
         let status = life.lock().await.status().await.unwrap();

@@ -3,12 +3,14 @@
 #![allow(
     clippy::unwrap_used,
     clippy::cloned_ref_to_slice_refs,
-    reason = "these are tests, and a list of one reads as a list"
+    clippy::print_stdout,
+    reason = "these are tests, a list of one reads as a list, and what was measured is told to whoever looks (--nocapture)"
 )]
 
 mod log_file;
 mod scene;
 mod support;
+mod witness;
 
 mod container;
 mod demo;

@@ -41,6 +41,7 @@ const VERBS: &[Verb] = &[
     ("print-err TEXT...", "to standard error, with a newline", view::print_err),
     ("print-env", "the environment, one a line", view::print_env),
     ("write-lines RATE [COUNT]", "numbered lines, RATE a second (0: as fast as it goes)", view::write_lines),
+    ("pour MEGABYTES", "numbered lines of 1000 bytes, so much a second; at TERM, how many in how long", view::pour),
     ("write-bytes COUNT [BYTE]", "so many bytes and no newline", view::write_bytes),
     ("copy", "standard input to standard output, then `eof`", view::copy),
     ("cat FILE...", "contents of files", files::cat),

@@ -7,6 +7,11 @@ use std::{
     time::{Duration, Instant},
 };
 
+use nix::sys::{
+    signal::{SigSet, Signal},
+    signalfd::{SfdFlags, SignalFd},
+};
+
 use crate::{Done, argument};
 
 pub(crate) fn print(arguments: &[String]) -> Done {
@@ -56,15 +61,54 @@ pub(crate) fn write_lines(arguments: &[String]) -> Done {
     Ok(0)
 }
 
+/// Length of a line of `pour`, its newline included. Fixed, so that a gap in a log of millions of them is found by
+/// comparing bytes.
+const POURED: usize = 1000;
+
+/// Lines of `pour` in one write: about what a pipe holds, so that their reader never waits for ours.
+const AT_ONCE: u64 = 60;
+
+pub(crate) fn pour(arguments: &[String]) -> Done {
+    let rate: f64 = argument(arguments, 0, "MEGABYTES")?.parse()?;
+    let lines_a_second = rate * 1e6 / POURED as f64;
+    let mut end = SigSet::empty();
+    end.add(Signal::SIGTERM);
+    end.thread_block()?;
+    let end = SignalFd::with_flags(&end, SfdFlags::SFD_NONBLOCK)?;
+    let mut out = stdout_unbuffered()?;
+    let rest = "x".repeat(POURED - 14);
+    let (start, mut line, mut chunk) = (Instant::now(), 0_u64, Vec::new());
+    while end.read_signal()?.is_none() {
+        let due = (start.elapsed().as_secs_f64() * lines_a_second) as u64;
+        let until = due.min(line + AT_ONCE);
+        if until == line {
+            std::thread::park_timeout(Duration::from_millis(1));
+            continue;
+        }
+        chunk.clear();
+        for number in line..until {
+            writeln!(chunk, "{number:012} {rest}")?;
+        }
+        out.write_all(&chunk)?;
+        line = until;
+    }
+    writeln!(out, "poured {line} in {} ms", start.elapsed().as_millis())?;
+    Ok(0)
+}
+
+/// Standard output, but not through `Stdout`, which would hold back what follows the last newline.
+fn stdout_unbuffered() -> io::Result<fs::File> {
+    fs::File::options().write(true).open("/proc/self/fd/1").or_else(|_| {
+        use std::os::fd::AsFd;
+        io::stdout().as_fd().try_clone_to_owned().map(fs::File::from)
+    })
+}
+
 pub(crate) fn write_bytes(arguments: &[String]) -> Done {
     let mut left: usize = argument(arguments, 0, "COUNT")?.parse()?;
     let byte = arguments.get(1).and_then(|text| text.bytes().next()).unwrap_or(b'x');
     let chunk = vec![byte; left.min(64 << 10)];
-    // Not through `Stdout`, which would hold back what follows the last newline.
-    let mut out = fs::File::options().write(true).open("/proc/self/fd/1").or_else(|_| {
-        use std::os::fd::AsFd;
-        io::stdout().as_fd().try_clone_to_owned().map(fs::File::from)
-    })?;
+    let mut out = stdout_unbuffered()?;
     while left > 0 {
         let now = left.min(chunk.len());
         out.write_all(&chunk[..now])?;
