@@ -1,19 +1,29 @@
 //! Both services on one socket.
 
-use std::{future::Future, path::Path, sync::Arc, time::Duration};
+use std::{future::Future, io, path::Path, sync::Arc, time::Duration};
 
 use api::cri::v1::{image_service_server::ImageServiceServer, runtime_service_server::RuntimeServiceServer};
+use futures_util::stream;
 use images::Images;
 use network::Network;
 use pods::Pods;
-use tokio::{net::UnixListener, sync::oneshot};
-use tokio_stream::wrappers::UnixListenerStream;
+use tokio::{
+    net::{UnixListener, UnixStream},
+    sync::oneshot,
+};
+use tokio_stream::Stream;
 use tonic::transport::Server;
 
 use crate::{Config, request::Host, version};
 
 /// Largest message either way, bytes: what every client of the contract allows itself, and containerd too.
 const MESSAGE_MAX: usize = 16 << 20;
+
+/// Descriptors that no connection may take: whoever is connected has to be able to stop and remove.
+const KEPT_DESCRIPTORS: u64 = 64;
+
+/// After a connection could not be taken, for want of descriptors or memory, until the next attempt.
+const PAUSE: Duration = Duration::from_millis(100);
 
 /// The services. Cheap to clone; all clones are the same.
 #[derive(Clone)]
@@ -58,7 +68,7 @@ impl Cri {
         let serve = Server::builder()
             .add_service(runtime)
             .add_service(images)
-            .serve_with_incoming_shutdown(UnixListenerStream::new(listener), signal);
+            .serve_with_incoming_shutdown(connections(listener), signal);
         let patience = async move {
             let _ = stopped.await;
             tokio::time::sleep(farewell).await;
@@ -68,4 +78,23 @@ impl Cri {
             () = patience => Ok(()),
         }
     }
+}
+
+/// Whoever connects. A want of descriptors ends no server: a connection that would take the last is closed, and one that
+/// cannot be taken waits in the socket's queue.
+fn connections(listener: UnixListener) -> impl Stream<Item = io::Result<UnixStream>> {
+    stream::unfold(listener, async |listener| {
+        loop {
+            match listener.accept().await {
+                Ok((connection, _)) if kernel::descriptor::left().is_ok_and(|left| left >= KEPT_DESCRIPTORS) => {
+                    return Some((Ok(connection), listener));
+                }
+                Ok(_) => tracing::warn!("a client is sent away: hardly any file descriptor is left"),
+                Err(error) => {
+                    tracing::warn!(%error, "a client waits: its connection cannot be taken");
+                    tokio::time::sleep(PAUSE).await;
+                }
+            }
+        }
+    })
 }

@@ -89,11 +89,7 @@ impl Error {
             | Error::Write { source, .. }
             | Error::Read { source, .. }
             | Error::Remove { source, .. }
-            | Error::Lock { source, .. } => match source.kind() {
-                io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded => Class::Exhausted,
-                _ if source.raw_os_error() == Some(nix::libc::EMFILE) => Class::Exhausted,
-                _ => Class::Internal,
-            },
+            | Error::Lock { source, .. } => Class::of_kernel(source),
             Error::Damaged { .. } => Class::Internal,
         }
     }

@@ -174,13 +174,13 @@ impl Error {
             Error::Device { source, .. } | Error::SeccompFile { source, .. } => match source.kind() {
                 // Not there, or not a regular file.
                 io::ErrorKind::NotFound | io::ErrorKind::InvalidInput => Class::Invalid,
-                _ => of_io(source),
+                _ => Class::of_kernel(source),
             },
             Error::Accounts { source, .. }
             | Error::Cgroup { source, .. }
             | Error::Rootfs { source, .. }
             | Error::MountSource { source, .. }
-            | Error::Host { source, .. } => of_io(source),
+            | Error::Host { source, .. } => Class::of_kernel(source),
             Error::Launch { source } => of_launch(source),
             Error::NoCgroups => Class::Internal,
         }
@@ -195,13 +195,5 @@ fn of_launch(error: &link::Error) -> Class {
             libc::ENOENT | libc::ENOTDIR | libc::EISDIR | libc::EACCES | libc::ELOOP | libc::ENAMETOOLONG | libc::EROFS,
         ) => Class::Invalid,
         _ => error.class(),
-    }
-}
-
-/// Bounded things that ran out deserve another answer than a fault of the machine.
-fn of_io(error: &io::Error) -> Class {
-    match error.raw_os_error() {
-        Some(libc::ENOSPC | libc::EDQUOT | libc::EMFILE | libc::ENFILE | libc::ENOMEM) => Class::Exhausted,
-        _ => Class::Internal,
     }
 }

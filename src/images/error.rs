@@ -129,7 +129,7 @@ impl Error {
             Error::Content { .. } | Error::Mismatch { .. } => Class::Invalid,
             Error::MediaType { .. } => Class::Unsupported,
             Error::Layer { source, .. } => source.class(),
-            Error::Disk { source, .. } => disk_class(source),
+            Error::Disk { source, .. } => Class::of_kernel(source),
             Error::Record(error) => error.class(),
             Error::Cancelled => Class::Cancelled,
             Error::Joined(error) => error.class(),
@@ -258,19 +258,11 @@ pub enum Fault {
 impl Fault {
     fn class(&self) -> Class {
         match self {
-            Fault::Kernel { source, .. } => disk_class(source),
+            Fault::Kernel { source, .. } => Class::of_kernel(source),
             Fault::Entry { .. } | Fault::Archive { .. } | Fault::Stream { .. } | Fault::DiffId { .. } => Class::Invalid,
             Fault::Budget { .. } => Class::Exhausted,
             Fault::Cancelled => Class::Cancelled,
         }
-    }
-}
-
-fn disk_class(source: &io::Error) -> Class {
-    match source.kind() {
-        io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded => Class::Exhausted,
-        _ if source.raw_os_error() == Some(nix::libc::EMFILE) => Class::Exhausted,
-        _ => Class::Internal,
     }
 }
 

@@ -2,12 +2,15 @@
 
 use std::{
     io,
-    os::fd::{AsRawFd, BorrowedFd, OwnedFd},
+    os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd},
 };
 
 use nix::fcntl::{FcntlArg, FdFlag, fcntl};
 
-use crate::sys::done;
+use crate::{
+    limit::{Resource, limit},
+    sys::done,
+};
 
 /// The first number that is not one of the three standard ones.
 const FIRST: u32 = 3;
@@ -56,6 +59,17 @@ pub fn duplicate_from(fd: BorrowedFd<'_>, least: u32) -> io::Result<OwnedFd> {
     let number = unsafe { libc::fcntl(fd.as_raw_fd(), libc::F_DUPFD_CLOEXEC, least) };
     // SAFETY: F_DUPFD_CLOEXEC makes a new descriptor, and `number` is its only record.
     unsafe { crate::sys::take(number) }
+}
+
+/// How many more descriptors this process may open, at most: the lowest number that is free, and all above it up to the
+/// limit, as if none of those were taken. Where descriptors run out they are.
+pub fn left() -> io::Result<u64> {
+    let limit = limit(Resource::OPEN_FILES)?.soft;
+    match duplicate_from(io::stderr().as_fd(), 0) {
+        Ok(lowest) => Ok(limit.saturating_sub(u64::from(lowest.as_raw_fd().unsigned_abs()))),
+        Err(error) if error.raw_os_error() == Some(libc::EMFILE) => Ok(0),
+        Err(error) => Err(error),
+    }
 }
 
 /// Puts the three on standard input, output and error, where they pass exec. Does not allocate.

@@ -98,18 +98,18 @@ impl Error {
     /// What the caller may do about it.
     pub fn class(&self) -> Class {
         match self {
-            Error::Absent { .. } | Error::Lost { .. } | Error::Connect { .. } | Error::Silent { .. } => {
-                Class::Unavailable
-            }
-            Error::Refused { errno, .. } if *errno == nix::libc::ENOSPC || *errno == nix::libc::EMFILE => {
-                Class::Exhausted
-            }
+            Error::Absent { .. } | Error::Lost { .. } | Error::Silent { .. } => Class::Unavailable,
+            // The peer's own trouble passes; ours is told as what it is.
+            Error::Connect { source, .. } => match Class::of_kernel(source) {
+                Class::Exhausted => Class::Exhausted,
+                _ => Class::Unavailable,
+            },
+            Error::Refused { errno, .. } => Class::of_kernel(&io::Error::from_raw_os_error(*errno)),
             Error::TooLarge { .. } => Class::Invalid,
-            Error::Refused { .. }
-            | Error::Listen { .. }
-            | Error::Spawn { .. }
-            | Error::Send { .. }
-            | Error::Malformed { .. } => Class::Internal,
+            Error::Listen { source, .. } | Error::Spawn { source } | Error::Send { source, .. } => {
+                Class::of_kernel(source)
+            }
+            Error::Malformed { .. } => Class::Internal,
         }
     }
 

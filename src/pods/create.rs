@@ -46,6 +46,9 @@ pub(crate) struct Failed {
 
 /// Makes a container in `sandbox`. On failure everything is taken back, or named.
 pub(crate) async fn create(home: Arc<Home>, sandbox: Arc<Sandbox>, request: Request) -> Result<Container, Failed> {
+    if let Err(error) = home.room_for_more() {
+        return Err(Failed { error, remains: None });
+    }
     let mut undo = Undo::new();
     match steps(&home, &sandbox, &request, &mut undo).await {
         Ok(container) => {

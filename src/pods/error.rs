@@ -85,6 +85,12 @@ pub enum Error {
         /// The room's own error.
         source: Arc<dyn std::error::Error + Send + Sync>,
     },
+    /// So few descriptors are left that nothing new is begun: ending what is there needs them.
+    #[error("the daemon has {left} file descriptors left, and keeps them for stopping and removing")]
+    FewDescriptors {
+        /// How many more it may open.
+        left: u64,
+    },
     /// The container keeps no log that could be opened again.
     #[error("container {container} keeps no log")]
     NoLog {
@@ -125,10 +131,8 @@ impl Error {
             Error::WrongPhase { .. } | Error::NoLog { .. } => Class::Precondition,
             Error::Gone { .. } | Error::MonitorGone { .. } | Error::ProcessStuck { .. } => Class::Unavailable,
             Error::ExecTimedOut { .. } => Class::TimedOut,
-            Error::File { source, .. } => match source.kind() {
-                io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded => Class::Exhausted,
-                _ => Class::Internal,
-            },
+            Error::FewDescriptors { .. } => Class::Exhausted,
+            Error::File { source, .. } => Class::of_kernel(source),
             Error::StartFailed { .. } => Class::Internal,
             Error::Step { class, .. } => *class,
         }

@@ -74,6 +74,19 @@ impl Home {
     }
 }
 
+/// Descriptors that nothing new may take: a stop or removal opens a few at a time, and several of them may be under way.
+const KEPT_DESCRIPTORS: u64 = 128;
+
+impl Home {
+    /// Refuses to begin something new while so few descriptors are left that ending what is there could fail for want of
+    /// one.
+    pub(crate) fn room_for_more(&self) -> Result<(), Error> {
+        let left =
+            kernel::descriptor::left().map_err(|error| Error::file("count the descriptors of", "/proc/self", error))?;
+        if left < KEPT_DESCRIPTORS { Err(Error::FewDescriptors { left }) } else { Ok(()) }
+    }
+}
+
 impl Home {
     /// Keeps an image's layers for as long as the daemon lives.
     pub(crate) fn keep_image(&self, id: &Digest) {
@@ -206,6 +219,7 @@ impl Home {
 }
 
 fn unwritten(path: PathBuf, error: disk::Error) -> Error {
+    // Any kind that has the same class: the text is the record's own.
     let kind = if error.class() == Class::Exhausted { io::ErrorKind::StorageFull } else { io::ErrorKind::Other };
     Error::file("write the record", path, io::Error::new(kind, error))
 }

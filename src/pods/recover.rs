@@ -16,7 +16,7 @@ use std::{
 
 use futures_util::{StreamExt, future::join_all, stream};
 use link::{Monitor, News, Now, NowState, RecordedExit, Whole};
-use model::{ContainerId, Event, Exit, ExitRecord, Phase, PodId, Signal};
+use model::{Class, ContainerId, Event, Exit, ExitRecord, Phase, PodId, Signal};
 use tokio::sync::mpsc;
 
 use crate::{
@@ -95,6 +95,7 @@ pub(crate) async fn recover(pods: &Pods) -> Result<(), Error> {
 
     let unread = &found_containers.unread;
     let kept = join_all(found.into_iter().map(|(record, containers)| one(pods, record, containers, unread))).await;
+    let kept = kept.into_iter().collect::<Result<Vec<_>, _>>()?;
     let mut live: Vec<PodId> = kept.into_iter().flatten().collect();
     let found_again = live.len();
     live.extend(found_pods.unread.iter().filter_map(|name| name.parse().ok()));
@@ -145,18 +146,19 @@ fn scan<T: serde::Serialize + serde::de::DeserializeOwned>(
     Ok(Scanned { good: scan.good, unread })
 }
 
-/// Settles one pod. Answers its id when it is to live on in the network.
+/// Settles one pod. Answers its id when it is to live on in the network. Fails where it cannot be told whether its monitor
+/// lives, for want of descriptors or memory: then nothing of it is touched, and there is no start.
 async fn one(
     pods: &Pods,
     mut record: PodRecord,
     containers: Vec<(ContainerRecord, Option<PhaseRecord>)>,
     unread: &BTreeSet<String>,
-) -> Option<PodId> {
+) -> Result<Option<PodId>, Error> {
     let home = &pods.home;
     let this_boot = record.boot == home.boot;
     if record.stage == PodStage::Making {
         match take_back(home, &record).await {
-            Ok(()) => return None,
+            Ok(()) => return Ok(None),
             Err(error) => {
                 tracing::warn!(pod = %record.id, %error, "take back a pod whose making was cut short");
                 record.stage = PodStage::Stopping;
@@ -170,7 +172,7 @@ async fn one(
         // What they named has gone, and somebody else may have the names by now.
         (record.monitor, record.init_pid, record.netns) = (None, None, None);
     }
-    let link = if may_live { connect(home, &record.id).await } else { None };
+    let link = if may_live { connect(home, &record.id).await? } else { None };
     if may_live && link.is_none() {
         why = match stop_pod::end_by_force(home, &record.id, record.monitor).await {
             Ok(found) => {
@@ -240,21 +242,21 @@ async fn one(
         home.index.insert_unnamed(&id, mailbox);
     }
     pods.keep(Keeper::for_found(home.clone(), record, sandbox, kept), inbox);
-    network_lives.then_some(id)
+    Ok(network_lives.then_some(id))
 }
 
-async fn connect(
-    home: &Arc<Home>,
-    id: &PodId,
-) -> Option<(Monitor, link::Greeting, mpsc::UnboundedReceiver<link::News>)> {
-    let dir = home.pod_dir(id);
-    let dir = File::open(dir).ok()?;
-    match Monitor::connect(dir.as_fd()).await {
-        Ok((monitor, greeting, news)) if greeting.set_up => Some((monitor, greeting, news)),
-        Ok(_) => None,
+/// What a pod's monitor has to say.
+type Talk = (Monitor, link::Greeting, mpsc::UnboundedReceiver<News>);
+
+/// The monitor of a pod that was set up; `None` when it is dead or does not answer.
+async fn connect(home: &Arc<Home>, id: &PodId) -> Result<Option<Talk>, Error> {
+    match connect_any(home, id).await {
+        Ok((_, greeting, _)) if !greeting.set_up => Ok(None),
+        Ok(found) => Ok(Some(found)),
+        Err(error) if error.class() == Class::Exhausted => Err(Error::at(Step::RunMonitor, Class::Exhausted, error)),
         Err(error) => {
             tracing::warn!(pod = %id, %error, "the pod's monitor does not answer");
-            None
+            Ok(None)
         }
     }
 }
@@ -332,10 +334,9 @@ fn left_behind(home: &Home, record: &ContainerRecord, this_boot: bool) -> (Optio
 /// Takes back a pod whose making was cut short.
 async fn take_back(home: &Arc<Home>, record: &PodRecord) -> Result<(), Error> {
     if record.boot == home.boot {
-        let monitor = connect_any(home, &record.id).await.map(|(monitor, ..)| monitor);
-        match monitor {
-            Some(monitor) => stop_pod::end_monitor(home, &record.id, Some(&monitor), record.monitor).await?,
-            None => stop_pod::end_by_force(home, &record.id, record.monitor).await.map(|_| ())?,
+        match connect_any(home, &record.id).await {
+            Ok((monitor, ..)) => stop_pod::end_monitor(home, &record.id, Some(&monitor), record.monitor).await?,
+            Err(_) => stop_pod::end_by_force(home, &record.id, record.monitor).await.map(|_| ())?,
         }
     }
     if record.plan.namespaces.network == model::NetworkMode::Pod {
@@ -364,12 +365,9 @@ async fn take_back_container(
 }
 
 /// A monitor in any state, even one that was never set up.
-async fn connect_any(
-    home: &Arc<Home>,
-    id: &PodId,
-) -> Option<(Monitor, link::Greeting, mpsc::UnboundedReceiver<link::News>)> {
-    let dir = File::open(home.pod_dir(id)).ok()?;
-    Monitor::connect(dir.as_fd()).await.ok()
+async fn connect_any(home: &Arc<Home>, id: &PodId) -> link::Result<Talk> {
+    let dir = File::open(home.pod_dir(id)).map_err(|source| link::Error::Connect { who: "monitor", source })?;
+    Monitor::connect(dir.as_fd()).await
 }
 
 /// Clears away what no record knows: containers of pods that are gone, directories and cgroups of neither.
@@ -409,7 +407,7 @@ async fn clear_orphan(home: &Arc<Home>, record: &ContainerRecord) {
 /// The directory of a pod that no record knows, with the monitor that may live in it.
 async fn sweep_pod(home: &Arc<Home>, id: &PodId) {
     let ended = match connect_any(home, id).await {
-        Some((monitor, greeting, news)) => {
+        Ok((monitor, greeting, news)) => {
             tracing::warn!(pod = %id, "a monitor without a pod is ended");
             match evict(home, id, &monitor, greeting, news).await {
                 Ok(()) => Ok(()),
@@ -419,7 +417,7 @@ async fn sweep_pod(home: &Arc<Home>, id: &PodId) {
                 }
             }
         }
-        None => stop_pod::end_by_force(home, id, None).await.map(|_| ()),
+        Err(_) => stop_pod::end_by_force(home, id, None).await.map(|_| ()),
     };
     if let Err(error) = ended {
         // Its directory stays, so that the next start finds it again.

@@ -43,6 +43,9 @@ pub(crate) struct Failed {
 
 /// Makes the pod that `record` describes. On failure everything is taken back, or named.
 pub(crate) async fn run(home: Arc<Home>, record: PodRecord) -> Result<Sandbox, Failed> {
+    if let Err(error) = home.room_for_more() {
+        return Err(Failed { error, remains: None });
+    }
     let mut undo = Undo::new();
     let mut record = record;
     match steps(&home, &mut record, &mut undo).await {

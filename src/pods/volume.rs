@@ -87,10 +87,7 @@ impl Trouble {
         match self {
             Trouble::NotDirectory { .. } => Class::Invalid,
             Trouble::Storage { source, .. } | Trouble::Find { source, .. } | Trouble::Copy { source, .. } => {
-                match source.kind() {
-                    io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded => Class::Exhausted,
-                    _ => Class::Internal,
-                }
+                Class::of_kernel(source)
             }
         }
     }

@@ -2,6 +2,7 @@
 
 use std::{
     fmt, fs,
+    net::IpAddr,
     path::{Path, PathBuf},
 };
 
@@ -51,9 +52,16 @@ impl Leaks {
             found.push(format!("process: {} ({})", process.pid, process.name));
         }
         // Records, layers, sockets: whatever the rooms call them, what belongs to a pod lies below such a directory.
-        for below in ["root/pods", "root/containers", "root/records/pods", "root/records/containers", "state/pods"] {
-            for file in entries(&places.dir.join(below)) {
-                found.push(format!("file: {}", file.display()));
+        let owned =
+            ["root/containers", "root/records/pods", "root/records/containers", "root/records/phases", "state/pods"];
+        for file in owned.iter().flat_map(|below| entries(&places.dir.join(below))) {
+            found.push(format!("file: {}", file.display()));
+        }
+        // Leases are named by their addresses; what else lies beside them is the network's.
+        for network in entries(&places.dir.join("root/network")) {
+            for lease in entries(&network).into_iter().filter(|file| file_name(file).parse::<IpAddr>().is_ok()) {
+                let holder = fs::read_to_string(&lease).unwrap_or_default();
+                found.push(format!("lease: {} of {}", lease.display(), holder.lines().next().unwrap_or_default()));
             }
         }
         Leaks(found)

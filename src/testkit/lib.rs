@@ -14,6 +14,7 @@ mod family;
 mod image;
 mod leak;
 mod node;
+mod random;
 mod registry;
 
 pub use client::{Cri, container, pod};
@@ -23,4 +24,5 @@ pub use family::{Process, descendants};
 pub use image::{BuiltImage, ImageBuilder, Layer, digest_of};
 pub use leak::Leaks;
 pub use node::{NodeOptions, RootSize, TempNode, programs};
+pub use random::{Random, seed};
 pub use registry::{Access, Gate, TinyRegistry, Trouble};

@@ -28,6 +28,10 @@ const READY: Duration = Duration::from_secs(20);
 /// How long a daemon may take to end after SIGTERM, and the last process to be gone.
 const GONE: Duration = Duration::from_secs(20);
 
+/// Names in the node's directory: the CRI socket, and the log of all daemons.
+const SOCKET: &str = "coracle.sock";
+const LOG: &str = "coracled.log";
+
 /// Directory of the programs under test: what `CORACLE_BIN_DIR` names. Panics without it, since a program that Cargo
 /// linked for a test would not be the one we ship.
 pub fn programs() -> PathBuf {
@@ -55,6 +59,8 @@ pub struct NodeOptions {
     pub log: String,
     /// Environment of the daemon, beside ours.
     pub environment: Vec<(String, String)>,
+    /// The most descriptors that the daemon may open, where it is not ours.
+    pub descriptors: Option<u64>,
     /// A file system of its own for `root`, which a test can fill up.
     pub root: Option<RootSize>,
 }
@@ -116,7 +122,7 @@ impl TempNode {
 
     /// The CRI socket.
     pub fn socket(&self) -> PathBuf {
-        self.dir.join("coracle.sock")
+        self.dir.join(SOCKET)
     }
 
     /// The node's directory: `root/`, `state/`, `netns/`, `certs.d/`, `logs/` for pods' logs, `coracled.log`.
@@ -141,7 +147,18 @@ impl TempNode {
 
     /// All that the daemon has written to its log so far, over all of its lives.
     pub fn log(&self) -> String {
-        fs::read_to_string(self.dir.join("coracled.log")).unwrap_or_default()
+        fs::read_to_string(self.dir.join(LOG)).unwrap_or_default()
+    }
+
+    /// The launcher and the monitors that run now, whichever daemon they descend from. Not the forks of a monitor that have
+    /// its name until they become somebody else: a pod's init, a container's first process.
+    pub fn helpers(&mut self) -> Vec<Process> {
+        self.look();
+        let is_one = |process: &&Process| ["coracle-launch", "coracle-monitor"].contains(&process.name.as_str());
+        let named: Vec<_> = self.family.iter().filter(is_one).cloned().collect();
+        let monitors: Vec<i32> =
+            named.iter().filter(|process| process.name == "coracle-monitor").map(|process| process.pid).collect();
+        named.into_iter().filter(|process| !monitors.contains(&process.parent)).collect()
     }
 
     /// A client of its own connection.
@@ -152,6 +169,11 @@ impl TempNode {
     /// Another environment for the daemon's next life.
     pub fn set_environment(&mut self, environment: Vec<(String, String)>) {
         self.options.environment = environment;
+    }
+
+    /// Another limit of descriptors for the daemon's next life.
+    pub fn set_descriptors(&mut self, most: Option<u64>) {
+        self.options.descriptors = most;
     }
 
     /// Waits until the daemon has ended by itself, as one does that was made to.
@@ -173,11 +195,36 @@ impl TempNode {
 
     /// Starts the daemon, which must not run, and waits until it answers.
     pub fn start_daemon(&mut self) {
+        self.launch_daemon();
+        self.await_daemon();
+    }
+
+    /// Waits until the daemon answers.
+    pub fn await_daemon(&mut self) {
+        let child = self.daemon.as_mut().expect("the daemon was started");
+        let (socket, log) = (self.dir.join(SOCKET), self.dir.join(LOG));
+        eventually(READY, "the daemon answers", || {
+            if let Some(status) = child.try_wait().unwrap() {
+                let log = fs::read_to_string(&log).unwrap_or_default();
+                panic!("the daemon ended with {status} before it answered:\n{log}");
+            }
+            answers(&socket)
+        });
+        self.look();
+    }
+
+    /// Starts the daemon, which must not run, and waits for nothing.
+    pub fn launch_daemon(&mut self) {
         assert!(self.daemon.is_none(), "the daemon runs already");
-        let log = File::options().create(true).append(true).open(self.dir.join("coracled.log")).unwrap();
+        let log = File::options().create(true).append(true).open(self.dir.join(LOG)).unwrap();
         let program = programs().join("coracled");
-        let mut command = match self.boots {
-            0 => Command::new(program),
+        let mut command = match (self.boots, self.options.descriptors) {
+            (0, None) => Command::new(program),
+            (0, Some(descriptors)) => {
+                let mut command = Command::new("prlimit");
+                command.arg(format!("--nofile={descriptors}:{descriptors}")).arg(program);
+                command
+            }
             _ => {
                 let mut command = Command::new("unshare");
                 command.args(["--mount", "--propagation", "unchanged", "sh", "-c", ANOTHER_BOOT]);
@@ -199,16 +246,8 @@ impl TempNode {
             .stdin(Stdio::null())
             .stdout(log.try_clone().unwrap())
             .stderr(log);
-        let mut child = command.spawn().unwrap_or_else(|error| panic!("start {:?}: {error}", command.get_program()));
-        let socket = self.socket();
-        eventually(READY, "the daemon answers", || {
-            if let Some(status) = child.try_wait().unwrap() {
-                panic!("the daemon ended with {status} before it answered:\n{}", self.log());
-            }
-            answers(&socket)
-        });
+        let child = command.spawn().unwrap_or_else(|error| panic!("start {:?}: {error}", command.get_program()));
         self.daemon = Some(child);
-        self.look();
     }
 
     /// SIGKILL to the daemon, and nothing else.

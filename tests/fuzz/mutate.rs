@@ -1,30 +1,6 @@
 //! Makes inputs out of inputs: small random damage, words of the format, pieces of others.
 
-/// A small generator (xorshift64*): the same seed gives the same run on every machine.
-pub(crate) struct Random(u64);
-
-impl Random {
-    pub(crate) fn new(seed: u64) -> Random {
-        // Zero would stay zero.
-        Random(seed | 1)
-    }
-
-    pub(crate) fn next(&mut self) -> u64 {
-        self.0 ^= self.0 >> 12;
-        self.0 ^= self.0 << 25;
-        self.0 ^= self.0 >> 27;
-        self.0.wrapping_mul(0x2545_f491_4f6c_dd1d)
-    }
-
-    /// Below `end`, which is not zero.
-    pub(crate) fn below(&mut self, end: usize) -> usize {
-        (self.next() % end as u64) as usize
-    }
-
-    pub(crate) fn choice<'a, T>(&mut self, from: &'a [T]) -> &'a T {
-        &from[self.below(from.len())]
-    }
-}
+use testkit::Random;
 
 /// Longest input, bytes.
 const LONGEST: usize = 256 << 10;
@@ -44,14 +20,14 @@ pub(crate) fn mutated(random: &mut Random, pool: &[Vec<u8>], words: &[&[u8]]) ->
 
 fn change(random: &mut Random, input: &mut Vec<u8>, pool: &[Vec<u8>], words: &[&[u8]]) {
     if input.is_empty() {
-        input.extend(random.next().to_le_bytes());
+        input.extend(random.number().to_le_bytes());
         return;
     }
     let at = random.below(input.len());
     let length = 1 + random.below(32.min(input.len() - at));
     match random.below(10) {
         0 => input[at] ^= 1 << random.below(8),
-        1 => input[at] = random.next() as u8,
+        1 => input[at] = random.number() as u8,
         2 => drop(input.drain(at..at + length)),
         3 => {
             let piece = input[at..at + length].to_vec();

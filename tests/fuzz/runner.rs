@@ -4,10 +4,12 @@ use std::{
     env, fs,
     panic::{AssertUnwindSafe, catch_unwind, resume_unwind},
     path::{Path, PathBuf},
-    time::{Duration, Instant, SystemTime, UNIX_EPOCH},
+    time::{Duration, Instant},
 };
 
-use crate::mutate::{Random, mutated};
+use testkit::{Random, seed};
+
+use crate::mutate::mutated;
 
 /// No input may take longer: that would be a hang to whoever waits for the answer.
 const SLOWEST: Duration = Duration::from_secs(10);
@@ -33,7 +35,7 @@ impl Target<'_> {
         for input in &pool {
             one(&corpus, input, &mut act);
         }
-        let seed = seed();
+        let seed = seed("CORACLE_FUZZ_SEED");
         let limit = Duration::from_secs(env::var("CORACLE_FUZZ_SECONDS").map_or(3, |text| text.parse().unwrap()));
         eprintln!(
             "{}: {} inputs replayed; mutating for {limit:?} with CORACLE_FUZZ_SEED={seed}",
@@ -65,12 +67,5 @@ fn one(corpus: &Path, input: &[u8], act: &mut impl FnMut(&[u8])) {
     match result {
         Err(panic) => resume_unwind(panic),
         Ok(()) => panic!("an input of {} bytes took {took:?}", input.len()),
-    }
-}
-
-fn seed() -> u64 {
-    match env::var("CORACLE_FUZZ_SEED") {
-        Ok(text) => text.parse().unwrap(),
-        Err(_) => SystemTime::now().duration_since(UNIX_EPOCH).unwrap().as_nanos() as u64,
     }
 }

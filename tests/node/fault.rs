@@ -37,6 +37,9 @@ const GIVEN_UP: Duration = Duration::from_secs(1);
 /// was asked for is done when it is asked for again.
 const SETTLED: Duration = Duration::from_secs(1);
 
+/// What the witness writes, megabytes a second: a little more than the ten of a busy program.
+const LINES: &str = "12";
+
 /// What a kubelet asks in the life of a pod with one container.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Act {
@@ -298,7 +301,7 @@ async fn settle(node: &mut TempNode, life: &mut Life<'_>, case: &str, act: Act) 
 /// Lives once for each step that belongs to one of `acts`, and each way in which it can go wrong.
 async fn live_through(acts: &[Act]) {
     let mut node = node().await;
-    let mut witness = Witness::begin(&node).await;
+    let mut witness = Witness::begin(&node, LINES).await;
     node.kill_daemon();
     let mut slowest = Duration::ZERO;
     for step in Step::ALL.iter().filter(|step| acts.contains(&act_of(**step))) {

@@ -4,6 +4,7 @@
 //! is no daemon.
 
 use std::{
+    collections::HashMap,
     fs::{self, File},
     io::Read,
     path::{Path, PathBuf},
@@ -19,10 +20,6 @@ use testkit::{Cri, Leaks, TempNode, container, eventually, eventually_async, pod
 use tonic::Status;
 
 use crate::{scene::SOON, support::PROBE};
-
-/// What the writer writes, as an argument of the probe: megabytes a second. A little more than the ten that a busy program
-/// is expected to.
-const RATE: &str = "12";
 
 /// Length of a line of the probe's `pour` in the log: `<time> stdout F <12 digits> <filler>\n`.
 const ENTRY: usize = 40 + 1000;
@@ -47,13 +44,14 @@ pub(crate) struct Witness {
 }
 
 impl Witness {
-    /// Begins on a node whose daemon runs, and which has no other pod.
-    pub(crate) async fn begin(node: &TempNode) -> Witness {
+    /// Begins on a node whose daemon runs, and which has no other pod. `rate`: what the writer writes, as an argument of the
+    /// probe, megabytes a second.
+    pub(crate) async fn begin(node: &TempNode, rate: &str) -> Witness {
         let mut cri = node.client().await;
         let config = pod("witness", node.dir());
         let pod = cri.run(&config).await.expect("the witness's pod");
         let mut before = Vec::new();
-        let writer = container("writes", PROBE, &["pour", RATE]);
+        let writer = container("writes", PROBE, &["pour", rate]);
         let log = log_of(&config, &writer);
         for config_of in
             [writer, container("waits", PROBE, &["sleep", "forever"]), container("ended", PROBE, &["exit", "7"])]
@@ -86,6 +84,13 @@ impl Witness {
     /// Its pod's id.
     pub(crate) fn pod(&self) -> &str {
         &self.pod
+    }
+
+    /// Its pod's monitor.
+    pub(crate) async fn monitor(&self, cri: &mut Cri) -> i32 {
+        let request = PodSandboxStatusRequest { pod_sandbox_id: self.pod.clone(), verbose: true };
+        let told = cri.runtime.pod_sandbox_status(request).await.expect("it is known").into_inner();
+        number(&told.info, "monitorPid")
     }
 
     /// What is on the node beside the witness and the daemon.
@@ -149,8 +154,7 @@ impl Witness {
         self.mortal = cri.start(&self.pod, &self.config, &mortal).await.expect("the container that is to end");
         let request = ContainerStatusRequest { container_id: self.mortal.clone(), verbose: true };
         let info = cri.runtime.container_status(request).await.expect("a status").into_inner().info;
-        let info: Value = serde_json::from_str(&info["info"]).expect("JSON");
-        self.mortal_pid = info["pid"].as_i64().expect("a pid") as i32;
+        self.mortal_pid = number(&info, "pid");
     }
 }
 
@@ -218,6 +222,12 @@ impl Poured {
             self.next += 1;
         }
     }
+}
+
+/// A number in a verbose status.
+fn number(info: &HashMap<String, String>, name: &str) -> i32 {
+    let info: Value = serde_json::from_str(&info["info"]).expect("JSON");
+    info[name].as_i64().unwrap_or_else(|| panic!("{name} is told: {info}")) as i32
 }
 
 fn log_of(pod: &PodSandboxConfig, container: &ContainerConfig) -> PathBuf {

@@ -8,14 +8,14 @@
 use std::{collections::BTreeMap, fs::File, os::fd::AsFd, sync::Arc, time::Duration};
 
 use link::{Greeting, Monitor, News, Now, NowState};
-use model::{ContainerId, Event, Phase, PodId};
+use model::{Class, ContainerId, Event, Phase, PodId};
 use tokio::sync::mpsc;
 
 use super::{Finished, Keeper};
 use crate::{container::Making, home::Home, monitor_process::MonitorProcess, run::Sandbox, stop_pod};
 
-/// What is waited for before each try. A monitor that lives needs none of it; later ones are for a machine that is short
-/// of memory or descriptors for a while.
+/// What is waited for before each try. A monitor that lives needs none of it; later ones are for a machine that is too busy
+/// for a while.
 const PAUSES: [Duration; 5] = [
     Duration::from_millis(10),
     Duration::from_millis(100),
@@ -23,6 +23,9 @@ const PAUSES: [Duration; 5] = [
     Duration::from_secs(2),
     Duration::from_secs(5),
 ];
+
+/// What is waited for at least when descriptors or memory are lacking.
+const LACKING: Duration = Duration::from_millis(500);
 
 /// A conversation that has just begun.
 pub(crate) struct Connection {
@@ -102,14 +105,24 @@ impl Keeper {
 
 /// Connects again; `None` when the monitor has ended, if need be by force.
 async fn connect_again(home: &Home, id: &PodId, process: Option<MonitorProcess>) -> Option<Connection> {
-    for pause in PAUSES {
+    let mut pauses = PAUSES.into_iter();
+    let mut next = pauses.next();
+    while let Some(pause) = next {
         if process.is_some_and(MonitorProcess::has_ended) {
             return None;
         }
         tokio::time::sleep(pause).await;
         match connect(home, id).await {
             Ok(connection) => return Some(connection),
-            Err(error) => tracing::debug!(pod = %id, %error, "connect to the monitor again"),
+            // It is us who lack something, which says nothing about the monitor.
+            Err(error) if error.class() == Class::Exhausted => {
+                tracing::warn!(pod = %id, %error, "the pod's monitor cannot be reached for now");
+                next = Some(pause.max(LACKING));
+            }
+            Err(error) => {
+                tracing::debug!(pod = %id, %error, "connect to the monitor again");
+                next = pauses.next();
+            }
         }
     }
     if let Err(error) = stop_pod::end_by_force(home, id, process).await {
