@@ -23,8 +23,9 @@ pub fn close_others_on_exec() -> io::Result<()> {
     done(unsafe { libc::syscall(libc::SYS_close_range, FIRST, u32::MAX, libc::CLOSE_RANGE_CLOEXEC) })
 }
 
-/// Closes every descriptor but the standard ones and `keep`. For a child between clone and exec alone: the copies of its
-/// parent's owners (`OwnedFd`) stand in its memory, name nothing any more, and must never be used or dropped.
+/// Closes every descriptor but the standard ones and `keep`. For a child between clone and exec, where the copies of its
+/// parent's owners (`OwnedFd`) stand in its memory, name nothing any more, and must never be used or dropped; and for a
+/// program that has just begun and owns nothing but `keep`.
 ///
 /// A waiting child that held copies of other containers' pipes and sockets would keep their ends of file from coming. Does not allocate.
 pub fn close_all_but(keep: &[BorrowedFd<'_>]) -> io::Result<()> {
@@ -51,12 +52,22 @@ pub fn keep_on_exec(fd: BorrowedFd<'_>) -> io::Result<()> {
     Ok(())
 }
 
+/// What the program before this one, in the same process, kept for us under `number`: another descriptor for the same open
+/// file, close-on-exec. The number itself stays open until [`close_all_but`].
+pub fn inherited(number: u32) -> io::Result<OwnedFd> {
+    duplicate(number as i32, FIRST)
+}
+
 /// Another descriptor for the same open file, with a number of at least `least`, close-on-exec.
 ///
 /// A descriptor that sits on 0, 1 or 2 is lifted away with it before these are filled.
 pub fn duplicate_from(fd: BorrowedFd<'_>, least: u32) -> io::Result<OwnedFd> {
+    duplicate(fd.as_raw_fd(), least)
+}
+
+fn duplicate(number: i32, least: u32) -> io::Result<OwnedFd> {
     // SAFETY: takes numbers only.
-    let number = unsafe { libc::fcntl(fd.as_raw_fd(), libc::F_DUPFD_CLOEXEC, least) };
+    let number = unsafe { libc::fcntl(number, libc::F_DUPFD_CLOEXEC, least) };
     // SAFETY: F_DUPFD_CLOEXEC makes a new descriptor, and `number` is its only record.
     unsafe { crate::sys::take(number) }
 }

@@ -36,6 +36,11 @@ impl Ahead {
         Ahead { most, request: 0, fds: Vec::new() }
     }
 
+    /// Whether nothing waits for its message.
+    pub(crate) fn is_empty(&self) -> bool {
+        self.fds.is_empty()
+    }
+
     /// Takes the next packet: its message, with all descriptors in order; `None` when it only brought descriptors.
     ///
     /// What does not belong to the packet's own message is closed, so that nobody's descriptors pile up.

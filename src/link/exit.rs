@@ -53,7 +53,8 @@ pub fn ending_to_wire(how: &Exit) -> wire::Ending {
     wire::Ending { how: Some(how) }
 }
 
-pub(crate) fn record_from_wire(exited: &wire::Exited) -> ExitRecord {
+/// What a message says of an exit.
+pub fn record_from_wire(exited: &wire::Exited) -> ExitRecord {
     ExitRecord {
         how: ending_from_wire(exited.ending.as_ref()),
         at: from_ns(exited.at_ns),

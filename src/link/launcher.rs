@@ -44,6 +44,7 @@ pub struct Launcher(Arc<Inner>);
 struct Inner {
     conversation: Conversation<wire::LauncherReply>,
     pid: i32,
+    program: String,
     pods: Vec<PodId>,
     /// Present when this daemon started it and so must reap it.
     child: Mutex<Option<Child>>,
@@ -60,10 +61,11 @@ impl Launcher {
         process(state_dir, LAUNCHER_SOCKET, "launcher", "coracle-launch")
     }
 
-    /// Starts a launcher from `program`, a sealed memfd of `coracle-monitor`, and connects to it.
+    /// Starts a launcher from `program`, a sealed memfd of `coracle-monitor`, and connects to it. `name` is what it and its
+    /// monitors say of their program.
     ///
     /// Spawns without forking this process's memory (`posix_spawn`). A socket left over by a dead launcher is replaced.
-    pub async fn start(program: &OwnedFd, state_dir: BorrowedFd<'_>) -> Result<Launcher> {
+    pub async fn start(program: &OwnedFd, name: &str, state_dir: BorrowedFd<'_>) -> Result<Launcher> {
         let listener = listen(state_dir, LAUNCHER_SOCKET, "launcher")?;
         let log = openat(
             state_dir,
@@ -75,7 +77,7 @@ impl Launcher {
         // The memfd is close-on-exec: the kernel opens the program by this name before it closes anything.
         let child = Command::new(format!("/proc/self/fd/{}", program.as_raw_fd()))
             .arg0("coracle-monitor")
-            .arg("launcher")
+            .args(["launcher", name])
             .env_clear()
             // Its own lists of free memory keep glibc from giving pages back; a monitor that is idle has no use for them.
             .env("GLIBC_TUNABLES", "glibc.malloc.tcache_count=0")
@@ -95,6 +97,7 @@ impl Launcher {
             Reply::Hello(hello) => Ok(Launcher(Arc::new(Inner {
                 conversation,
                 pid: hello.pid,
+                program: hello.program,
                 pods: hello.pods.iter().filter_map(|id| id.parse().ok()).collect(),
                 child: Mutex::new(child),
             }))),
@@ -133,6 +136,11 @@ impl Launcher {
     /// Its process.
     pub fn pid(&self) -> i32 {
         self.0.pid
+    }
+
+    /// Which program it runs, in the words of the daemon that started it; empty: it was not told.
+    pub fn program(&self) -> &str {
+        &self.0.program
     }
 
     /// The pods whose monitors it had started and that were alive when it greeted us.

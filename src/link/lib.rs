@@ -22,7 +22,10 @@ pub use ahead::MAX_MESSAGE_FDS;
 /// The messages themselves. `engine` writes the launch orders in them; nothing above `engine` names them.
 pub use api::monitor::v1 as wire;
 pub use error::{Error, Result};
-pub use exit::{EXIT_RECORD_KIND, EXIT_RECORD_VERSION, RecordedExit, ending_to_wire, exit_record_name, exit_to_wire};
+pub use exit::{
+    EXIT_RECORD_KIND, EXIT_RECORD_VERSION, RecordedExit, ending_to_wire, exit_record_name, exit_to_wire,
+    record_from_wire,
+};
 pub use launcher::{BACKLOG, LAUNCHER_SOCKET, Launcher};
 pub use monitor::{Exec, ExecId, ExecOrder, MONITOR_SOCKET, Monitor, PodReady, PodSetUp, Whole};
 pub use news::{Greeting, News, Now, NowState};

@@ -266,6 +266,14 @@ impl Monitor {
         self.done(Act::EndPod(wire::EndPod {}), &[]).await
     }
 
+    /// Puts `program`, a sealed memfd of `coracle-monitor`, in the place of the one that answers here: the same process
+    /// and connection, every container as it was. `name` is what its greeting says from then on. [`Error::Refused`], with
+    /// nothing changed, while something is on its way that somebody waits for, and when it could not go on from here.
+    pub async fn replace(&self, program: &OwnedFd, name: &str) -> Result<()> {
+        let program_fd = program.try_clone().map_err(|source| Error::Spawn { source })?;
+        self.done(Act::Replace(wire::Replace { program_fd: 0, program: name.to_owned() }), &[program_fd]).await
+    }
+
     /// Resolves when the connection has ended.
     pub async fn closed(&self) {
         self.0.conversation.closed().await;
@@ -297,7 +305,7 @@ fn patience(act: &Act) -> Duration {
         Act::Hello(_) | Act::Kill(_) | Act::KillExec(_) | Act::ReopenLog(_) | Act::Forget(_) | Act::EndPod(_) => {
             ANSWER_PATIENCE
         }
-        Act::SetUpPod(_) | Act::Create(_) | Act::Start(_) | Act::Exec(_) => CHILD_PATIENCE,
+        Act::SetUpPod(_) | Act::Create(_) | Act::Start(_) | Act::Exec(_) | Act::Replace(_) => CHILD_PATIENCE,
     }
 }
 

@@ -15,6 +15,8 @@ pub struct Greeting {
     pub release: String,
     /// Its process.
     pub pid: i32,
+    /// Which program it runs, in the words of the daemon that started its launcher or replaced it; empty: it was not told.
+    pub program: String,
     /// Whether the pod has been set up.
     pub set_up: bool,
     /// The pod's init, where the pod shares its pid namespace.
@@ -99,6 +101,7 @@ impl Greeting {
             protocol: hello.protocol,
             release: hello.release,
             pid: hello.pid,
+            program: hello.program,
             set_up: hello.set_up,
             init_pid: (hello.init_pid > 0).then_some(hello.init_pid),
             // A name that is no id cannot be a container of ours.

@@ -89,6 +89,11 @@ impl Peer {
         Ok(())
     }
 
+    /// Whether the socket alone is the connection: nothing waits to be sent, and no message has come in part.
+    pub fn is_between_messages(&self) -> bool {
+        self.waiting.is_empty() && self.ahead.is_empty()
+    }
+
     /// Whether something waits to be sent, so that the caller must watch for room.
     pub fn is_waiting(&self) -> bool {
         !self.waiting.is_empty()

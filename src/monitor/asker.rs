@@ -1,6 +1,6 @@
 //! Who waits for an answer, and how it is sent.
 
-use std::os::fd::{AsFd, OwnedFd};
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 
 use engine::launch::Failure;
 use kernel::poll::{Epoll, Interest};
@@ -25,7 +25,25 @@ pub(crate) struct Daemon {
     connection: u64,
 }
 
+impl Asker {
+    /// The request's number, for whoever answers it in our place.
+    pub(crate) fn request(self) -> u64 {
+        self.request
+    }
+}
+
 impl Daemon {
+    /// The connection, while it is no more than its socket: nothing half said on either side.
+    pub(crate) fn socket(&self) -> Option<BorrowedFd<'_>> {
+        self.peer.as_ref().filter(|peer| peer.is_between_messages()).map(AsFd::as_fd)
+    }
+
+    /// Goes on with a connection that another program had, and with its `request`.
+    pub(crate) fn resume(&mut self, epoll: &Epoll, socket: OwnedFd, request: u64) -> Asker {
+        self.replace(epoll, socket);
+        Asker { connection: self.connection, request }
+    }
+
     /// Takes a new connection in place of the old one.
     pub(crate) fn replace(&mut self, epoll: &Epoll, socket: OwnedFd) {
         self.drop_peer(epoll);

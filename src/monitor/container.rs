@@ -35,6 +35,8 @@ use crate::{
     output::{Found, Output, of_terminal},
 };
 
+mod hand_over;
+
 /// How many directories of execs are looked at when one ends: more than one, so that those that something still ran in
 /// become fewer again; few, so that no end takes long, however many there are.
 const EXECS_AT_ONCE: usize = 8;
@@ -113,12 +115,6 @@ impl Container {
         let line_limit = order.log_line_bytes.max(1) as usize;
         let output = |source: Option<OwnedFd>, stream| source.map(|pipe| Output::new(pipe, stream, line_limit, false));
         let outputs = [output(stdout, Stream::Stdout), output(stderr, Stream::Stderr)];
-        epoll.add(word.as_fd(), Numbered::Word(number).token(), Interest::READ)?;
-        for (output, token) in outputs.iter().zip([Numbered::Stdout(number), Numbered::Stderr(number)]) {
-            if let Some(output) = output {
-                epoll.add(output.as_fd(), token.token(), Interest::READ)?;
-            }
-        }
         let log = Log::new(kept.log.take());
         let word = Some(word);
         let live = Live {
@@ -133,6 +129,7 @@ impl Container {
             line_limit,
             left_by_execs: VecDeque::new(),
         };
+        live.watch(number, epoll)?;
         let phase = Phase::Preparing { asker };
         Ok(Container {
             number,

@@ -3,7 +3,7 @@
 //! Each has a cgroup of its own below the container's, so that ending it ends its children too. What an exec leaves
 //! running when its first process ends belongs to the container from then on.
 
-use std::os::fd::{AsFd, OwnedFd};
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 
 use engine::{
     cgroup::{Tree, remove_tree},
@@ -15,15 +15,17 @@ use kernel::{
     process::Pid,
 };
 use link::wire;
-use model::Exit;
+use model::{ContainerId, Exit};
 use wire::monitor_reply::Result as Reply;
 
 use crate::{
     asker::Asker,
     container::Phase,
     event::Numbered,
+    hand_over::Passing,
     kill,
     pod::{Pod, SetUp},
+    take_over::{Error, take},
 };
 
 /// An exec.
@@ -32,7 +34,7 @@ pub(crate) struct Exec {
     number: u64,
     /// The daemon's name for it.
     id: u64,
-    container: u64,
+    pub(crate) container: u64,
     pub(crate) pid: Pid,
     /// Its own cgroup directory.
     dir: OwnedFd,
@@ -183,6 +185,40 @@ impl Pod {
 }
 
 impl Exec {
+    /// What the next program has to know; `None` while somebody waits for what this one does with it.
+    pub(crate) fn handed<'a>(
+        &'a self,
+        container: Option<&ContainerId>,
+        passing: &mut Passing<'a>,
+    ) -> Option<wire::HandedExec> {
+        matches!(self.phase, ExecPhase::Running).then(|| wire::HandedExec {
+            exec_id: self.id,
+            container_id: container.map(ContainerId::to_string).unwrap_or_default(),
+            pid: self.pid.0,
+            dir_fd: passing.pass(&self.dir),
+            dir_is_v2: self.is_v2,
+        })
+    }
+
+    /// Takes over one that runs.
+    pub(crate) fn taken(number: u64, container: u64, handed: &wire::HandedExec) -> Result<Exec, Error> {
+        Ok(Exec {
+            number,
+            id: handed.exec_id,
+            container,
+            pid: Pid(handed.pid),
+            dir: take(handed.dir_fd, "an exec's cgroup")?,
+            is_v2: handed.dir_is_v2,
+            word: None,
+            phase: ExecPhase::Running,
+        })
+    }
+
+    /// Its cgroup: all that it owns while it runs.
+    pub(crate) fn directory(&self) -> BorrowedFd<'_> {
+        self.dir.as_fd()
+    }
+
     fn drop_word(&mut self, epoll: &Epoll) {
         if let Some(word) = self.word.take() {
             let _ = epoll.remove(word.as_fd());

@@ -33,6 +33,8 @@ struct Child {
 }
 
 struct Launcher {
+    /// What the daemon calls the program that runs here, and in our monitors.
+    program: String,
     epoll: Epoll,
     listener: OwnedFd,
     signals: SignalFd,
@@ -42,7 +44,7 @@ struct Launcher {
 }
 
 /// Runs the launcher's role to its end.
-pub(crate) fn run() -> ! {
+pub(crate) fn run(program: &str) -> ! {
     let listener = match take_listener() {
         Ok(listener) => listener,
         Err(error) => fail("take the listening socket from standard input", &error),
@@ -64,7 +66,7 @@ pub(crate) fn run() -> ! {
         cgroup.leave();
         fail(step, &error);
     }
-    let served = Launcher::new(listener, signals).and_then(|mut launcher| launcher.serve());
+    let served = Launcher::new(program, listener, signals).and_then(|mut launcher| launcher.serve());
     cgroup.leave();
     match served {
         Ok(()) => exit(0),
@@ -89,11 +91,12 @@ fn fail(step: &str, error: &io::Error) -> ! {
 }
 
 impl Launcher {
-    fn new(listener: OwnedFd, signals: SignalFd) -> io::Result<Launcher> {
+    fn new(program: &str, listener: OwnedFd, signals: SignalFd) -> io::Result<Launcher> {
         let epoll = Epoll::new()?;
         epoll.add(listener.as_fd(), event::LISTENER, Interest::READ)?;
         epoll.add(signals.as_fd(), event::SIGNALS, Interest::READ)?;
-        Ok(Launcher { epoll, listener, signals, peer: None, monitors: Vec::new(), retired: false })
+        let program = program.to_owned();
+        Ok(Launcher { program, epoll, listener, signals, peer: None, monitors: Vec::new(), retired: false })
     }
 
     /// Serves until it is retired and no monitor is left.
@@ -170,6 +173,7 @@ impl Launcher {
             release: RELEASE.to_owned(),
             pid: process::own_pid().0,
             pods: self.monitors.iter().map(|monitor| monitor.pod_id.clone()).collect(),
+            program: self.program.clone(),
         })
     }
 
@@ -180,7 +184,7 @@ impl Launcher {
         if spawn.pod_id.parse::<model::PodId>().is_err() {
             return failure("spawn a monitor: the pod's id is none", 0);
         }
-        match process::fork(|| pod::run(&spawn.pod_id, &listener)) {
+        match process::fork(|| pod::run(&spawn.pod_id, &self.program, &listener)) {
             Ok((pid, _)) => {
                 self.monitors.push(Child { pod_id: spawn.pod_id.clone(), pid });
                 Reply::Spawned(wire::Spawned { pid: pid.0 })

@@ -13,6 +13,7 @@ mod asker;
 mod container;
 mod event;
 mod exec;
+mod hand_over;
 mod kill;
 mod launcher;
 mod log;
@@ -26,6 +27,7 @@ mod reap;
 mod request;
 mod rfc3339;
 mod set_up;
+mod take_over;
 
 use std::process::exit;
 
@@ -34,9 +36,12 @@ const USAGE: i32 = 64;
 
 /// Runs the role that the first argument names. `coracled` starts `coracle-monitor launcher`; monitors are forks of it.
 pub fn run() -> ! {
-    match std::env::args_os().nth(1).as_deref().and_then(|role| role.to_str()) {
-        Some("launcher") => launcher::run(),
-        Some("--version") => {
+    let mut words = std::env::args_os().skip(1).map(|word| word.to_string_lossy().into_owned());
+    match (words.next().as_deref(), words.next()) {
+        (Some("launcher"), program) => launcher::run(&program.unwrap_or_default()),
+        (Some(take_over::ROLE), Some(place)) => take_over::run(&place),
+        (Some(take_over::REHEARSAL), Some(place)) => take_over::rehearse(&place),
+        (Some("--version"), _) => {
             say(concat!("coracle-monitor ", env!("CARGO_PKG_VERSION")));
             exit(0)
         }

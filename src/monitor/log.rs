@@ -7,7 +7,7 @@
 use std::{
     fs::File,
     io::{IoSlice, Write},
-    os::fd::OwnedFd,
+    os::fd::{AsFd, BorrowedFd, OwnedFd},
 };
 
 use crate::{
@@ -51,6 +51,16 @@ pub(crate) enum Change {
 impl Log {
     pub(crate) fn new(file: Option<OwnedFd>) -> Log {
         Log { file: file.map(File::from), ..Log::default() }
+    }
+
+    /// The file, whether its last entry was cut off, and how many entries are lost since it began to fail.
+    pub(crate) fn state(&self) -> (Option<BorrowedFd<'_>>, bool, u64) {
+        (self.file.as_ref().map(AsFd::as_fd), self.torn, self.dropped)
+    }
+
+    /// Goes on from a state.
+    pub(crate) fn resume(file: Option<OwnedFd>, torn: bool, dropped: u64) -> Log {
+        Log { file: file.map(File::from), torn, dropped }
     }
 
     /// Goes on in another file.

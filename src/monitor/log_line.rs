@@ -37,6 +37,17 @@ impl LogLine {
         LogLine { limit: limit.max(1), strip_cr, kept: Vec::new() }
     }
 
+    /// What waits for the end of its line.
+    pub(crate) fn kept(&self) -> &[u8] {
+        &self.kept
+    }
+
+    /// Goes on with what waited for the end of its line.
+    pub(crate) fn resume(&mut self, kept: Vec<u8>) {
+        self.kept = kept;
+        self.kept.truncate(self.limit);
+    }
+
     /// Takes what was read and hands on every entry that is complete.
     pub(crate) fn push(&mut self, mut bytes: &[u8], out: &mut impl Entries) {
         while !bytes.is_empty() {

@@ -48,6 +48,17 @@ impl Output {
         Output { source, line: LogLine::new(limit, terminal), stream }
     }
 
+    /// What waits for the end of its line.
+    pub(crate) fn kept(&self) -> &[u8] {
+        self.line.kept()
+    }
+
+    /// Goes on with what waited for the end of its line.
+    pub(crate) fn resume(mut self, kept: Vec<u8>) -> Output {
+        self.line.resume(kept);
+        self
+    }
+
     /// Reads for one turn.
     pub(crate) fn pump(&mut self, log: &mut Log, report: &mut impl FnMut(Change)) -> Found {
         self.read(TURN, log, report)

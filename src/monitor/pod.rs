@@ -42,6 +42,8 @@ const GREETING_PATIENCE: Duration = Duration::from_secs(10);
 /// One pod's monitor.
 pub(crate) struct Pod {
     pub(crate) id: String,
+    /// What the daemon calls the program that runs here.
+    pub(crate) program: String,
     pub(crate) epoll: Epoll,
     pub(crate) daemon: Daemon,
     pub(crate) set_up: SetUp,
@@ -49,8 +51,8 @@ pub(crate) struct Pod {
     pub(crate) execs: Vec<Exec>,
     /// Number for the next container or exec.
     next: u64,
-    listener: OwnedFd,
-    signals: SignalFd,
+    pub(crate) listener: OwnedFd,
+    pub(crate) signals: SignalFd,
     /// The daemon has ended the pod: go when nothing is left to do.
     pub(crate) ending: bool,
     /// Who asked for the end and hears when the init is gone.
@@ -86,8 +88,8 @@ pub(crate) struct PodInit {
 }
 
 /// A monitor's life, in a fork of the launcher that holds the launcher's descriptors only by memory.
-pub(crate) fn run(id: &str, listener: &OwnedFd) -> Never {
-    let code = match begin(id, listener.as_fd()).and_then(|mut pod| pod.serve()) {
+pub(crate) fn run(id: &str, program: &str, listener: &OwnedFd) -> Never {
+    let code = match begin(id, program, listener.as_fd()).and_then(|mut pod| pod.serve()) {
         Ok(()) => 0,
         Err(error) => {
             say(&format!("monitor of pod {id}: {error}"));
@@ -97,8 +99,19 @@ pub(crate) fn run(id: &str, listener: &OwnedFd) -> Never {
     exit_now(code)
 }
 
-fn begin(id: &str, listener: BorrowedFd<'_>) -> io::Result<Pod> {
-    descriptor::close_all_but(&[listener])?;
+fn begin(id: &str, program: &str, listener: BorrowedFd<'_>) -> io::Result<Pod> {
+    let listener = listener.try_clone_to_owned()?;
+    descriptor::close_all_but(&[listener.as_fd()])?;
+    socket::set_nonblocking(listener.as_fd())?;
+    // The daemon made it: whoever connects must find us behind it, even when we do not answer any more.
+    socket::own_listener(listener.as_fd(), link::BACKLOG)?;
+    let mut pod = bare(id, program, listener)?;
+    pod.forsaken_at = Some(Instant::now() + GREETING_PATIENCE);
+    Ok(pod)
+}
+
+/// A monitor that knows of nothing yet, in a process that is as a monitor's has to be.
+pub(crate) fn bare(id: &str, program: &str, listener: OwnedFd) -> io::Result<Pod> {
     signal::reset()?;
     signal::ignore(libc::SIGPIPE)?;
     identity::set_name(c"coracle-monitor")?;
@@ -106,15 +119,12 @@ fn begin(id: &str, listener: BorrowedFd<'_>) -> io::Result<Pod> {
     // Processes that a container of the host's pid namespace leaves behind come to us.
     identity::child_subreaper()?;
     let signals = SignalFd::new(&[libc::SIGCHLD])?;
-    let listener = listener.try_clone_to_owned()?;
-    socket::set_nonblocking(listener.as_fd())?;
-    // The daemon made it: whoever connects must find us behind it, even when we do not answer any more.
-    socket::own_listener(listener.as_fd(), link::BACKLOG)?;
     let epoll = Epoll::new()?;
     epoll.add(listener.as_fd(), event::LISTENER, Interest::READ)?;
     epoll.add(signals.as_fd(), event::SIGNALS, Interest::READ)?;
     Ok(Pod {
         id: id.to_owned(),
+        program: program.to_owned(),
         epoll,
         daemon: Daemon::default(),
         set_up: SetUp::No,
@@ -125,13 +135,13 @@ fn begin(id: &str, listener: BorrowedFd<'_>) -> io::Result<Pod> {
         signals,
         ending: false,
         end_asker: None,
-        forsaken_at: Some(Instant::now() + GREETING_PATIENCE),
+        forsaken_at: None,
     })
 }
 
 impl Pod {
     /// Serves until the daemon ends the pod.
-    fn serve(&mut self) -> io::Result<()> {
+    pub(crate) fn serve(&mut self) -> io::Result<()> {
         let mut events = Events::with_room(16);
         let mut tidy = true;
         while !(self.is_over() || self.is_forsaken()) {

@@ -29,6 +29,7 @@ impl Pod {
             Some(Act::ReopenLog(order)) => self.reopen_log(asker, &order, fds),
             Some(Act::Forget(order)) => self.forget(asker, &order.container_id),
             Some(Act::EndPod(_)) => self.end_pod(asker),
+            Some(Act::Replace(order)) => self.replace(asker, &order, fds),
             None => self.answer(asker, Err(Failure::wrong("an act that this release does not know"))),
         }
     }
@@ -47,6 +48,7 @@ impl Pod {
             set_up: matches!(self.set_up, SetUp::Done(_)),
             containers: self.containers.iter().filter_map(Container::now).collect(),
             init_pid: init.map_or(0, |init| init.pid.0),
+            program: self.program.clone(),
         };
         self.answer(asker, Ok(Reply::Hello(hello)));
     }

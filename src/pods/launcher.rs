@@ -12,12 +12,11 @@ use link::Launcher;
 use model::{Class, PodId};
 use tokio::sync::Mutex;
 
-use crate::{error::Error, monitor_process, step::Step};
+use crate::{error::Error, monitor_process, program::Program, step::Step};
 
 /// The launcher, and how to get another.
 pub(crate) struct LauncherKeeper {
-    /// The monitor program in a sealed memfd: no container can reach or change what is executed.
-    program: OwnedFd,
+    program: Program,
     /// Directory of the launcher's socket.
     state: OwnedFd,
     current: Mutex<Option<Launcher>>,
@@ -29,9 +28,16 @@ impl LauncherKeeper {
     /// Finds or starts the launcher whose socket is in `state`.
     pub(crate) async fn start(program: OwnedFd, state: &Path) -> Result<Self, Error> {
         let dir = std::fs::File::open(state).map_err(|error| Error::file("open", state, error))?;
+        let program =
+            Program::new(program).map_err(|error| Error::file("read the monitor program for", state, error))?;
         let keeper = Self { program, state: dir.into(), current: Mutex::new(None), trouble: StdMutex::default() };
         keeper.launcher().await?;
         Ok(keeper)
+    }
+
+    /// What launcher and monitors are to run.
+    pub(crate) fn program(&self) -> &Program {
+        &self.program
     }
 
     /// Why no launcher could be had when one was last wanted. Waits for nobody.
@@ -68,15 +74,28 @@ impl LauncherKeeper {
         if let Some(launcher) = current.as_ref().filter(|launcher| launcher.closed().now_or_never().is_none()) {
             return Ok(launcher.clone());
         }
-        let launcher = match Launcher::connect(self.state.as_fd()).await {
-            Ok(found) => found,
+        let found = match Launcher::connect(self.state.as_fd()).await {
+            Ok(found) if found.program() == self.program.name => Some(found),
+            Ok(other) => {
+                tracing::info!("the launcher is of another release: it is replaced (running pods are not touched)");
+                self.end().await?;
+                other.closed().await;
+                None
+            }
             Err(error) => {
                 if error.is_silent() {
                     self.end_silent().await?;
                 } else if current.is_some() {
                     tracing::warn!("the launcher died; starting another (running pods are not touched)");
                 }
-                Launcher::start(&self.program, self.state.as_fd()).await.map_err(failed)?
+                None
+            }
+        };
+        let launcher = match found {
+            Some(found) => found,
+            None => {
+                let Program { file, name } = &self.program;
+                Launcher::start(file, name, self.state.as_fd()).await.map_err(failed)?
             }
         };
         *current = Some(launcher.clone());
@@ -105,13 +124,16 @@ impl LauncherKeeper {
         }
     }
 
-    /// Kills a launcher that lives and does not answer. Nobody misses it: monitors live on.
+    /// Kills a launcher that lives and does not answer.
     async fn end_silent(&self) -> Result<(), Error> {
+        tracing::error!("the launcher does not answer: it is killed (running pods are not touched)");
+        self.end().await
+    }
+
+    /// Kills the launcher, if there is one. Nobody misses it: monitors live on.
+    async fn end(&self) -> Result<(), Error> {
         match Launcher::process(self.state.as_fd()) {
-            Ok(handle) => {
-                tracing::error!("the launcher does not answer: it is killed (running pods are not touched)");
-                monitor_process::kill(handle).await.map(|_| ())
-            }
+            Ok(handle) => monitor_process::kill(handle).await.map(|_| ()),
             Err(link::Error::Absent { .. }) => Ok(()),
             Err(error) => Err(Error::at(Step::RunMonitor, error.class(), error)),
         }

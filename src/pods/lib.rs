@@ -18,6 +18,7 @@ mod launcher;
 mod log_file;
 mod monitor_process;
 mod pod_files;
+mod program;
 mod record;
 mod recover;
 mod remove;

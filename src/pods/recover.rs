@@ -27,7 +27,7 @@ use crate::{
     index::Reserved,
     keeper::{Keeper, MAILBOX},
     monitor_process::{Found, MonitorProcess},
-    pod_files,
+    pod_files, program,
     record::{ContainerRecord, Made, PhaseRecord, PodRecord, PodStage},
     remove,
     run::Sandbox,
@@ -198,6 +198,9 @@ async fn one(
             if record.init_pid.is_some() && greeting.init_pid.is_none() {
                 tracing::error!(pod = %record.id, "the pod's init has ended");
                 record.lose_init();
+            }
+            if greeting.program != home.launcher.program().name {
+                pods.keepers.spawn(program::renew(home.clone(), record.id.clone(), monitor.clone()));
             }
             let files = pod_files::paths(&home.pod_dir(&record.id));
             let sandbox = Sandbox {

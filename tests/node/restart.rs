@@ -3,6 +3,7 @@
 mod leftover;
 mod reboot;
 mod record;
+mod upgrade;
 
 use std::{fs, path::Path, time::Duration};
 

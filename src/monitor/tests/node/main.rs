@@ -5,3 +5,4 @@
 mod life;
 mod memory;
 mod node;
+mod replace;

@@ -10,6 +10,10 @@ use crate::node::{Node, Pod};
 /// The budget, 0.1 MiB, rounded down. It holds for the program without optimisation too.
 const BUDGET_KIB: u64 = 100;
 
+/// For one that has been replaced in place: it is no fork any more, so what the program touches in its beginning (addresses
+/// put in their places, the C library's own memory) it shares with nobody. That holds until its pod ends.
+const REPLACED_BUDGET_KIB: u64 = 240;
+
 /// Pods of the measurement: a node has many, and what they share is shared by all.
 const PODS: usize = 10;
 
@@ -33,16 +37,20 @@ async fn a_monitor_has_one_thread_and_costs_a_tenth_of_a_mebibyte() {
         }
         pods.push((pod, id));
     }
-    let mut all = Vec::new();
-    for (pod, _) in &pods {
-        assert_eq!(fs::read_dir(format!("/proc/{}/task", pod.pid)).unwrap().count(), 1, "one thread");
-        all.push(settled_pss(pod).await);
+    for (what, budget) in [("forked", BUDGET_KIB), ("replaced", REPLACED_BUDGET_KIB)] {
+        let mut all = Vec::new();
+        for (pod, _) in &pods {
+            assert_eq!(fs::read_dir(format!("/proc/{}/task", pod.pid)).unwrap().count(), 1, "one thread");
+            all.push(settled_pss(pod, budget).await);
+        }
+        println!("PSS of {PODS} monitors as {what}, KiB: {all:?}");
+        println!("{}", rollup(pods[0].0.pid));
+        let over: Vec<_> = all.iter().filter(|pss| **pss > budget).collect();
+        assert!(over.is_empty(), "{what}: {over:?} KiB, at most {budget}");
+        for (pod, _) in &pods {
+            pod.monitor.replace(&node.program, "another").await.unwrap();
+        }
     }
-    println!("PSS of {PODS} monitors, KiB: {all:?}");
-    println!("{}", rollup(pods[0].0.pid));
-    println!("launcher {}", rollup(node.launcher.pid()));
-    let over: Vec<_> = all.iter().filter(|pss| **pss > BUDGET_KIB).collect();
-    assert!(over.is_empty(), "{over:?} KiB, at most {BUDGET_KIB}");
     for (mut pod, id) in pods {
         pod.monitor.kill(&id, Signal::KILL, Whole::Every).await.unwrap();
         pod.exited(&id).await;
@@ -52,10 +60,10 @@ async fn a_monitor_has_one_thread_and_costs_a_tenth_of_a_mebibyte() {
 }
 
 /// The proportional share once it has given back what the last burst needed. The caller judges the number.
-async fn settled_pss(pod: &Pod) -> u64 {
+async fn settled_pss(pod: &Pod, budget: u64) -> u64 {
     let mut best = u64::MAX;
     let settled = tokio::time::timeout(SETTLE, async {
-        while best > BUDGET_KIB {
+        while best > budget {
             best = best.min(pss(pod.pid));
             tokio::time::sleep(std::time::Duration::from_millis(20)).await;
         }

@@ -22,6 +22,9 @@ use wire::step::Act;
 /// Longer than anything here takes on a busy machine.
 pub(crate) const PATIENCE: Duration = Duration::from_secs(30);
 
+/// What the tests call the program.
+pub(crate) const PROGRAM: &str = "the first";
+
 /// The v1 hierarchies that the tests use; v2 when there is none.
 const HIERARCHIES: [&str; 3] = ["freezer", "memory", "pids"];
 
@@ -40,7 +43,7 @@ pub(crate) fn container_id() -> ContainerId {
 }
 
 /// The program called `name`, as `deploy/build` made it.
-fn program(name: &str) -> PathBuf {
+pub(crate) fn built(name: &str) -> PathBuf {
     let dir = env::var_os("CORACLE_BIN_DIR").expect("CORACLE_BIN_DIR: run `export CORACLE_BIN_DIR=$(deploy/build)`");
     PathBuf::from(dir).join(name)
 }
@@ -54,6 +57,8 @@ pub(crate) struct Node {
     pub(crate) dir: PathBuf,
     pub(crate) state: OwnedFd,
     pub(crate) launcher: Launcher,
+    /// What it runs, sealed.
+    pub(crate) program: OwnedFd,
 }
 
 impl Node {
@@ -63,10 +68,10 @@ impl Node {
         let dir = env::temp_dir().join(format!("crt-monitor-{}-{number}", std::process::id()));
         fs::create_dir_all(&dir).unwrap();
         let state = open_dir(&dir);
-        let mut file = File::open(program("coracle-monitor")).unwrap();
-        let sealed = memfd::sealed_program(c"coracle-monitor", &mut file).unwrap();
-        let launcher = Launcher::start(&sealed, state.as_fd()).await.unwrap();
-        Node { dir, state, launcher }
+        let mut file = File::open(built("coracle-monitor")).unwrap();
+        let program = memfd::sealed_program(c"coracle-monitor", &mut file).unwrap();
+        let launcher = Launcher::start(&program, PROGRAM, state.as_fd()).await.unwrap();
+        Node { dir, state, launcher, program }
     }
 
     /// A pod that is set up, in the host's network.
@@ -78,7 +83,7 @@ impl Node {
         let id = PodId::from_random(unique());
         let dir = self.dir.join(id.short());
         fs::create_dir_all(dir.join("root/bin")).unwrap();
-        fs::copy(program("coracle-probe"), dir.join("root/bin/probe")).unwrap();
+        fs::copy(built("coracle-probe"), dir.join("root/bin/probe")).unwrap();
         fs::set_permissions(dir.join("root/bin/probe"), fs::Permissions::from_mode(0o755)).unwrap();
         let pod_dir = open_dir(&dir);
         let pid = self.launcher.spawn_monitor(&id, pod_dir.as_fd()).await.unwrap();
