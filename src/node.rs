@@ -23,6 +23,7 @@ use std::{
 use anyhow::{Context, Result, bail};
 use nix::{
     errno::Errno,
+    fcntl::{Flock, FlockArg},
     sys::{
         socket::{AddressFamily, SockFlag, SockType, UnixAddr, connect, socket},
         stat::{Mode, umask},
@@ -116,9 +117,11 @@ async fn serve(config: Config, listener: StdListener, monitor_program: OwnedFd) 
 /// The socket, for root and its group. One left by a daemon that is gone is replaced.
 fn listen(path: &Path) -> Result<StdListener> {
     let act = || format!("listen on {}", path.display());
-    if let Some(parent) = path.parent() {
-        fs::create_dir_all(parent).with_context(act)?;
-    }
+    let parent = path.parent().filter(|parent| !parent.as_os_str().is_empty()).unwrap_or(Path::new("."));
+    fs::create_dir_all(parent).with_context(act)?;
+    // Held from the look to the bind: of two daemons that find the same socket left over, the second finds the first's.
+    let turn = Flock::lock(File::open(parent).with_context(act)?, FlockArg::LockExclusive);
+    let _turn = turn.map_err(|(_, errno)| errno).with_context(act)?;
     if is_left_over(path)? {
         fs::remove_file(path).with_context(act)?;
     }
@@ -205,6 +208,31 @@ mod tests {
         }
         assert_eq!(fs::read_to_string(&link).unwrap(), "somebody's");
         assert!(fs::symlink_metadata(&datagrams).unwrap().file_type().is_socket());
+    }
+
+    #[test]
+    fn of_many_that_find_the_same_socket_left_over_one_gets_its_place() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("coracle.sock");
+        for _ in 0..20 {
+            drop(StdListener::bind(&path).unwrap());
+            let start = std::sync::Barrier::new(8);
+            let got: Vec<_> = std::thread::scope(|scope| {
+                let many: Vec<_> = (0..8)
+                    .map(|_| {
+                        scope.spawn(|| {
+                            start.wait();
+                            listen(&path)
+                        })
+                    })
+                    .collect();
+                many.into_iter().filter_map(|one| one.join().unwrap().ok()).collect()
+            });
+            assert_eq!(got.len(), 1);
+            UnixStream::connect(&path).unwrap();
+            got[0].accept().unwrap();
+            fs::remove_file(&path).unwrap();
+        }
     }
 
     #[test]

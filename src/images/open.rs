@@ -1,7 +1,8 @@
 //! Opening the store: what the records say, checked against what lies there.
 //!
 //! Steps, in order: directories; what was being made goes to the trash; records; each image whose layers and
-//! configuration are there is listed; what no record names goes to the trash, but for blobs that a pull may go on with.
+//! configuration are there is listed; blobs that no record names go to the trash, but for those that a pull may go on with.
+//! Layers that no record names go there once the containers are known: one of them may use an image whose record is lost.
 
 use std::{
     collections::{HashMap, HashSet},
@@ -51,12 +52,16 @@ pub(crate) fn open(config: Config, root: &Path) -> Result<Shelf> {
     }
     let present: HashSet<String> = names(&layers)?.into_iter().filter_map(|name| name.into_string().ok()).collect();
     let pinned = pinned_names(&config);
-    let mut unreadable = false;
+    // Before the scan, which adds to it.
+    let earlier = records_store.quarantined()?;
+    for name in &earlier {
+        tracing::warn!(name, "an image's record is in quarantine: no layer is thrown away, since it may be its");
+    }
     let scan = records_store.scan()?;
     for bad in &scan.quarantined {
         tracing::warn!(record = %bad.path.display(), why = %bad.why, "an image's record cannot be read");
-        unreadable = true;
     }
+    let unread = !(earlier.is_empty() && scan.quarantined.is_empty());
     for record in settle_tags(scan.good.into_iter().map(|(_, record)| record)) {
         let id = record.id.clone();
         match whole(&blobs, &present, &pinned, record) {
@@ -67,17 +72,23 @@ pub(crate) fn open(config: Config, root: &Path) -> Result<Shelf> {
             }
         }
     }
-    // A record that a newer release wrote may need layers that we know nothing of: then nothing is thrown away.
-    if !unreadable {
-        let known: HashSet<String> = index.layers().map(|chain_id| chain_id.hex().to_owned()).collect();
-        throw_all(&trash, &layers, |name| !known.contains(name))?;
+    // A record that cannot be read may need content that we know nothing of: then nothing is thrown away.
+    if !unread {
         let unneeded: HashSet<Digest> = index.unneeded_blobs().into_iter().collect();
         for digest in stale.iter().filter(|digest| unneeded.contains(digest)) {
             index.drop_blob(digest);
             trash.throw(&blobs.path(digest)).map_err(Error::disk("move away", blobs.path(digest)))?;
         }
     }
-    Ok(Shelf::new(Parts { config, blobs, layers, ingest, empty, records: records_store, trash, index }))
+    Ok(Shelf::new(Parts { config, blobs, layers, ingest, empty, records: records_store, trash, index, unread }))
+}
+
+/// Throws away the layers that no image names. Not before it is known that no container uses an image whose record is lost.
+pub(crate) fn throw_unknown_layers(shelf: &Shelf) -> Result<()> {
+    // Held meanwhile, so that nobody names a layer that has just been found without.
+    let index = shelf.index();
+    let known: HashSet<String> = index.layers().map(|chain_id| chain_id.hex().to_owned()).collect();
+    throw_all(shelf.trash(), shelf.layers(), |name| !known.contains(name))
 }
 
 fn whole(

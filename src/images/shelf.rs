@@ -9,7 +9,7 @@ use std::{
     path::{Path, PathBuf},
     sync::{
         Arc, Mutex, MutexGuard, PoisonError,
-        atomic::{AtomicU64, Ordering},
+        atomic::{AtomicBool, AtomicU64, Ordering},
     },
     time::SystemTime,
 };
@@ -54,6 +54,9 @@ pub(crate) struct Shelf {
     index: Mutex<Index>,
     writer: Mutex<()>,
     next: AtomicU64,
+    /// There are, or may be, images that containers use and we know nothing of: no layer is thrown away because no record
+    /// names it.
+    pub(crate) unread: AtomicBool,
 }
 
 /// The parts that `open` made.
@@ -67,6 +70,8 @@ pub(crate) struct Parts {
     pub(crate) records: Store<ImageRecord>,
     pub(crate) trash: Trash,
     pub(crate) index: Index,
+    /// A record cannot be read.
+    pub(crate) unread: bool,
 }
 
 /// An image whose content is all in the store and synced, without names yet.
@@ -90,7 +95,7 @@ pub(crate) struct Names {
 
 impl Shelf {
     pub(crate) fn new(parts: Parts) -> Self {
-        let Parts { config, blobs, layers, ingest, empty, records, trash, index } = parts;
+        let Parts { config, blobs, layers, ingest, empty, records, trash, index, unread } = parts;
         let pinned = pinned_names(&config);
         Self {
             config,
@@ -108,6 +113,7 @@ impl Shelf {
             index: Mutex::new(index),
             writer: Mutex::new(()),
             next: AtomicU64::new(0),
+            unread: AtomicBool::new(unread),
         }
     }
 

@@ -3,7 +3,7 @@
 use std::{
     io::Read,
     path::Path,
-    sync::Arc,
+    sync::{Arc, atomic::Ordering},
     time::{Duration, SystemTime},
 };
 
@@ -61,22 +61,27 @@ impl Images {
     /// Takes an image out again for a container that was found after a restart, even if it was removed meanwhile.
     pub fn lease_by_id(&self, id: &Digest) -> Result<Leased> {
         let mut index = self.shelf.index();
-        let image = index.with_removed(id).ok_or_else(|| Error::NotFound { what: id.to_string() })?;
+        let Some(image) = index.with_removed(id) else {
+            // Its record is lost, and its layers are in use.
+            self.shelf.unread.store(true, Ordering::Relaxed);
+            return Err(Error::NotFound { what: id.to_string() });
+        };
         index.lease(&image.id);
         drop(index);
         Ok(self.shelf.lease(&image))
     }
 
     /// Says that every container that was found after a restart has its lease: images that were removed while in use and
-    /// have no user left are deleted.
+    /// have no user left are deleted, and so are layers of no image.
     pub async fn recovered(&self) {
         let collected = self.shelf.blocking(|shelf| {
             let left_over = shelf.index().left_over();
             left_over.iter().for_each(|id| shelf.collect(id));
-            Ok(())
+            if shelf.unread.load(Ordering::Relaxed) { Ok(()) } else { open::throw_unknown_layers(shelf) }
         });
-        // Fails only when the runtime ends: the next start does it.
-        let _ = collected.await;
+        if let Err(error) = collected.await {
+            tracing::warn!(%error, "delete layers of no image: the next start does it");
+        }
     }
 
     /// Removes an image with all its names, by whatever `find` understands. That it is gone already is fine. It is

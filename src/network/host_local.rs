@@ -98,7 +98,7 @@ impl HostLocal {
     /// Takes one address of every set for `holder`. All or none: a set without a free address gives back the others.
     pub(crate) fn allocate(&self, holder: &Holder<'_>, requested: &[IpAddr]) -> Result<Vec<Address>> {
         for &address in requested {
-            if !self.sets.iter().any(|set| set.range_of(address).is_some()) {
+            if !self.gives_out(address) {
                 return Err(Error::AddressOutside { network: self.network.clone(), address });
             }
         }
@@ -141,6 +141,11 @@ impl HostLocal {
         };
         let net = IpNet::new(address, range.subnet.prefix_len()).expect("the prefix of a subnet of the same family");
         Ok(Address { net, gateway: Some(range.gateway) })
+    }
+
+    /// Whether an address is one that this gives out.
+    pub(crate) fn gives_out(&self, address: IpAddr) -> bool {
+        self.sets.iter().any(|set| set.range_of(address).is_some())
     }
 
     /// The gateway and prefix of every range: what a bridge in front of them must answer to.

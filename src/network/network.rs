@@ -195,9 +195,10 @@ impl Network {
     }
 
     /// Gives back what belongs to this instance and to none of the `live` pods: leases, namespaces, links. For the start
-    /// of the daemon, before it makes namespaces; pods attached since then keep their leases and links in any case.
-    pub async fn reconcile(&self, live: &[PodId]) -> Result<()> {
-        let (inner, live) = (Arc::clone(&self.inner), live.iter().cloned().collect());
+    /// of the daemon, before it makes namespaces; pods attached since then keep their leases and links in any case. What a
+    /// live pod's attachment says that it has stays its own: a lease that is lost or damaged is written again.
+    pub async fn reconcile(&self, live: Vec<(PodId, Option<Attachment>)>) -> Result<()> {
+        let (inner, live) = (Arc::clone(&self.inner), live.into_iter().collect());
         thread::run("reconcile", move || reconcile::run(&inner, live), |()| ()).await
     }
 

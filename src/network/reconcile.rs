@@ -4,13 +4,17 @@
 //! are ports of the bridge that carries its name. Order: leases (a pod waits for them soonest), namespaces (the kernel
 //! takes most links down with them), then links that something else keeps alive.
 
-use std::{collections::HashSet, path::Path};
+use std::{
+    collections::{HashMap, HashSet},
+    path::Path,
+};
 
 use model::PodId;
 
 use crate::{
-    Result,
+    Attachment, Result,
     bridge::link_names,
+    host_local::Holder,
     link::Links,
     network::{Inner, chain},
 };
@@ -27,12 +31,17 @@ pub(crate) fn owner_of(root: &Path) -> String {
 }
 
 /// Gives back what no pod of `live` owns. What cannot be given back is named in the log and keeps nothing else.
-pub(crate) fn run(network: &Inner, live: HashSet<PodId>) -> Result<()> {
+pub(crate) fn run(network: &Inner, pods: HashMap<PodId, Option<Attachment>>) -> Result<()> {
+    let live: HashSet<PodId> = pods.keys().cloned().collect();
     // A lease written by an attachment that runs right now must not be taken from under it.
     let lives = |pod: &PodId| live.contains(pod) || network.is_attached(pod);
     let given = network.bridge.ipam.leases.release_all(|id| id.parse().map_or(true, |id: PodId| !lives(&id)));
     let given = given.unwrap_or_else(|error| {
         tracing::warn!(error = chain(&error), "give back addresses of dead pods");
+        0
+    });
+    let restored = restore_leases(network, &pods).unwrap_or_else(|error| {
+        tracing::error!(error = chain(&error), "write the lost leases of living pods again");
         0
     });
     network.forget_all_but(&live);
@@ -54,7 +63,21 @@ pub(crate) fn run(network: &Inner, live: HashSet<PodId>) -> Result<()> {
     if given + namespaces + links > 0 {
         tracing::info!(leases = given, namespaces, links, "gave back what dead pods had left");
     }
+    if restored > 0 {
+        tracing::warn!(leases = restored, "leases of living pods were lost, and are written again");
+    }
     Ok(())
+}
+
+fn restore_leases(network: &Inner, pods: &HashMap<PodId, Option<Attachment>>) -> Result<usize> {
+    let ipam = &network.bridge.ipam;
+    let attached = pods.iter().filter_map(|(pod, attachment)| Some((pod, attachment.as_ref()?)));
+    let held = attached.flat_map(|(pod, attachment)| {
+        let holder = Holder { id: pod.as_str(), interface: &attachment.interface };
+        attachment.ips.iter().map(move |ip| (holder, *ip))
+    });
+    // What was given out under other settings lies elsewhere.
+    ipam.leases.restore(&held.filter(|(_, ip)| ipam.gives_out(*ip)).collect::<Vec<_>>())
 }
 
 fn remove_links(network: &Inner, live: &HashSet<PodId>) -> Result<usize> {

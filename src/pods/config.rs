@@ -67,6 +67,7 @@ pub(crate) async fn open(rooms: Rooms, config: Config) -> Result<Arc<Home>, Erro
         state,
         boot,
         outputs: Budget::default(),
+        unread_containers: Default::default(),
         unread_images: Default::default(),
     }))
 }

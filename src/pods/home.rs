@@ -1,11 +1,12 @@
 //! What every keeper needs: the rooms below, the records, the index, the launcher.
 
 use std::{
+    collections::BTreeSet,
     fs::File,
     io,
     os::fd::AsFd,
     path::PathBuf,
-    sync::{Arc, Mutex, PoisonError},
+    sync::{Arc, Mutex, OnceLock, PoisonError},
 };
 
 use aws_lc_rs::rand;
@@ -46,6 +47,8 @@ pub(crate) struct Home {
     pub(crate) boot: String,
     /// Room for the outputs of commands.
     pub(crate) outputs: Budget,
+    /// Containers whose records cannot be read, as found at the start: nothing of them is touched.
+    pub(crate) unread_containers: OnceLock<BTreeSet<String>>,
     /// Images of containers whose records cannot be read.
     pub(crate) unread_images: Mutex<Vec<images::Lease>>,
 }
@@ -88,6 +91,11 @@ impl Home {
 }
 
 impl Home {
+    /// Whether there is a record of this container that cannot be read.
+    pub(crate) fn is_unread(&self, container: &ContainerId) -> bool {
+        self.unread_containers.get().is_some_and(|unread| unread.contains(container.as_str()))
+    }
+
     /// Keeps an image's layers for as long as the daemon lives.
     pub(crate) fn keep_image(&self, id: &Digest) {
         match self.images.lease_by_id(id) {

@@ -4,6 +4,8 @@
 //! earlier boot nothing runs any more. What was being made is taken back. One bad record, one dead monitor, one stuck
 //! removal never keeps the daemon from starting.
 
+mod scan;
+
 use std::{
     collections::{BTreeMap, BTreeSet},
     fs::File,
@@ -17,6 +19,7 @@ use std::{
 use futures_util::{StreamExt, future::join_all, stream};
 use link::{Monitor, News, Now, NowState, RecordedExit, Whole};
 use model::{Class, ContainerId, Event, Exit, ExitRecord, Phase, PodId, Signal};
+use network::Attachment;
 use tokio::sync::mpsc;
 
 use crate::{
@@ -34,6 +37,7 @@ use crate::{
     step::Step,
     stop_pod,
 };
+use scan::scan;
 
 /// How long processes that nobody knows may take to die before the start goes on without them.
 const EVICTION: Duration = Duration::from_secs(5);
@@ -53,10 +57,21 @@ const CLEARING: Duration = Duration::from_secs(10);
 /// gives up what it stood for: the next start clears that away.
 pub(crate) async fn recover(pods: &Pods) -> Result<(), Error> {
     let home = &pods.home;
-    let found_containers = scan(&home.records.containers, "container")?;
+    let mut found_containers = scan(&home.records.containers, "container")?;
     let found_pods = scan(&home.records.pods, "pod")?;
-    let mut phases: BTreeMap<String, PhaseRecord> = scan(&home.records.phases, "phase")?.good.into_iter().collect();
-    if found_containers.unread.iter().any(|name| name.parse::<ContainerId>().is_ok()) {
+    let found_phases = scan(&home.records.phases, "phase")?;
+    let mut phases: BTreeMap<String, PhaseRecord> = found_phases.good.into_iter().collect();
+    let images_known = !found_containers.unread.iter().any(|name| name.parse::<ContainerId>().is_ok());
+    // What a damaged phase said, the other witnesses may still know. One that still lies in its place, as a newer release's
+    // does, would be lost with the next that is written.
+    for record in found_containers.give_up(&found_phases.in_place) {
+        if let Some(made) = &record.made {
+            home.keep_image(&made.image.id);
+        }
+    }
+    // Set once: there is one start.
+    let _ = home.unread_containers.set(found_containers.unread.clone());
+    if !images_known {
         // Nobody can say which image it uses.
         home.images.list().iter().for_each(|image| home.keep_image(&image.id));
     }
@@ -96,10 +111,10 @@ pub(crate) async fn recover(pods: &Pods) -> Result<(), Error> {
     let unread = &found_containers.unread;
     let kept = join_all(found.into_iter().map(|(record, containers)| one(pods, record, containers, unread))).await;
     let kept = kept.into_iter().collect::<Result<Vec<_>, _>>()?;
-    let mut live: Vec<PodId> = kept.into_iter().flatten().collect();
+    let mut live: Vec<_> = kept.into_iter().flatten().collect();
     let found_again = live.len();
-    live.extend(found_pods.unread.iter().filter_map(|name| name.parse().ok()));
-    if let Err(error) = home.network.reconcile(&live).await {
+    live.extend(found_pods.unread.iter().filter_map(|name| Some((name.parse().ok()?, None))));
+    if let Err(error) = home.network.reconcile(live).await {
         tracing::warn!(%error, "give back what dead pods left in the network");
     }
     let clearing = clear(home, orphans, &known_pods, &known_containers);
@@ -111,49 +126,14 @@ pub(crate) async fn recover(pods: &Pods) -> Result<(), Error> {
     Ok(())
 }
 
-/// What lay in a store of records.
-struct Scanned<T> {
-    good: Vec<(String, T)>,
-    /// Names of records that are there, or in quarantine, and cannot be read.
-    unread: BTreeSet<String>,
-}
-
-impl<T> Scanned<T> {
-    /// Every name that has a record, readable or not.
-    fn known(&self) -> BTreeSet<String> {
-        self.good.iter().map(|(name, _)| name.clone()).chain(self.unread.iter().cloned()).collect()
-    }
-}
-
-fn scan<T: serde::Serialize + serde::de::DeserializeOwned>(
-    store: &disk::Store<T>,
-    what: &'static str,
-) -> Result<Scanned<T>, Error> {
-    let failed = |error| Error::file("scan the records in", store.path(""), std::io::Error::other(error));
-    // Before the scan, which adds to it: those have a line of their own.
-    let earlier = store.quarantined().map_err(failed)?;
-    for name in &earlier {
-        tracing::error!(record = what, name, "a record is in quarantine: what it stood for is left as it is");
-    }
-    let scan = store.scan().map_err(failed)?;
-    let mut unread: BTreeSet<String> = earlier.into_iter().collect();
-    for bad in scan.quarantined {
-        tracing::error!(record = what, path = %bad.path.display(), why = &bad.why as &(dyn std::error::Error + 'static), "a record cannot be read: what it stands for is left as it is");
-        unread.insert(bad.name);
-    }
-    // A good one of the same name is a backup that somebody has put back.
-    scan.good.iter().for_each(|(name, _)| _ = unread.remove(name));
-    Ok(Scanned { good: scan.good, unread })
-}
-
-/// Settles one pod. Answers its id when it is to live on in the network. Fails where it cannot be told whether its monitor
+/// Settles one pod. Answers it with its addresses when it is to live on in the network. Fails where it cannot be told whether its monitor
 /// lives, for want of descriptors or memory: then nothing of it is touched, and there is no start.
 async fn one(
     pods: &Pods,
     mut record: PodRecord,
     containers: Vec<(ContainerRecord, Option<PhaseRecord>)>,
     unread: &BTreeSet<String>,
-) -> Result<Option<PodId>, Error> {
+) -> Result<Option<(PodId, Option<Attachment>)>, Error> {
     let home = &pods.home;
     let this_boot = record.boot == home.boot;
     if record.stage == PodStage::Making {
@@ -236,8 +216,10 @@ async fn one(
         None => take_back_container(home, sandbox.as_ref(), &record, container).await,
     });
     let kept: Vec<Container> = join_all(settled).await.into_iter().flatten().collect();
-    let network_lives = record.stage != PodStage::Stopped;
     let id = record.id.clone();
+    // One that is stopping may have given its addresses back already, and they may be another's by now.
+    let addresses = record.attachment.clone().filter(|_| record.stage == PodStage::Ready);
+    let in_network = (record.stage != PodStage::Stopped).then(|| (id.clone(), addresses));
     let (mailbox, inbox) = mpsc::channel(MAILBOX);
     if let Reserved::Taken(other) = home.index.reserve(&record.plan.metadata, &id, mailbox.clone()) {
         // Two records of one name: a bug or a restored backup. Both are kept, so that both can be removed.
@@ -245,7 +227,7 @@ async fn one(
         home.index.insert_unnamed(&id, mailbox);
     }
     pods.keep(Keeper::for_found(home.clone(), record, sandbox, kept), inbox);
-    Ok(network_lives.then_some(id))
+    Ok(in_network)
 }
 
 /// What a pod's monitor has to say.

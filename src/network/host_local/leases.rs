@@ -109,6 +109,29 @@ impl Leases {
         Ok(given)
     }
 
+    /// Writes again what is missing of the leases of pods that live: their addresses are theirs, whatever became of the
+    /// files. Returns how many were written. One that another holder has meanwhile is named in the log.
+    pub(crate) fn restore(&self, live: &[(Holder<'_>, IpAddr)]) -> Result<usize> {
+        let locked = self.lock()?;
+        let mut restored = 0;
+        for (holder, address) in live {
+            let path = locked.path(*address);
+            match read(&path)? {
+                None => {
+                    let made = OpenOptions::new().write(true).create_new(true).mode(0o600).open(&path);
+                    let written = made.and_then(|mut file| file.write_all(holder.text().as_bytes()));
+                    written.map_err(failed("write again", &path))?;
+                    restored += 1;
+                }
+                Some(text) if text.lines().next().map(str::trim) == Some(holder.id) => {}
+                Some(_) => {
+                    tracing::error!(%address, pod = holder.id, "another pod has the lease of a living pod's address")
+                }
+            }
+        }
+        Ok(restored)
+    }
+
     /// Ids that hold a lease.
     pub(crate) fn holders(&self) -> Result<HashSet<String>> {
         let Some(locked) = self.lock_existing()? else { return Ok(HashSet::new()) };

@@ -108,6 +108,22 @@ fn what_dead_holders_and_crashes_left_is_swept() {
 }
 
 #[test]
+fn a_living_pods_lost_lease_is_written_again_and_nobody_elses_is_taken() {
+    let dir = tempfile::tempdir().unwrap();
+    let plugin = plugin(dir.path(), json!([[{"subnet": "10.1.0.0/24"}]]));
+    let lost = plugin.allocate(&holder("one"), &[]).unwrap()[0].net.addr();
+    let kept = plugin.allocate(&holder("two"), &[]).unwrap()[0].net.addr();
+    let lease = dir.path().join("net").join(lost.to_string());
+    let text = fs::read(&lease).unwrap();
+    fs::remove_file(&lease).unwrap();
+    let live = [(holder("one"), lost), (holder("two"), kept), (holder("one"), kept)];
+    assert_eq!(plugin.leases.restore(&live).unwrap(), 1);
+    assert_eq!(fs::read(&lease).unwrap(), text);
+    assert_eq!(plugin.leases.holders().unwrap(), HashSet::from(["one".to_owned(), "two".to_owned()]));
+    assert_eq!(plugin.leases.release(&holder("two"), &[kept]).unwrap(), 1);
+}
+
+#[test]
 fn a_range_that_cannot_work_is_named() {
     for (ranges, key) in [
         (json!([]), "ipam.ranges"),

@@ -189,8 +189,12 @@ impl Keeper {
         self.publish();
     }
 
-    /// A container that no record names has died: nothing of it is kept.
+    /// A container that no record names has died: nothing of it is kept. How one ended whose record cannot be read, its
+    /// monitor goes on to know.
     pub(super) fn drop_unknown(&mut self, id: ContainerId) {
+        if self.home.is_unread(&id) {
+            return tracing::warn!(container = %id, "a container whose record cannot be read has ended");
+        }
         let (home, sandbox, cgroup) = (self.home.clone(), self.sandbox.clone(), self.record.cgroup.clone());
         self.jobs.spawn(async move {
             if let Err(error) = remove::container(&home, sandbox.as_deref(), cgroup.as_ref(), &id, None).await {

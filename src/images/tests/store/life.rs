@@ -177,6 +177,7 @@ async fn a_restart_finds_what_is_whole_and_forgets_what_is_not() {
     fs::create_dir(store.join("layers").join("f".repeat(64))).unwrap();
     fs::write(store.join("trash/12"), "x").unwrap();
     let node = node.restart();
+    node.images.recovered().await;
     let after = node.found(&x);
     assert_eq!((&after.tags, &after.digests, after.size), (&before.tags, &before.digests, before.size));
     assert_eq!((node.images.usage().bytes, node.images.usage().inodes), (usage.bytes, usage.inodes));
@@ -187,6 +188,34 @@ async fn a_restart_finds_what_is_whole_and_forgets_what_is_not() {
     assert!(!node.is_here(&y) && node.is_here(id.as_str()));
     node.pull(&y).await.unwrap();
     assert!(node.is_here(&y));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+#[ignore = "needs root: unpacks layers"]
+async fn layers_stay_as_long_as_a_container_may_use_an_image_whose_record_is_lost() {
+    let (node, registry) = (Node::new(), TinyRegistry::http(Access::Open));
+    registry.push("x", "1", &image("one"));
+    let id = node.pull(&format!("{}/x:1", registry.host())).await.unwrap();
+    let record = node.root.path().join("store/records").join(id.hex());
+    let content = fs::read(&record).unwrap();
+    // Lost, and a container says that it uses it.
+    fs::remove_file(&record).unwrap();
+    let node = node.restart();
+    assert!(node.images.lease_by_id(&id).is_err());
+    node.images.recovered().await;
+    assert_eq!(node.count("layers"), 2);
+    // Damaged: set aside by the first start, and there still at the second.
+    fs::write(&record, &content[..content.len() / 2]).unwrap();
+    let mut node = node;
+    for _ in 0..2 {
+        node = node.restart();
+        node.images.recovered().await;
+        assert_eq!(node.count("layers"), 2);
+    }
+    fs::remove_dir_all(node.root.path().join("store/records/quarantine")).unwrap();
+    let node = node.restart();
+    node.images.recovered().await;
+    assert_eq!(node.count("layers"), 0, "nobody claims them any more");
 }
 
 #[tokio::test(flavor = "multi_thread")]
