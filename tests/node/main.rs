@@ -19,6 +19,7 @@ mod exhausted;
 mod fault;
 mod full_disk;
 mod image;
+mod image_crash;
 mod log;
 mod monitor;
 mod network;
