@@ -7,9 +7,11 @@ use std::{
     fs::File,
     io::{self, Read, Write},
     os::fd::{AsFd, BorrowedFd},
+    path::Path,
     sync::atomic::{AtomicU64, Ordering},
 };
 
+use kernel::file;
 use nix::{
     errno::Errno,
     fcntl::{OFlag, openat, renameat},
@@ -66,10 +68,52 @@ pub fn remove_at(dir: BorrowedFd<'_>, name: &str) -> Result<()> {
     }
 }
 
+/// As [`write_at`], but what was replaced is not deleted: it lies under the name that is answered, which a scan would delete.
+/// Deleting a file takes the kernel longer than all of the rest.
+pub(crate) fn exchange(dir: BorrowedFd<'_>, name: &str, bytes: &[u8]) -> Result<Option<String>> {
+    let unfinished = unfinished(name);
+    let failed = |source| {
+        let _ = unlinkat(dir, unfinished.as_str(), UnlinkatFlags::NoRemoveDir);
+        Error::Write { name: name.to_owned(), source }
+    };
+    let written = write_new(dir, &unfinished, bytes, Durable::Later).map_err(failed)?;
+    let (from, to) = (Path::new(&unfinished), Path::new(name));
+    match file::rename_noreplace(dir, from, dir, to) {
+        Ok(()) => return Ok(None),
+        Err(error) if error.kind() == io::ErrorKind::AlreadyExists => {
+            // A rename over a file has the new content on its way to the disk first, so that a power loss leaves one or the
+            // other, and never the name with nothing behind it (ext4's `auto_da_alloc`). An exchange has to be helped.
+            file::start_writing(written.as_fd()).map_err(failed)?;
+            if file::exchange(dir, from, dir, to).is_ok() {
+                return Ok(Some(unfinished));
+            }
+        }
+        // A file system that knows only the plain way.
+        Err(_) => {}
+    }
+    renameat(dir, unfinished.as_str(), dir, name).map(|()| None).map_err(|errno| failed(errno.into()))
+}
+
+/// Takes a file's name away. What is left to be deleted lies under the name that is answered; `None` when nothing is.
+pub(crate) fn set_aside(dir: BorrowedFd<'_>, name: &str) -> Result<Option<String>> {
+    check(name)?;
+    let unfinished = unfinished(name);
+    match renameat(dir, name, dir, unfinished.as_str()) {
+        Ok(()) => Ok(Some(unfinished)),
+        Err(Errno::ENOENT) => Ok(None),
+        // A full disk may have no room for the other name; deleting needs none.
+        Err(_) => remove_at(dir, name).map(|()| None),
+    }
+}
+
+fn unfinished(name: &str) -> String {
+    format!(".{name}.{}-{}{UNFINISHED}", std::process::id(), NEXT.fetch_add(1, Ordering::Relaxed))
+}
+
 pub(crate) fn replace(dir: BorrowedFd<'_>, name: &str, bytes: &[u8], durable: Durable) -> Result<()> {
-    let unfinished = format!(".{name}.{}-{}{UNFINISHED}", std::process::id(), NEXT.fetch_add(1, Ordering::Relaxed));
+    let unfinished = unfinished(name);
     let written = write_new(dir, &unfinished, bytes, durable)
-        .and_then(|()| renameat(dir, unfinished.as_str(), dir, name).map_err(io::Error::from));
+        .and_then(|_| renameat(dir, unfinished.as_str(), dir, name).map_err(io::Error::from));
     if let Err(source) = written {
         // On a full disk this also gives back what the attempt had taken.
         let _ = unlinkat(dir, unfinished.as_str(), UnlinkatFlags::NoRemoveDir);
@@ -84,14 +128,14 @@ pub(crate) fn replace(dir: BorrowedFd<'_>, name: &str, bytes: &[u8], durable: Du
     }
 }
 
-fn write_new(dir: BorrowedFd<'_>, name: &str, bytes: &[u8], durable: Durable) -> io::Result<()> {
+fn write_new(dir: BorrowedFd<'_>, name: &str, bytes: &[u8], durable: Durable) -> io::Result<File> {
     let flags = OFlag::O_WRONLY | OFlag::O_CREAT | OFlag::O_EXCL | OFlag::O_CLOEXEC | OFlag::O_NOFOLLOW;
     let mut file = File::from(openat(dir, name, flags, Mode::S_IRUSR | Mode::S_IWUSR)?);
     file.write_all(bytes)?;
-    match durable {
-        Durable::Later => Ok(()),
-        Durable::Now => file.sync_data(),
+    if durable == Durable::Now {
+        file.sync_data()?;
     }
+    Ok(file)
 }
 
 /// Refuses names that would leave the directory or look like a file of our own.

@@ -3,11 +3,11 @@
 //! A flush costs 1–10 ms on an ordinary disk and a call may wait for none of them, yet a pod that was acknowledged more
 //! than a second ago must be listed after a power loss. So writers leave paths here, and a thread of its own syncs all
 //! that gathered within [`GATHER`]: each file, then each directory once (the rename lives there). Many at a time are
-//! cheaper by one `syncfs`.
+//! cheaper by one `syncfs`. First it deletes what was replaced or removed, which lies under names that no scan heeds.
 
 use std::{
     collections::BTreeSet,
-    fs::File,
+    fs::{self, File},
     io,
     path::{Path, PathBuf},
     sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError},
@@ -42,6 +42,8 @@ struct Shared {
 #[derive(Debug, Default)]
 struct Waiting {
     paths: BTreeSet<PathBuf>,
+    /// Files to be deleted first.
+    deleted: Vec<PathBuf>,
     /// Rounds begun and rounds finished, for [`Flusher::settle`].
     begun: u64,
     finished: u64,
@@ -65,6 +67,11 @@ impl Flusher {
         if self.shared.lock().paths.insert(path.into()) {
             self.shared.asked.notify_one();
         }
+    }
+
+    /// With the next round this file is deleted. Its name is one that a scan deletes too, so nothing depends on when.
+    pub(crate) fn delete_soon(&self, path: impl IntoIterator<Item = PathBuf>) {
+        self.shared.lock().deleted.extend(path);
     }
 
     /// Waits until all that was asked for before is on the medium (or its failure logged).
@@ -108,10 +115,14 @@ fn run(shared: &Shared) {
         }
         let gathered = shared.asked.wait_timeout_while(waiting, GATHER, |waiting| !waiting.hurry && !waiting.ending);
         waiting = gathered.unwrap_or_else(PoisonError::into_inner).0;
-        let paths = std::mem::take(&mut waiting.paths);
+        let (paths, deleted) = (std::mem::take(&mut waiting.paths), std::mem::take(&mut waiting.deleted));
         waiting.hurry = false;
         waiting.begun += 1;
         drop(waiting);
+        for path in deleted {
+            // The next scan tries again.
+            let _ = fs::remove_file(path);
+        }
         match sync_all(&paths) {
             Ok(()) if failing => {
                 failing = false;

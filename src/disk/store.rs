@@ -18,7 +18,7 @@ use std::{
 use serde::{Serialize, de::DeserializeOwned};
 
 use crate::{
-    Damage, Error, Result,
+    Damage, Error, Flusher, Result,
     at::{self, Durable, UNFINISHED},
     decode, encode,
 };
@@ -72,7 +72,7 @@ impl<T: Serialize + DeserializeOwned> Store<T> {
     }
 
     /// Writes a record, in place of the one of that name if there is one. After a crash of the daemon it is there; after
-    /// a power loss only if a [`crate::Flusher`] has been asked for it and had its second.
+    /// a power loss only if a [`Flusher`] has been asked for it and had its second.
     pub fn put(&self, name: &str, value: &T) -> Result<()> {
         self.replace(name, value, Durable::Later)
     }
@@ -80,6 +80,23 @@ impl<T: Serialize + DeserializeOwned> Store<T> {
     /// As [`Store::put`], and on the medium before it returns: two flushes, milliseconds on an ordinary disk.
     pub fn put_durable(&self, name: &str, value: &T) -> Result<()> {
         self.replace(name, value, Durable::Now)
+    }
+
+    /// As [`Store::put`], with the rest left to `flusher`: it makes the record durable soon, and deletes what was replaced.
+    pub fn put_soon(&self, name: &str, value: &T, flusher: &Flusher) -> Result<()> {
+        at::check(name)?;
+        let replaced = at::exchange(self.fd.as_fd(), name, &encode(self.kind, self.version, value)?)?;
+        flusher.delete_soon(replaced.map(|old| self.dir.join(old)));
+        flusher.soon(self.path(name));
+        Ok(())
+    }
+
+    /// As [`Store::remove`], with the deletion itself left to `flusher`, and made durable soon.
+    pub fn remove_soon(&self, name: &str, flusher: &Flusher) -> Result<()> {
+        let removed = at::set_aside(self.fd.as_fd(), name)?;
+        flusher.delete_soon(removed.map(|old| self.dir.join(old)));
+        flusher.soon(self.path(name));
+        Ok(())
     }
 
     /// The record of this name; `None` if there is none. A damaged one is an error here, and stays where it is.
@@ -151,7 +168,7 @@ impl<T: Serialize + DeserializeOwned> Store<T> {
         Ok(names)
     }
 
-    /// Where the record of this name lies: what a [`crate::Flusher`] wants to know.
+    /// Where the record of this name lies: what a [`Flusher`] wants to know.
     pub fn path(&self, name: &str) -> PathBuf {
         self.dir.join(name)
     }

@@ -73,6 +73,15 @@ pub fn exchange(one_dir: BorrowedFd<'_>, one: &Path, other_dir: BorrowedFd<'_>, 
     Ok(renameat2(one_dir, one, other_dir, other, RenameFlags::RENAME_EXCHANGE)?)
 }
 
+/// Has the kernel begin to write a file's content to its device, and waits for nothing. `sync_file_range(2)`.
+///
+/// Blocks for it are allocated on return, so that a journal that keeps data before names keeps this data before names to
+/// come.
+pub fn start_writing(file: BorrowedFd<'_>) -> io::Result<()> {
+    // SAFETY: takes numbers only.
+    done(unsafe { libc::sync_file_range(file.as_raw_fd(), 0, 0, libc::SYNC_FILE_RANGE_WRITE) } as i64)
+}
+
 /// Writes everything of the filesystem that holds `fd` to its device. Reports write errors since the last call (5.8).
 pub fn syncfs(fd: BorrowedFd<'_>) -> io::Result<()> {
     // SAFETY: takes a number.

@@ -119,17 +119,19 @@ impl Home {
     /// Writes a pod's record, on the thread that asks.
     pub(crate) fn put_pod(&self, record: &PodRecord) -> Result<(), Error> {
         let (store, name) = (&self.records.pods, record.id.as_str());
-        store.put(name, record).map_err(|error| unwritten(store.path(name), error))?;
-        self.flusher.soon(store.path(name));
-        Ok(())
+        store.put_soon(name, record, &self.flusher).map_err(|error| unwritten(store.path(name), error))
+    }
+
+    /// Writes a container's record, on the thread that asks.
+    pub(crate) fn put_container(&self, record: &ContainerRecord) -> Result<(), Error> {
+        let (store, name) = (&self.records.containers, record.id.as_str());
+        store.put_soon(name, record, &self.flusher).map_err(|error| unwritten(store.path(name), error))
     }
 
     /// Writes a container's phase, on the thread that asks.
     pub(crate) fn put_phase(&self, id: &ContainerId, phase: &PhaseRecord) -> Result<(), Error> {
         let (store, name) = (&self.records.phases, id.as_str());
-        store.put(name, phase).map_err(|error| unwritten(store.path(name), error))?;
-        self.flusher.soon(store.path(name));
-        Ok(())
+        store.put_soon(name, phase, &self.flusher).map_err(|error| unwritten(store.path(name), error))
     }
 
     pub(crate) async fn save_pod(self: &Arc<Self>, record: &PodRecord) -> Result<(), Error> {
@@ -141,32 +143,22 @@ impl Home {
         let (home, id) = (self.clone(), id.clone());
         self.blocking(move || {
             let (store, name) = (&home.records.pods, id.as_str());
-            store.remove(name).map_err(|error| unwritten(store.path(name), error))?;
-            home.flusher.soon(store.path(name));
-            Ok(())
+            store.remove_soon(name, &home.flusher).map_err(|error| unwritten(store.path(name), error))
         })
         .await
     }
 
     pub(crate) async fn save_container(self: &Arc<Self>, record: &ContainerRecord) -> Result<(), Error> {
         let (home, record) = (self.clone(), record.clone());
-        self.blocking(move || {
-            let (store, name) = (&home.records.containers, record.id.as_str());
-            store.put(name, &record).map_err(|error| unwritten(store.path(name), error))?;
-            home.flusher.soon(store.path(name));
-            Ok(())
-        })
-        .await
+        self.blocking(move || home.put_container(&record)).await
     }
 
     pub(crate) async fn forget_container(self: &Arc<Self>, id: &ContainerId) -> Result<(), Error> {
         let (home, id) = (self.clone(), id.clone());
         self.blocking(move || {
             let (phases, containers, name) = (&home.records.phases, &home.records.containers, id.as_str());
-            phases.remove(name).map_err(|error| unwritten(phases.path(name), error))?;
-            containers.remove(name).map_err(|error| unwritten(containers.path(name), error))?;
-            home.flusher.soon(containers.path(name));
-            Ok(())
+            phases.remove_soon(name, &home.flusher).map_err(|error| unwritten(phases.path(name), error))?;
+            containers.remove_soon(name, &home.flusher).map_err(|error| unwritten(containers.path(name), error))
         })
         .await
     }

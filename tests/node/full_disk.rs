@@ -53,7 +53,8 @@ fn fill_with_files(dir: &Path) -> PathBuf {
 fn objects(node: &TempNode) -> Vec<PathBuf> {
     let dirs = ["root/records/pods", "root/records/containers", "root/records/phases", "root/containers", "state/pods"];
     let entries = dirs.iter().flat_map(|dir| fs::read_dir(node.dir().join(dir)).unwrap());
-    let mut found: Vec<_> = entries.map(|entry| entry.unwrap().path()).collect();
+    let is_hidden = |path: &PathBuf| path.file_name().unwrap().to_string_lossy().starts_with('.');
+    let mut found: Vec<_> = entries.map(|entry| entry.unwrap().path()).filter(|path| !is_hidden(path)).collect();
     found.sort();
     found
 }

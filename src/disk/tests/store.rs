@@ -32,6 +32,28 @@ fn a_scan_finds_what_was_put_and_not_what_was_removed() {
 }
 
 #[test]
+fn what_is_left_to_the_flusher_counts_at_once_and_is_tidy_when_it_settles() {
+    let dir = tempfile::tempdir().unwrap();
+    let notes = store(dir.path());
+    let flusher = Flusher::start().unwrap();
+    for text in ["first", "second", "third"] {
+        notes.put_soon("a", &text.to_owned(), &flusher).unwrap();
+        assert_eq!(notes.load("a").unwrap().as_deref(), Some(text));
+    }
+    notes.put_soon("b", &"gone".to_owned(), &flusher).unwrap();
+    notes.remove_soon("b", &flusher).unwrap();
+    notes.remove_soon("b", &flusher).unwrap();
+    assert_eq!(notes.load("b").unwrap(), None);
+    flusher.settle();
+    let names: Vec<_> = fs::read_dir(dir.path()).unwrap().map(|entry| entry.unwrap().file_name()).collect();
+    assert_eq!(names, ["a"]);
+
+    // A crash before the flusher's turn: what was replaced is no record.
+    notes.put_soon("a", &"fourth".to_owned(), &flusher).unwrap();
+    assert_eq!(store(dir.path()).scan().unwrap().good, [("a".to_owned(), "fourth".to_owned())]);
+}
+
+#[test]
 fn damaged_records_are_set_aside_with_their_reason_and_the_rest_is_read() {
     let dir = tempfile::tempdir().unwrap();
     let notes = store(dir.path());
