@@ -153,6 +153,12 @@ impl Engine {
         sysctl::of_pod(pod)
     }
 
+    /// Makes a container's cgroup, without limits yet: [`Engine::prepare`] finds it and goes on. Its path follows from the
+    /// two names, so it can be made while the rest of the plan is still to come.
+    pub fn make_container_cgroup(&self, pod: &PodCgroup, container: &ContainerId) -> Result<()> {
+        self.cgroups.make_leaf(&format!("{}/{container}", pod.path)).map(drop)
+    }
+
     /// Removes the cgroup of a container whose launch plan was never recorded. One that never was is fine.
     pub fn remove_container_cgroup(&self, pod: &PodCgroup, container: &ContainerId) -> Result<()> {
         self.cgroups.remove(&format!("{}/{container}", pod.path))

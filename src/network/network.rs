@@ -184,14 +184,14 @@ impl Network {
     pub async fn detach(&self, pod: &PodId, attachment: Option<&Attachment>) -> Result<()> {
         let (inner, pod, attachment) = (Arc::clone(&self.inner), pod.clone(), attachment.cloned());
         let _turn = self.turn().await;
-        thread::run("detach", move || inner.detach(&pod, attachment.as_ref()), |()| ()).await
+        thread::lent("detach", move || inner.detach(&pod, attachment.as_ref())).await
     }
 
     /// Removes a namespace's file. Idempotent: a missing file is success, a left-over empty file is removed.
     pub async fn drop_netns(&self, path: &Path) -> Result<()> {
         let (inner, path) = (Arc::clone(&self.inner), path.to_owned());
         let _turn = self.turn().await;
-        thread::run("drop netns", move || inner.netns.remove(&path), |()| ()).await
+        thread::lent("drop netns", move || inner.netns.remove(&path)).await
     }
 
     /// Gives back what belongs to this instance and to none of the `live` pods: leases, namespaces, links. For the start

@@ -32,6 +32,16 @@ pub(crate) async fn run<T: Send + 'static>(
     told.await.unwrap_or_else(|_| Err(Error::Thread { act, source: io::Error::other("it ended without an answer") }))
 }
 
+/// Runs a job that enters no namespace on one of the runtime's threads, which is there already. It runs to its end even
+/// when the caller goes away.
+pub(crate) async fn lent<T: Send + 'static>(
+    act: &'static str,
+    job: impl FnOnce() -> Result<T> + Send + 'static,
+) -> Result<T> {
+    let ended = |_| Err(Error::Thread { act, source: io::Error::other("it ended without an answer") });
+    tokio::task::spawn_blocking(job).await.unwrap_or_else(ended)
+}
+
 #[cfg(test)]
 mod tests {
     use std::sync::mpsc;

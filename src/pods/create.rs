@@ -1,12 +1,12 @@
 //! Creates a container: the steps from an accepted plan to a process that waits just before exec.
 //!
-//! Steps, in order: image and its lease, intent, writable layer and overlay, launch plan, volumes, log, cgroup and
-//! descriptors, clone, record. Each hands its undo to [`Undo`]; a crash at any point is finished by `recover`.
+//! Steps, in order: image and its lease, intent; side by side writable layer with overlay and volumes, and cgroup with log;
+//! then launch plan, limits and descriptors, clone, record. Each hands its undo to [`Undo`]; a crash at any point is finished by `recover`.
 
-use std::{sync::Arc, time::SystemTime};
+use std::{path::PathBuf, sync::Arc, time::SystemTime};
 
 use engine::{Accounts, PlanInput};
-use model::{ContainerId, ContainerPlan};
+use model::{ContainerId, ContainerPlan, ImageFacts};
 
 use crate::{
     error::Error,
@@ -97,51 +97,27 @@ async fn steps(
         let (home, id) = (home.clone(), id.clone());
         async move { home.steps.pass(Step::RemoveRootfs, remove::container_dir(&home, &id)).await }
     });
-    let rootfs = steps.pass(Step::CreateRootfs, async {
-        let (engine, dir, layers) = (home.engine.clone(), home.container_dir(id), leased.layers.clone());
-        home.blocking(move || {
-            std::fs::create_dir(&dir).map_err(|error| Error::file("make the container's directory", &dir, error))?;
-            engine.rootfs(&dir, &layers, true).map_err(|e| Error::at(Step::CreateRootfs, e.class(), e))
-        })
-        .await
-    });
-    let rootfs = rootfs.await?;
-
-    let volumes = steps.pass(Step::CreateVolumes, volume::make(home, id, plan, &leased.facts, &rootfs)).await?;
-
-    let planned = steps.pass(Step::CreatePlan, async {
-        let (engine, sandbox, id, plan) = (home.engine.clone(), sandbox.clone(), id.clone(), plan.clone());
-        let (target, facts) = (target.clone(), leased.facts.clone());
-        // It reads the image's accounts and the host's devices, and may compile a filter.
-        let planned = home.blocking(move || {
-            let accounts = Accounts::read(rootfs.root())?;
-            let launch = engine.plan(&PlanInput {
-                pod: &sandbox.plan,
-                pod_id: &sandbox.id,
-                pod_cgroup: sandbox.record.cgroup.as_ref().map_or("", |cgroup| &cgroup.path),
-                hostname: &pod_files::hostname(&sandbox.plan, &sandbox.id),
-                pod_files: &sandbox.files,
-                container: &plan,
-                container_id: &id,
-                pid_target: target.as_ref(),
-                image: &facts,
-                accounts: &accounts,
-                volumes: &volumes,
-            })?;
-            Ok((Arc::new(launch), rootfs))
-        });
-        planned.await.map_err(|e: engine::Error| Error::at(Step::CreatePlan, e.class(), e))
-    });
-    let (launch, rootfs) = planned.await?;
-
-    let log_path = log_file::path(&sandbox.plan, plan);
-    let log = steps.pass(Step::CreateLog, async {
-        match (&sandbox.plan.log_directory, &plan.log_path) {
-            (Some(directory), Some(path)) => log_file::open(home, directory, path).await.map(Some),
-            _ => Ok(None),
+    undo.push(Step::CreatePrepare, {
+        let (home, sandbox, id) = (home.clone(), sandbox.clone(), id.clone());
+        async move {
+            let Some(pod) = &sandbox.record.cgroup else { return Ok(()) };
+            home.steps.pass(Step::ExitCgroup, remove::unplanned_cgroup(&home, pod, &id)).await
         }
     });
-    let log = log.await?.map(|log_file::Opened { file, made }| {
+    // Side by side, since neither needs the other.
+    let root = {
+        let (own, id, plan) = (home.clone(), id.clone(), plan.clone());
+        let (layers, facts) = (leased.layers.clone(), leased.facts.clone());
+        home.blocking(move || make_root(&own, &id, &plan, &layers, &facts))
+    };
+    let beside = {
+        let (own, sandbox, id, plan) = (home.clone(), sandbox.clone(), id.clone(), plan.clone());
+        home.blocking(move || make_beside(&own, &sandbox, &id, &plan))
+    };
+    let (root, beside) = tokio::join!(root, beside);
+    let log_path = log_file::path(&sandbox.plan, plan);
+    let log = beside.map(|opened| {
+        let log_file::Opened { file, made } = opened?;
         if let Some(made) = made {
             let (home, path) = (home.clone(), log_path.clone().unwrap_or_default());
             undo.push(Step::CreateLog, async move {
@@ -149,19 +125,41 @@ async fn steps(
                 taken_back.map_err(|error| Error::file("remove the log", path, error))
             });
         }
-        file
+        Some(file)
     });
+    let ((rootfs, volumes), log) = (root?, log?);
 
-    undo.push(Step::CreatePrepare, {
-        let (home, launch) = (home.clone(), launch.clone());
-        async move { home.steps.pass(Step::ExitCgroup, remove::cgroup(&home, launch)).await }
-    });
-    let prepared = steps.pass(Step::CreatePrepare, async {
-        let (engine, launch) = (home.engine.clone(), launch.clone());
-        let prepared = home.blocking(move || engine.prepare(&launch, rootfs, log)).await;
-        prepared.map_err(|e| Error::at(Step::CreatePrepare, e.class(), e))
-    });
-    let prepared = prepared.await?;
+    let (launch, prepared) = {
+        let (own, sandbox, id, plan) = (home.clone(), sandbox.clone(), id.clone(), plan.clone());
+        let (target, facts) = (target.clone(), leased.facts.clone());
+        // It reads the image's accounts and the host's devices, and may compile a filter.
+        let prepare = move || {
+            let launch = own.steps.pass_now(Step::CreatePlan, || {
+                let planned = Accounts::read(rootfs.root()).and_then(|accounts| {
+                    own.engine.plan(&PlanInput {
+                        pod: &sandbox.plan,
+                        pod_id: &sandbox.id,
+                        pod_cgroup: sandbox.record.cgroup.as_ref().map_or("", |cgroup| &cgroup.path),
+                        hostname: &pod_files::hostname(&sandbox.plan, &sandbox.id),
+                        pod_files: &sandbox.files,
+                        container: &plan,
+                        container_id: &id,
+                        pid_target: target.as_ref(),
+                        image: &facts,
+                        accounts: &accounts,
+                        volumes: &volumes,
+                    })
+                });
+                planned.map(Arc::new).map_err(|e| Error::at(Step::CreatePlan, e.class(), e))
+            })?;
+            let prepared = own.steps.pass_now(Step::CreatePrepare, || {
+                let prepared = own.engine.prepare(&launch, rootfs, log);
+                prepared.map_err(|e| Error::at(Step::CreatePrepare, e.class(), e))
+            })?;
+            Ok::<_, Error>((launch, prepared))
+        };
+        home.blocking(prepare).await?
+    };
 
     undo.push(Step::CreateLaunch, {
         let (home, monitor, id) = (home.clone(), sandbox.monitor.clone(), id.clone());
@@ -181,4 +179,38 @@ async fn steps(
     record.made = Some(made.clone());
     steps.pass(Step::CreateDone, home.save_container(&record)).await?;
     Ok(Container { made, waiting_pid, lease: leased.lease })
+}
+
+/// The writable layer and the overlay, and the image's volumes. Blocks.
+fn make_root(
+    home: &Home,
+    id: &ContainerId,
+    plan: &ContainerPlan,
+    layers: &[PathBuf],
+    image: &ImageFacts,
+) -> Result<(engine::Rootfs, Vec<engine::Volume>), Error> {
+    let dir = home.container_dir(id);
+    let rootfs = home.steps.pass_now(Step::CreateRootfs, || {
+        std::fs::create_dir(&dir).map_err(|error| Error::file("make the container's directory", &dir, error))?;
+        home.engine.rootfs(&dir, layers, true).map_err(|e| Error::at(Step::CreateRootfs, e.class(), e))
+    })?;
+    let volumes = home.steps.pass_now(Step::CreateVolumes, || volume::make(home, id, plan, image, &rootfs))?;
+    Ok((rootfs, volumes))
+}
+
+/// What a container needs that its image has no part in: the log, and its cgroup, still without limits. Blocks.
+fn make_beside(
+    home: &Home,
+    sandbox: &Sandbox,
+    id: &ContainerId,
+    plan: &ContainerPlan,
+) -> Result<Option<log_file::Opened>, Error> {
+    if let Some(pod) = &sandbox.record.cgroup {
+        let made = home.engine.make_container_cgroup(pod, id);
+        made.map_err(|error| Error::at(Step::CreatePrepare, error.class(), error))?;
+    }
+    home.steps.pass_now(Step::CreateLog, || match (&sandbox.plan.log_directory, &plan.log_path) {
+        (Some(directory), Some(path)) => log_file::open(directory, path).map(Some),
+        _ => Ok(None),
+    })
 }

@@ -30,18 +30,8 @@ pub(crate) fn path(pod: &PodPlan, container: &ContainerPlan) -> Option<PathBuf> 
 }
 
 /// Makes the log directory of a pod, where its kubelet has not. It stays when the pod goes: it belongs to the kubelet.
-pub(crate) async fn make_directory(home: &Arc<Home>, directory: &Path) -> Result<(), Error> {
-    let directory = directory.to_owned();
-    home.blocking(move || {
-        make_directory_now(&directory).map_err(|e| Error::file("make the log directory", directory, e))
-    })
-    .await
-}
-
-/// Opens the log for appending; made with its directories when missing.
-pub(crate) async fn open(home: &Arc<Home>, directory: &Path, path: &Path) -> Result<Opened, Error> {
-    let (directory, path) = (directory.to_owned(), path.to_owned());
-    home.blocking(move || open_now(&directory, &path)).await
+pub(crate) fn make_directory(directory: &Path) -> Result<(), Error> {
+    make_directory_now(directory).map_err(|error| Error::file("make the log directory", directory, error))
 }
 
 /// A log that was opened.
@@ -88,7 +78,8 @@ impl MadeLog {
     }
 }
 
-fn open_now(directory: &Path, path: &Path) -> Result<Opened, Error> {
+/// Opens the log for appending; made with its directories when missing. Blocks.
+pub(crate) fn open(directory: &Path, path: &Path) -> Result<Opened, Error> {
     let failed = |error| Error::file("open the log", directory.join(path), error);
     // Again, since whoever collects logs may have taken it away meanwhile.
     make_directory_now(directory).map_err(failed)?;
@@ -99,14 +90,14 @@ fn open_now(directory: &Path, path: &Path) -> Result<Opened, Error> {
         path_in_root::make_directories(root.as_fd(), parent, DIRECTORY_MODE).map_err(failed)?;
     }
     let flags = OpenFlags::O_WRONLY | OpenFlags::O_CREAT | OpenFlags::O_APPEND;
-    let open = |flags| path_in_root::open_no_links(root.as_fd(), path, flags, FILE_MODE);
-    match open(flags | OpenFlags::O_EXCL) {
+    let open_as = |flags| path_in_root::open_no_links(root.as_fd(), path, flags, FILE_MODE);
+    match open_as(flags | OpenFlags::O_EXCL) {
         Ok(file) => {
             let made = MadeLog { root: root.into(), path: path.to_owned(), directories };
             Ok(Opened { file, made: Some(made) })
         }
         Err(error) if error.kind() == ErrorKind::AlreadyExists => {
-            Ok(Opened { file: open(flags).map_err(failed)?, made: None })
+            Ok(Opened { file: open_as(flags).map_err(failed)?, made: None })
         }
         Err(error) => Err(failed(error)),
     }
@@ -137,7 +128,8 @@ pub(crate) async fn reopen(
         return Err(Error::NoLog { container: id.to_string() });
     };
     let work = async {
-        let Opened { file, made } = open(home, directory, path).await?;
+        let (directory, path) = (directory.clone(), path.clone());
+        let Opened { file, made } = home.blocking(move || open(&directory, &path)).await?;
         let swapped = sandbox.monitor.reopen_log(id, file).await;
         // CRI: no new file where the call fails, as it does for a container that has ended meanwhile.
         if let (Err(_), Some(made)) = (&swapped, made)

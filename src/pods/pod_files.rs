@@ -2,7 +2,7 @@
 //!
 //! A kubelet mounts a hosts file of its own over ours; `crictl` and people do not.
 
-use std::{path::Path, sync::Arc};
+use std::path::Path;
 
 use engine::PodFiles;
 use model::{Dns, NetworkMode, PodId, PodPlan};
@@ -23,29 +23,24 @@ const BARE_HOSTS: &str = "127.0.0.1\tlocalhost\n::1\tlocalhost ip6-localhost ip6
 /// Largest hosts file that is copied, bytes.
 const LARGEST_HOSTS: u64 = 1 << 20;
 
-/// Makes the pod's directory and its files.
-pub(crate) async fn write(home: &Arc<Home>, id: &PodId, plan: &PodPlan) -> Result<PodFiles, Error> {
+/// Makes the pod's directory and its files. Blocks.
+pub(crate) fn write(home: &Home, id: &PodId, plan: &PodPlan) -> Result<PodFiles, Error> {
     let dir = home.pod_dir(id);
-    let resolv_conf = plan.dns.as_ref().map(resolv_conf);
     let hostname = format!("{}\n", hostname(plan, id));
-    let network = home.network.clone();
-    home.blocking(move || {
-        let resolv_conf = match resolv_conf {
-            Some(text) => text.into_bytes(),
-            None => network.host_dns().map_err(|error| Error::at(Step::RunFiles, error.class(), error))?,
-        };
-        let hosts = match std::fs::metadata(HOST_HOSTS) {
-            Ok(found) if found.len() <= LARGEST_HOSTS => std::fs::read(HOST_HOSTS).unwrap_or_default(),
-            _ => BARE_HOSTS.into(),
-        };
-        make_dir(&dir)?;
-        for (name, content) in [(HOSTS, hosts), (HOSTNAME, hostname.into_bytes()), (RESOLV_CONF, resolv_conf)] {
-            let path = dir.join(name);
-            std::fs::write(&path, content).map_err(|error| Error::file("write", path, error))?;
-        }
-        Ok(paths(&dir))
-    })
-    .await
+    let resolv_conf = match &plan.dns {
+        Some(dns) => resolv_conf(dns).into_bytes(),
+        None => home.network.host_dns().map_err(|error| Error::at(Step::RunFiles, error.class(), error))?,
+    };
+    let hosts = match std::fs::metadata(HOST_HOSTS) {
+        Ok(found) if found.len() <= LARGEST_HOSTS => std::fs::read(HOST_HOSTS).unwrap_or_default(),
+        _ => BARE_HOSTS.into(),
+    };
+    make_dir(&dir)?;
+    for (name, content) in [(HOSTS, hosts), (HOSTNAME, hostname.into_bytes()), (RESOLV_CONF, resolv_conf)] {
+        let path = dir.join(name);
+        std::fs::write(&path, content).map_err(|error| Error::file("write", path, error))?;
+    }
+    Ok(paths(&dir))
 }
 
 /// Where the files of the pod in `dir` are.

@@ -47,11 +47,7 @@ pub(crate) async fn container(
     }
     match (made, pod_cgroup) {
         (Some(made), _) => steps.pass(Step::ExitCgroup, cgroup(home, made.launch)).await?,
-        (None, Some(pod)) => {
-            let (engine, pod, id) = (home.engine.clone(), pod.clone(), id.clone());
-            let removed = home.blocking(move || engine.remove_container_cgroup(&pod, &id)).await;
-            removed.map_err(|error| Error::at(Step::ExitCgroup, error.class(), error))?;
-        }
+        (None, Some(pod)) => unplanned_cgroup(home, pod, id).await?,
         (None, None) => {}
     }
     steps.pass(Step::RemoveRootfs, container_dir(home, id)).await?;
@@ -79,6 +75,13 @@ pub(crate) async fn cgroup(home: &Arc<Home>, launch: Arc<LaunchPlan>) -> Result<
     home.blocking(move || engine.remove_cgroup(&launch))
         .await
         .map_err(|error| Error::at(Step::ExitCgroup, error.class(), error))
+}
+
+/// Removes the cgroup of a container whose launch plan is not known.
+pub(crate) async fn unplanned_cgroup(home: &Arc<Home>, pod: &PodCgroup, id: &ContainerId) -> Result<(), Error> {
+    let (engine, pod, id) = (home.engine.clone(), pod.clone(), id.clone());
+    let removed = home.blocking(move || engine.remove_container_cgroup(&pod, &id)).await;
+    removed.map_err(|error| Error::at(Step::ExitCgroup, error.class(), error))
 }
 
 /// Deletes a container's writable layer and volumes: out of sight at once, from the disk in idle time.

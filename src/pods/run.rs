@@ -1,7 +1,8 @@
 //! Runs a pod sandbox: the steps from an accepted plan to a pod that is ready.
 //!
-//! Steps, in order: record the intent, files, network namespace, addresses, cgroup, monitor, namespaces, record.
-//! Each hands its undo to [`Undo`]; a crash at any point is finished by `recover`, which takes the same things back.
+//! Steps, in order: record the intent; side by side network namespace and addresses, and files, cgroup and monitor; then
+//! the pod's other namespaces, record. Each hands its undo to [`Undo`]; a crash at any point is finished by `recover`, which takes the
+//! same things back.
 //! Owns: the order. Does not own: how a namespace is made (`network`), what the kubelet meant (`cri`).
 
 use std::sync::Arc;
@@ -69,76 +70,63 @@ async fn steps(home: &Arc<Home>, record: &mut PodRecord, undo: &mut Undo) -> Res
     let id = record.id.clone();
     let plan = record.plan.clone();
 
-    // Named before they exist, so that a crash right after making them leaves a trace to them. Only now can it be told
-    // whether the kubelet had made its parent cgroup.
-    record.netns = (plan.namespaces.network == NetworkMode::Pod).then(|| home.network.netns_path(&id));
-    let placed = {
-        let (engine, plan, id) = (home.engine.clone(), plan.clone(), id.clone());
-        home.blocking(move || engine.pod_cgroup(&plan, &id)).await
-    };
-    let cgroup = placed.map_err(|e| Error::at(Step::RunIntent, e.class(), e))?;
-    record.cgroup = Some(cgroup.clone());
     undo.push(Step::RunIntent, {
         let (home, id) = (home.clone(), id.clone());
         async move { home.steps.pass(Step::RemovePodRecord, home.forget_pod(&id)).await }
     });
-    steps.pass(Step::RunIntent, home.save_pod(record)).await?;
+    // Named before it exists, so that a crash right after making it leaves a trace to it.
+    let has_network = plan.namespaces.network == NetworkMode::Pod;
+    record.netns = has_network.then(|| home.network.netns_path(&id));
+    let cgroup = {
+        let (own, record) = (home.clone(), record.clone());
+        home.blocking(move || intend(&own, record)).await?
+    };
+    record.cgroup = Some(cgroup.clone());
 
-    undo.push(Step::RunFiles, {
-        let (home, id) = (home.clone(), id.clone());
-        async move { home.steps.pass(Step::RemovePodFiles, home.remove_pod_dir(&id)).await }
-    });
-    let files = steps.pass(Step::RunFiles, async {
-        if let Some(directory) = &plan.log_directory {
-            log_file::make_directory(home, directory).await?;
-        }
-        pod_files::write(home, &id, &plan).await
-    });
-    let files = files.await?;
-
-    let mut netns = None;
-    if plan.namespaces.network == NetworkMode::Pod {
+    if has_network {
         undo.push(Step::RunNetns, {
             let (home, id) = (home.clone(), id.clone());
             async move { home.steps.pass(Step::StopPodNetns, stop_pod::drop_netns(&home, &id)).await }
         });
-        let made = steps.pass(Step::RunNetns, async {
-            home.network.make_netns(&id).await.map_err(|e| Error::at(Step::RunNetns, e.class(), e))
-        });
-        let made = made.await?;
         undo.push(Step::RunAttach, {
             let (home, id) = (home.clone(), id.clone());
             async move { home.steps.pass(Step::StopPodDetach, stop_pod::detach(&home, &id, None)).await }
         });
-        let attached = steps.pass(Step::RunAttach, async {
-            let request = network::Request::from(&*plan);
-            home.network.attach(&id, &made, &request).await.map_err(|e| Error::at(Step::RunAttach, e.class(), e))
-        });
-        record.attachment = Some(attached.await?);
-        netns = Some(made);
     }
-
+    undo.push(Step::RunFiles, {
+        let (home, id) = (home.clone(), id.clone());
+        async move { home.steps.pass(Step::RemovePodFiles, home.remove_pod_dir(&id)).await }
+    });
     undo.push(Step::RunCgroup, {
         let (home, id, cgroup) = (home.clone(), id.clone(), cgroup.clone());
         async move { home.steps.pass(Step::StopPodCgroup, stop_pod::remove_cgroup(&home, &id, cgroup)).await }
     });
-    let made = steps.pass(Step::RunCgroup, async {
-        let (engine, cgroup, owner) = (home.engine.clone(), cgroup.clone(), home.root.clone());
-        home.blocking(move || engine.make_pod_cgroup(&cgroup, &owner))
-            .await
-            .map_err(|e| Error::at(Step::RunCgroup, e.class(), e))
+    // Side by side, since neither needs the other.
+    let wired = async { if has_network { wire(home, &id, &plan).await.map(Some) } else { Ok(None) } };
+    let watched = async {
+        let files = {
+            let (own, id, plan, cgroup) = (home.clone(), id.clone(), plan.clone(), cgroup.clone());
+            home.blocking(move || make_files(&own, &id, &plan, &cgroup)).await?
+        };
+        Ok((files, steps.pass(Step::RunMonitor, home.spawn_monitor(&id)).await?))
+    };
+    let (wired, watched) = tokio::join!(wired, watched);
+    let watched = watched.map(|(files, (monitor, process, news))| {
+        record.monitor = process;
+        undo.push(Step::RunMonitor, {
+            let (home, id, monitor) = (home.clone(), id.clone(), monitor.clone());
+            async move {
+                let ended = stop_pod::end_monitor(&home, &id, Some(&monitor), process);
+                home.steps.pass(Step::StopPodMonitor, ended).await
+            }
+        });
+        (files, monitor, news)
     });
-    made.await?;
-
-    let (monitor, process, news) = steps.pass(Step::RunMonitor, home.spawn_monitor(&id)).await?;
-    record.monitor = process;
-    undo.push(Step::RunMonitor, {
-        let (home, id, monitor) = (home.clone(), id.clone(), monitor.clone());
-        async move {
-            let ended = stop_pod::end_monitor(&home, &id, Some(&monitor), process);
-            home.steps.pass(Step::StopPodMonitor, ended).await
-        }
+    let netns = wired?.map(|(netns, attachment)| {
+        record.attachment = Some(attachment);
+        netns
     });
+    let (files, monitor, news) = watched?;
 
     let ready = steps.pass(Step::RunSetUp, async {
         let order = set_up(home, &id, &plan, netns.as_ref(), &cgroup).await?;
@@ -149,6 +137,45 @@ async fn steps(home: &Arc<Home>, record: &mut PodRecord, undo: &mut Undo) -> Res
     record.stage = PodStage::Ready;
     steps.pass(Step::RunReady, home.save_pod(record)).await?;
     Ok(Sandbox { id, plan, record: record.clone(), monitor, news: Some(news), files })
+}
+
+/// Writes down that the pod is being made, and where its cgroup will be. Blocks.
+fn intend(home: &Home, mut record: PodRecord) -> Result<engine::PodCgroup, Error> {
+    // Named before it exists, too. Only now can it be told whether the kubelet had made its parent cgroup.
+    let placed = home.engine.pod_cgroup(&record.plan, &record.id);
+    let cgroup = placed.map_err(|e| Error::at(Step::RunIntent, e.class(), e))?;
+    record.cgroup = Some(cgroup.clone());
+    home.steps.pass_now(Step::RunIntent, || home.put_pod(&record))?;
+    Ok(cgroup)
+}
+
+/// The pod's directory with its files, and its cgroup. Blocks.
+fn make_files(home: &Home, id: &PodId, plan: &PodPlan, cgroup: &engine::PodCgroup) -> Result<engine::PodFiles, Error> {
+    let files = home.steps.pass_now(Step::RunFiles, || {
+        if let Some(directory) = &plan.log_directory {
+            log_file::make_directory(directory)?;
+        }
+        pod_files::write(home, id, plan)
+    })?;
+    home.steps.pass_now(Step::RunCgroup, || {
+        let made = home.engine.make_pod_cgroup(cgroup, &home.root);
+        made.map_err(|e| Error::at(Step::RunCgroup, e.class(), e))
+    })?;
+    Ok(files)
+}
+
+/// A network namespace with an interface and addresses in it.
+async fn wire(home: &Arc<Home>, id: &PodId, plan: &PodPlan) -> Result<(network::Netns, network::Attachment), Error> {
+    let made = home.steps.pass(Step::RunNetns, async {
+        home.network.make_netns(id).await.map_err(|e| Error::at(Step::RunNetns, e.class(), e))
+    });
+    let netns = made.await?;
+    let attached = home.steps.pass(Step::RunAttach, async {
+        let request = network::Request::from(plan);
+        home.network.attach(id, &netns, &request).await.map_err(|e| Error::at(Step::RunAttach, e.class(), e))
+    });
+    let attachment = attached.await?;
+    Ok((netns, attachment))
 }
 
 /// What the monitor needs to make the pod's namespaces.

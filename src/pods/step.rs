@@ -214,18 +214,19 @@ impl Steps {
     /// The same for work that needs no waiting.
     pub(crate) fn pass_now<T>(&self, step: Step, work: impl FnOnce() -> Result<T, Error>) -> Result<T, Error> {
         match self.fault(step) {
-            None => work(),
-            Some(Act::Fail | Act::FailOnce) => Err(Error::at(step, model::Class::Internal, Injected)),
-            Some(Act::StandBefore) => {
-                stand_still();
-                work()
-            }
+            None => {}
+            Some(Act::Fail | Act::FailOnce) => return Err(Error::at(step, model::Class::Internal, Injected)),
+            Some(Act::StandBefore) => stand_still(),
             Some(Act::KillBefore) => end_at_once(),
             Some(Act::KillAfter) => {
                 let _ = work();
                 end_at_once()
             }
         }
+        let begun = std::time::Instant::now();
+        let result = work();
+        tracing::debug!(step = step.name(), took_us = begun.elapsed().as_micros() as u64, ok = result.is_ok());
+        result
     }
 
     fn fault(&self, step: Step) -> Option<Act> {

@@ -1,6 +1,6 @@
 //! Stops a pod sandbox: what comes after its last process has ended.
 //!
-//! Steps, in order: addresses given back, monitor ended, network namespace dropped, cgroup removed, record.
+//! Steps, in order: monitor ended; side by side addresses given back, network namespace dropped, cgroup removed; record.
 //! Every step is safe to repeat, so a stop that failed or was cut short is finished by the next one.
 
 use std::sync::Arc;
@@ -22,14 +22,26 @@ pub(crate) async fn tear_down(home: &Arc<Home>, record: &PodRecord, sandbox: Opt
     let steps = &home.steps;
     let monitor = sandbox.map(|sandbox| &sandbox.monitor);
     steps.pass(Step::StopPodMonitor, end_monitor(home, &record.id, monitor, record.monitor)).await?;
-    if record.plan.namespaces.network == model::NetworkMode::Pod {
-        steps.pass(Step::StopPodDetach, detach(home, &record.id, record.attachment.as_ref())).await?;
-        steps.pass(Step::StopPodNetns, drop_netns(home, &record.id)).await?;
-    }
-    if let Some(cgroup) = &record.cgroup {
-        steps.pass(Step::StopPodCgroup, remove_cgroup(home, &record.id, cgroup.clone())).await?;
-    }
-    Ok(())
+    let has_network = record.plan.namespaces.network == model::NetworkMode::Pod;
+    let detached = async {
+        if !has_network {
+            return Ok(());
+        }
+        steps.pass(Step::StopPodDetach, detach(home, &record.id, record.attachment.as_ref())).await
+    };
+    let dropped = async {
+        if !has_network {
+            return Ok(());
+        }
+        steps.pass(Step::StopPodNetns, drop_netns(home, &record.id)).await
+    };
+    let removed = async {
+        let Some(cgroup) = &record.cgroup else { return Ok(()) };
+        steps.pass(Step::StopPodCgroup, remove_cgroup(home, &record.id, cgroup.clone())).await
+    };
+    // What one of them leaves for the next stop keeps none of the others.
+    let (detached, dropped, removed) = tokio::join!(detached, dropped, removed);
+    detached.and(dropped).and(removed)
 }
 
 /// Gives the pod's addresses back.

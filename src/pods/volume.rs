@@ -17,7 +17,6 @@ use std::{
         unix::{ffi::OsStrExt, fs::DirBuilderExt},
     },
     path::{Path, PathBuf},
-    sync::Arc,
 };
 
 use kernel::{
@@ -48,8 +47,8 @@ const PLACE: OpenFlags = OpenFlags::O_PATH.union(OpenFlags::O_DIRECTORY);
 
 /// Makes the storage of the volumes that the container gets of its image. What a failure leaves behind lies in the
 /// container's directory, and goes with it.
-pub(crate) async fn make(
-    home: &Arc<Home>,
+pub(crate) fn make(
+    home: &Home,
     id: &ContainerId,
     plan: &ContainerPlan,
     image: &ImageFacts,
@@ -59,14 +58,8 @@ pub(crate) async fn make(
     if targets.is_empty() {
         return Ok(Vec::new());
     }
-    let root = rootfs.root().try_clone_to_owned();
     let storage = home.container_dir(id).join("volumes");
-    home.blocking(move || {
-        let root = root.map_err(|source| Trouble::Storage { path: storage.clone(), source })?;
-        fill(root.as_fd(), &storage, targets)
-    })
-    .await
-    .map_err(|trouble: Trouble| Error::at(Step::CreateVolumes, trouble.class(), trouble))
+    fill(rootfs.root(), &storage, targets).map_err(|trouble| Error::at(Step::CreateVolumes, trouble.class(), trouble))
 }
 
 /// Why a volume was not made.

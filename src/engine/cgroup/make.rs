@@ -25,7 +25,7 @@ const RACES: usize = 8;
 const V2_CONTROLLERS: [&str; 6] = ["cpuset", "cpu", "io", "memory", "hugetlb", "pids"];
 
 /// A container's directories.
-pub(super) enum Made<'a> {
+pub(crate) enum Made<'a> {
     V1 { path: &'a str, dirs: Vec<(&'a Hierarchy, OwnedFd)> },
     V2 { path: &'a str, dir: OwnedFd },
 }
@@ -53,7 +53,7 @@ impl Cgroups {
     }
 
     /// Makes a cgroup that holds processes.
-    pub(super) fn make_leaf<'a>(&'a self, path: &'a str) -> Result<Made<'a>> {
+    pub(crate) fn make_leaf<'a>(&'a self, path: &'a str) -> Result<Made<'a>> {
         match &self.layout {
             Layout::V1(v1) => {
                 let mut dirs = Vec::with_capacity(v1.hierarchies.len());

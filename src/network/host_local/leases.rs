@@ -233,9 +233,13 @@ impl Locked<'_> {
     }
 }
 
-/// Overwrites in place: a torn write costs the round robin its place, never an address.
+/// Overwrites in place: a torn write costs the round robin its place, never an address. What is left of a longer text is
+/// cut off afterwards, since emptying a file first takes longer than all the rest.
 fn write_over(path: &Path, text: &str) -> io::Result<()> {
-    OpenOptions::new().write(true).create(true).truncate(true).mode(0o600).open(path)?.write_all(text.as_bytes())
+    let mut file = OpenOptions::new().write(true).create(true).truncate(false).mode(0o600).open(path)?;
+    file.write_all(text.as_bytes())?;
+    let length = text.len() as u64;
+    if file.metadata()?.len() == length { Ok(()) } else { file.set_len(length) }
 }
 
 fn read(path: &Path) -> Result<Option<String>> {
