@@ -40,6 +40,9 @@ use crate::config::Config;
 /// Threads that answer calls: work that blocks goes elsewhere, so two keep up with any kubelet.
 const WORKERS: usize = 2;
 
+/// Heaps of all threads together: as many as there are threads that have work nearly always.
+const HEAPS: i32 = WORKERS as i32;
+
 /// Most threads that may wait in the kernel at once: pods whose mounts or disks are stuck hold one each.
 const BLOCKING_THREADS: usize = 128;
 
@@ -54,6 +57,7 @@ const NOTIFY_SOCKET: &str = "NOTIFY_SOCKET";
 
 /// Runs the node until SIGTERM or SIGINT.
 pub(crate) fn run(config: Config) -> Result<()> {
+    kernel::memory::share_heaps(HEAPS);
     // What we make is ours alone unless a mode says otherwise; whoever started us may have had another habit.
     umask(Mode::from_bits_truncate(0o022));
     for dir in [config.root(), config.state()] {

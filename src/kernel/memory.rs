@@ -14,6 +14,13 @@ pub fn give_back_free_pages() {
     unsafe { libc::malloc_trim(0) };
 }
 
+/// Keeps the allocator from giving each thread memory of its own (`M_ARENA_MAX` of `mallopt(3)`): threads that allocate
+/// rarely would hold on to pages that none of them uses. Before other threads are there.
+pub fn share_heaps(count: i32) {
+    // SAFETY: takes numbers; what the allocator makes of them concerns heaps to come.
+    unsafe { libc::mallopt(libc::M_ARENA_MAX, count) };
+}
+
 /// Where the program's code and constants are in memory, in whole pages: address and length. A mapping of its file, which
 /// nothing writes to, so that forgetting a page of it loses nothing.
 pub(crate) fn program() -> Option<(usize, usize)> {
