@@ -2,9 +2,9 @@
 //! stopped and deleted, and when they are there again all is as before.
 
 use std::{
-    fs,
+    fs::{self, File},
     io::{ErrorKind, Read},
-    os::unix::net::UnixStream,
+    os::{fd::AsFd, unix::net::UnixStream},
     path::{Path, PathBuf},
 };
 
@@ -182,6 +182,35 @@ async fn without_any_descriptor_nothing_is_told_that_is_not_so_and_all_goes_on_w
     assert_eq!(cri.exec(&scene.ids[3], &["/probe", "print", "here"], 10).await.unwrap().stdout, b"here\n");
     scene.everything_can_be_ended(&node, &mut cri).await;
     Scene::new(&node, &mut cri, "after").await;
+    node.finish().await;
+}
+
+#[ignore = "needs root: runs a node"]
+#[tokio::test(flavor = "multi_thread")]
+async fn a_monitor_that_cannot_be_reached_for_want_of_descriptors_is_not_given_up() {
+    let node = node().await;
+    let mut cri = node.client().await;
+    let scene = Scene::new(&node, &mut cri, "cut-off").await;
+    let before = status(&mut cri, &scene.ids[3]).await;
+    limit(&node, 3);
+    // The newest connection wins: the monitor drops the daemon's.
+    let dir = File::open(node.dir().join("state/pods").join(&scene.pod)).unwrap();
+    let rival = kernel::socket::connect_at(dir.as_fd(), "monitor.sock").unwrap();
+    // More often than one is tried that does not answer.
+    eventually(SOON, "the daemon tries and tries again", || {
+        let tries = node.log().matches("cannot be reached for now").count();
+        if tries > 6 { Ok(()) } else { Err(tries) }
+    });
+    assert_eq!(status(&mut cri, &scene.ids[3]).await, before);
+    drop(rival);
+    limit(&node, 1000);
+    eventually_async(SOON, "it is reached again", || {
+        let (mut cri, id) = (cri.clone(), scene.ids[3].clone());
+        async move { cri.exec(&id, &["/probe", "print", "here"], 10).await }
+    })
+    .await;
+    assert_eq!(status(&mut cri, &scene.ids[3]).await, before);
+    scene.everything_can_be_ended(&node, &mut cri).await;
     node.finish().await;
 }
 
