@@ -6,3 +6,4 @@ mod life;
 mod memory;
 mod node;
 mod replace;
+mod v1;

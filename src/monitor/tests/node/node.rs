@@ -80,6 +80,11 @@ impl Node {
     }
 
     pub(crate) async fn pod_with(&self, change: impl FnOnce(&mut PodSetUp)) -> Pod {
+        self.pod_behind(|_| (), change).await
+    }
+
+    /// One whose monitor stands behind what `between` puts before its socket.
+    pub(crate) async fn pod_behind(&self, between: impl FnOnce(&OwnedFd), change: impl FnOnce(&mut PodSetUp)) -> Pod {
         let id = PodId::from_random(unique());
         let dir = self.dir.join(id.short());
         fs::create_dir_all(dir.join("root/bin")).unwrap();
@@ -87,6 +92,7 @@ impl Node {
         fs::set_permissions(dir.join("root/bin/probe"), fs::Permissions::from_mode(0o755)).unwrap();
         let pod_dir = open_dir(&dir);
         let pid = self.launcher.spawn_monitor(&id, pod_dir.as_fd()).await.unwrap();
+        between(&pod_dir);
         let (monitor, greeting, news) = Monitor::connect(pod_dir.as_fd()).await.unwrap();
         assert!(!greeting.set_up);
         let mut order = PodSetUp {
