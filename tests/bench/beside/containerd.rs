@@ -15,7 +15,11 @@ use nix::{
 use serde_json::json;
 use testkit::{Cri, ImageBuilder, Layer, eventually, eventually_async};
 
-use super::support::{PROBE, probe};
+use super::{
+    engine::{self, Engine},
+    options::Options,
+    support::PROBE,
+};
 
 /// Name of the pause image.
 const PAUSE: &str = "localhost/coracle/pause:bench";
@@ -29,12 +33,14 @@ const PATIENCE: Duration = Duration::from_secs(30);
 /// A running containerd. Ends with [`Containerd::finish`].
 pub(super) struct Containerd {
     dir: PathBuf,
+    peers: PathBuf,
     process: Child,
 }
 
 impl Containerd {
     /// Starts one, and gives it the probe image and a pause image.
-    pub(super) fn start() -> Containerd {
+    pub(super) fn start(options: &Options) -> Containerd {
+        let peers = fs::canonicalize(&options.peers).unwrap();
         let dir = tempfile::Builder::new().prefix("crt-peer-").tempdir().unwrap().keep();
         for below in ["cni", "logs"] {
             fs::create_dir(dir.join(below)).unwrap();
@@ -48,10 +54,10 @@ impl Containerd {
             }],
         });
         fs::write(dir.join("cni/10-bench.conflist"), conflist.to_string()).unwrap();
-        fs::write(dir.join("config.toml"), config(&dir)).unwrap();
+        fs::write(dir.join("config.toml"), config(&dir, &peers)).unwrap();
         let log = fs::File::create(dir.join("log")).unwrap();
-        let path = format!("{}:{}", peers().join("bin").display(), env::var("PATH").unwrap());
-        let process = Command::new(peers().join("bin/containerd"))
+        let path = format!("{}:{}", peers.join("bin").display(), env::var("PATH").unwrap());
+        let process = Command::new(peers.join("bin/containerd"))
             .arg("--config")
             .arg(dir.join("config.toml"))
             .env("PATH", path)
@@ -60,23 +66,30 @@ impl Containerd {
             .stderr(log)
             .spawn()
             .unwrap();
-        let peer = Containerd { dir, process };
+        let peer = Containerd { dir, peers, process };
         eventually(PATIENCE, "containerd answers", || std::os::unix::net::UnixStream::connect(peer.socket()).map(drop));
-        peer.import(PROBE, probe());
-        let pause = Layer::new().file("pause", 0o755, &fs::read(peers().join("pause")).unwrap());
+        peer.import(PROBE, engine::image());
+        let pause = Layer::new().file("pause", 0o755, &fs::read(peer.peers.join("pause")).unwrap());
         peer.import(PAUSE, ImageBuilder::new().layer(pause).set("Entrypoint", json!(["/pause"])));
         peer
     }
 
-    pub(super) fn dir(&self) -> &Path {
-        &self.dir
+    /// It, to be measured.
+    pub(super) async fn engine(&self) -> Engine {
+        Engine {
+            cri: self.client().await,
+            socket: self.socket(),
+            logs: self.dir.clone(),
+            leases: self.dir.join("leases"),
+            daemon: self.pid(),
+        }
     }
 
-    pub(super) fn pid(&self) -> i32 {
+    fn pid(&self) -> i32 {
         self.process.id() as i32
     }
 
-    pub(super) async fn client(&self) -> Cri {
+    async fn client(&self) -> Cri {
         let cri = Cri::connect(&self.socket()).await.unwrap();
         // The socket listens before the CRI plugin serves.
         eventually_async(PATIENCE, "containerd serves CRI", || {
@@ -110,7 +123,7 @@ impl Containerd {
     fn import(&self, name: &str, image: ImageBuilder) {
         let archive = self.dir.join("archive.tar");
         fs::write(&archive, image.build().archive(name)).unwrap();
-        let done = Command::new(peers().join("bin/ctr"))
+        let done = Command::new(self.peers.join("bin/ctr"))
             .args(["--address", &self.socket().display().to_string(), "--namespace", "k8s.io", "images", "import"])
             .args(["--no-unpack=false", &archive.display().to_string()])
             .output()
@@ -121,18 +134,17 @@ impl Containerd {
 }
 
 /// `containerd 1.6.20, runc 1.1.5`
-pub(super) fn version() -> String {
+pub(super) fn version(peers: &Path) -> String {
     let of = |program: &str, word: usize| {
-        let said = Command::new(peers().join("bin").join(program)).arg("--version").output().unwrap().stdout;
+        let said = Command::new(peers.join("bin").join(program)).arg("--version").output().unwrap().stdout;
         let said = String::from_utf8_lossy(&said).into_owned();
         said.split_whitespace().nth(word).unwrap_or("unknown").to_owned()
     };
     format!("containerd {}, runc {}", of("containerd", 2), of("runc", 2))
 }
 
-fn config(dir: &Path) -> String {
+fn config(dir: &Path, peers: &Path) -> String {
     let dir = dir.display();
-    let peers = peers();
     let peers = peers.display();
     format!(
         r#"version = 2
@@ -160,8 +172,4 @@ runtime_type = "io.containerd.runc.v2"
 BinaryName = "{peers}/bin/runc"
 "#
     )
-}
-
-fn peers() -> PathBuf {
-    env::var_os("CORACLE_PEERS").map(PathBuf::from).expect("CORACLE_PEERS: run tests/bench/beside-containerd")
 }

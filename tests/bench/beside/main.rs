@@ -1,9 +1,16 @@
-//! Coracle and containerd, call by call, alternating in one run under the same client; what each costs, and the ratio.
+//! Coracle and containerd side by side, or Coracle alone: what each call costs, and what a node pays for its pods.
 //!
-//! A round is one pod's whole life on one engine, then the same on the other, so that whatever the machine does meanwhile
-//! meets both. Between calls there is a pause, as there is on a node: without one the kernel's RCU waits are shared between
-//! rounds and hide. Both have a bridge, addresses from a /16 and masquerading; both run the same static program from the
-//! same image. IPv4 only: with IPv6 the reference bridge plugin waits a second for duplicate address detection. Run `tests/bench/beside-containerd [ROUNDS [PAUSE_MS]]`; prints Markdown, and JSON into the file `BESIDE_JSON` names.
+//! `tests/bench/beside-containerd --help` says how to run it. Its parts:
+//! - `alone`: each call of a pod's life on Coracle, with no other engine on the machine.
+//! - `calls`: the same on both engines, alternating in one run: a round is one pod's whole life on one, then on the other,
+//!   so that whatever the machine does meanwhile meets both.
+//! - `memory`: of the daemon, and of what stands beside a pod.
+//! - `pace`: whole pod lives a second, with one client and with several.
+//! - `crowd`: many pods in a row; the daemon while they idle; lists of them; their end.
+//!
+//! Both engines have a bridge, addresses from a /16 and masquerading; both run the same static program from the same image in
+//! pods as a kubelet asks for them. IPv4 only: with IPv6 the reference bridge plugin waits a second for duplicate address detection. A call counts only when
+//! its effect is complete: what it promises is looked at after it, outside the measured time.
 
 #![allow(clippy::print_stdout, clippy::unwrap_used, reason = "a benchmark prints its table and may give up")]
 
@@ -11,80 +18,81 @@
 #[path = "../../node/support.rs"]
 mod support;
 
+mod check;
 mod containerd;
+mod crowd;
+mod engine;
 mod life;
 mod memory;
-mod table;
+mod options;
+mod pace;
+mod publish;
+mod report;
 
-use std::{path::PathBuf, time::Duration};
+use std::path::Path;
 
-use testkit::{Cri, NodeOptions, TempNode};
+use clap::Parser;
 
 use containerd::Containerd;
-use life::{CALLS, Life};
-use table::Row;
+use options::{Options, Part};
+use report::{Conditions, Report, Row};
 
-const ROUNDS: usize = 30;
-const PAUSE: Duration = Duration::from_millis(40);
-
-/// Rounds that are not counted: each engine's first pods find caches cold and files not yet made.
-const WARM_UP: usize = 3;
-
-/// Pods whose memory is measured: as many as a small node has.
-const PODS: usize = 30;
-
-/// Our subnet; containerd's has the same size.
-const SUBNET: &str = "10.211.0.0/16";
-
-/// A running engine and where the logs of its pods go.
-struct Engine {
-    cri: Cri,
-    logs: PathBuf,
-}
+/// The numbers that README and ARCHITECTURE show.
+const NUMBERS: &str = "tests/bench/numbers.json";
 
 #[tokio::main(flavor = "current_thread")]
 async fn main() {
-    let mut arguments = std::env::args().skip(1).filter(|argument| argument != "--bench");
-    let rounds = arguments.next().map_or(ROUNDS, |text| text.parse().expect("ROUNDS is a number"));
-    let pause = arguments
-        .next()
-        .map_or(PAUSE, |text| Duration::from_millis(text.parse().expect("PAUSE_MS is a number of milliseconds")));
-
-    let node = coracle().await;
-    let peer = Containerd::start();
-    let mut engines = [
-        Engine { cri: node.client().await, logs: node.dir().to_owned() },
-        Engine { cri: peer.client().await, logs: peer.dir().to_owned() },
-    ];
-
-    let mut took = [vec![Vec::new(); CALLS.len()], vec![Vec::new(); CALLS.len()]];
-    for round in 0..WARM_UP + rounds {
-        for (engine, took) in engines.iter_mut().zip(&mut took) {
-            let Life(life) = life::live(engine, &format!("bench-{round}"), pause).await;
-            if round >= WARM_UP {
-                took.iter_mut().zip(life).for_each(|(all, one)| all.push(one));
-            }
-        }
+    let options = Options::parse();
+    let report = match &options.from {
+        Some(path) => Report::read(path),
+        None => measure(&options).await,
+    };
+    println!("{}", report.markdown());
+    if let Some(path) = &options.json {
+        std::fs::write(path, report.json()).unwrap();
     }
-    let [ours, theirs] = took;
-    let mut rows: Vec<Row> = CALLS.iter().zip(ours.into_iter().zip(theirs)).map(Row::of_times).collect();
-
-    let mut costs = Vec::new();
-    for (engine, daemon) in engines.iter_mut().zip([node.daemon_pid(), peer.pid()]) {
-        costs.push(memory::of_pods(engine, daemon, PODS).await);
+    let root = Path::new(env!("CARGO_MANIFEST_DIR"));
+    if options.publish {
+        publish::all(root, &report);
     }
-    rows.extend(memory::rows(&costs[0], &costs[1]));
+    if options.check && !check::holds(root, &report) {
+        std::process::exit(1);
+    }
+}
 
-    println!("{}: {rounds} rounds, {} ms between calls\n", containerd::version(), pause.as_millis());
-    println!("{}", table::markdown(&rows));
-    if let Some(path) = std::env::var_os("BESIDE_JSON") {
-        std::fs::write(path, table::json(&rows)).unwrap();
+async fn measure(options: &Options) -> Report {
+    let conditions = Conditions::now(options);
+    let mut rows = Vec::new();
+    if options.wants(Part::Alone) {
+        let (node, mut engine) = engine::coracle().await;
+        rows.extend(life::of_one(&mut engine, options).await);
+        node.finish().await;
+    }
+    if options.compares() {
+        rows.extend(side_by_side(options).await);
+    }
+    Report { conditions, rows }
+}
+
+/// The parts in which containerd has its share.
+async fn side_by_side(options: &Options) -> Vec<Row> {
+    let (node, ours) = engine::coracle().await;
+    let peer = Containerd::start(options);
+    let mut engines = [ours, peer.engine().await];
+    let mut rows = Vec::new();
+    if options.wants(Part::Calls) {
+        rows.extend(life::of_both(&mut engines, options).await);
+    }
+    if options.wants(Part::Memory) {
+        rows.extend(memory::of_both(&mut engines).await);
+    }
+    if options.wants(Part::Pace) {
+        rows.extend(pace::of_both(&mut engines).await);
+    }
+    if options.wants(Part::Crowd) {
+        rows.extend(crowd::of_both(&mut engines, options.pause()).await);
     }
     peer.finish().await;
     node.finish().await;
-}
-
-async fn coracle() -> TempNode {
-    let subnets = format!("subnet_v4 = \"{SUBNET}\"\nsubnet_v6 = \"\"");
-    support::node_with(NodeOptions { subnets: Some(subnets), ..NodeOptions::default() }).await
+    rows
 }

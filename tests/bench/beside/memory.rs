@@ -3,9 +3,17 @@
 use std::fs;
 
 use api::cri::v1::PodSandboxStatusRequest;
-use testkit::{Process, container, pod};
+use testkit::{Process, container};
 
-use super::{Engine, support::PROBE, table::Row};
+use super::{
+    engine::Engine,
+    options::Part,
+    report::{Row, Spread, Unit},
+    support::PROBE,
+};
+
+/// Pods whose memory is measured: as many as a small node has.
+const PODS: usize = 30;
 
 /// Lines that each container has logged before it is measured: more than 1 MiB.
 const LINES: &str = "40000";
@@ -17,17 +25,33 @@ const EXECS: usize = 100;
 const WORKED: usize = 5;
 
 /// What an engine costs in memory, KiB.
-pub(super) struct Cost {
-    daemon: f64,
+struct Cost {
     /// Of each pod that has worked: the processes that hold it up.
-    pods: Vec<f64>,
+    pods: Spread,
+    daemon: Spread,
 }
 
-/// Runs `count` pods, works some of them, measures, and removes all.
-pub(super) async fn of_pods(engine: &mut Engine, daemon: i32, count: usize) -> Cost {
+/// Both engines' costs.
+pub(super) async fn of_both([ours, theirs]: &mut [Engine; 2]) -> Vec<Row> {
+    let (ours, theirs) = (of_pods(ours).await, of_pods(theirs).await);
+    let row = |what: &str, coracle, containerd| Row {
+        part: Part::Memory,
+        what: what.to_owned(),
+        unit: Unit::Kib,
+        coracle,
+        containerd: Some(containerd),
+    };
+    vec![
+        row("beside each pod, after 1 MiB of log and 100 execs", ours.pods, theirs.pods),
+        row("the daemon, with 30 pods", ours.daemon, theirs.daemon),
+    ]
+}
+
+/// Runs the pods, works some of them, measures, and removes all.
+async fn of_pods(engine: &mut Engine) -> Cost {
     let (mut ids, mut pods) = (Vec::new(), Vec::new());
-    for number in 0..count {
-        let config = pod(&format!("memory-{number}"), &engine.logs);
+    for number in 0..PODS {
+        let config = engine.pod(&format!("memory-{number}"));
         let id = engine.cri.run(&config).await.unwrap();
         if number < WORKED {
             let once = container("log", PROBE, &["write-lines", "0", LINES]);
@@ -42,20 +66,12 @@ pub(super) async fn of_pods(engine: &mut Engine, daemon: i32, count: usize) -> C
         }
         ids.push(id);
     }
-    let pods = pods.into_iter().map(|pids| pids.into_iter().map(pss).sum()).collect();
-    let cost = Cost { daemon: pss(daemon), pods };
+    let pods = Spread::of(pods.into_iter().map(|pids| pids.into_iter().map(pss).sum()));
+    let cost = Cost { daemon: Spread::of([pss(engine.daemon)]), pods };
     for id in ids {
         engine.cri.remove(&id).await.unwrap();
     }
     cost
-}
-
-/// Both engines' costs as rows.
-pub(super) fn rows(ours: &Cost, theirs: &Cost) -> [Row; 2] {
-    [
-        Row::of("memory a pod", "KiB", ours.pods.clone(), theirs.pods.clone()),
-        Row::of("memory of the daemon, 30 pods", "KiB", vec![ours.daemon], vec![theirs.daemon]),
-    ]
 }
 
 /// The processes that hold a pod up and are not its containers': our monitor; a shim and a pause process.
