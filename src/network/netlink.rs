@@ -96,6 +96,11 @@ impl Conversation {
             match self.socket.recv(&mut buffer, 0) {
                 Ok(_) => {}
                 Err(error) if error.kind() == io::ErrorKind::Interrupted => continue,
+                // A receive time-out is told as EAGAIN (socket(7), SO_RCVTIMEO), which reads as a lack of something.
+                Err(error) if error.kind() == io::ErrorKind::WouldBlock => {
+                    let late = format!("the kernel has not answered within {ANSWER_WITHIN} s");
+                    return Err(io::Error::new(io::ErrorKind::TimedOut, late));
+                }
                 Err(error) => return Err(error),
             }
             let mut rest = buffer.as_slice();

@@ -175,7 +175,11 @@ async fn a_command_is_what_the_container_is() {
     witness.args = vec!["report".into()];
 
     let id = scene.start(&config).await;
-    let (first, command) = (scene.report(&witness).await, scene.report_in(&id).await);
+    let (mut first, mut command) = (scene.report(&witness).await, scene.report_in(&id).await);
+    for report in [&mut first, &mut command] {
+        // A command has a cgroup of its own below the container's, which on cgroup v2 is one entry more.
+        report["guarded"]["/sys/fs/cgroup"].as_object_mut().unwrap().remove("entries");
+    }
     for fact in [
         "env",
         "cwd",
