@@ -124,6 +124,26 @@ class Guest:
         self.check()
         return int(found.group(1)), text.decode(errors="replace")
 
+    def run_until_cut(self, script, sign, after, seconds):
+        """Runs a script that does not end, and cuts the power so many seconds after it has written `sign`; what it wrote."""
+        nonce = secrets.token_hex(8).encode()
+        self.stream.sendall(b"%s %d %s\n" % (nonce, seconds, base64.b64encode(script.encode())))
+        deadline = time.monotonic() + seconds
+        while sign not in self.buffer:
+            self._receive(deadline, f"{sign} in\n{self.buffer.decode(errors='replace')}")
+            if nonce in self.buffer:
+                raise Failed(f"a script that should not end has ended:\n{self.buffer.decode(errors='replace')}")
+        cut = time.monotonic() + after
+        while (left := cut - time.monotonic()) > 0:
+            self.stream.settimeout(left)
+            try:
+                self.buffer += self.stream.recv(1 << 16)
+            except TimeoutError:
+                break
+        self.check()
+        self.cut_power()
+        return self.buffer
+
     def check(self):
         """Raises if the guest's kernel has reported a fault, or the guest has restarted by itself."""
         if fault := FAULT.search(self.console.read_text(errors="replace")):
