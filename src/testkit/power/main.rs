@@ -185,6 +185,8 @@ async fn is_whole(cri: &mut Cri, pod_id: &str, pod: &PodSandboxConfig, tag: &str
     .await;
     ensure!(status.exit_code == 0, "a container that reads it ends with {}", status.exit_code);
     let log = fs::read_to_string(&status.log_path)?;
+    // The next check writes into a log of this name again, and logs are appended to.
+    fs::remove_file(&status.log_path)?;
     // An entry is `<time> <stream> <tag> <content>`, and no line here is long enough for two.
     let read: Option<Vec<&str>> = log.lines().map(|entry| entry.splitn(4, ' ').nth(3)).collect();
     let read = read.context("a line of the log is no entry")?;
