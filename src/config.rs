@@ -38,6 +38,8 @@ pub(crate) struct Config {
     pub(crate) network: network::Config,
     /// Containers.
     pub(crate) engine: engine::Config,
+    /// Other runtimes.
+    pub(crate) runtime: engine::RuntimeConfig,
 }
 
 /// What the command line sets over the file.
@@ -143,6 +145,7 @@ fn check(config: &Config) -> Result<()> {
     }
     config.network.check().context("[network]")?;
     config.engine.check().context("[engine]")?;
+    config.runtime.check().context("[runtime]")?;
     Ok(())
 }
 
@@ -190,6 +193,9 @@ mod tests {
             ("root = 'relative'", "root"),
             ("listen = 'tcp://0.0.0.0:1'", "listen"),
             ("root = 5", "root"),
+            ("[runtime.handlers.runc]\ntype = 'oci'\npath = '/nowhere/runc'", "runc"),
+            ("[runtime.handlers.runc]\ntype = 'oci'\npath = '/bin/sh'\npaht = ''", "paht"),
+            ("[runtime.handlers.runc]\ntype = 'ocii'\npath = '/bin/sh'", "ocii"),
         ] {
             let dir = written(&[("config.toml", text)]);
             let error = load(Some(&dir.path().join("config.toml")), Overrides::default()).unwrap_err();
@@ -206,6 +212,7 @@ mod tests {
         assert_eq!(sample.images, empty.images);
         assert_eq!(sample.network, empty.network);
         assert_eq!(sample.engine, empty.engine);
+        assert_eq!(sample.runtime, empty.runtime);
         assert_eq!((sample.root(), sample.state(), sample.socket()), (empty.root(), empty.state(), empty.socket()));
         let text = fs::read_to_string(file).unwrap();
         let dir = written(&[("config.toml", "nonsense = 1")]);

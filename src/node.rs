@@ -95,9 +95,15 @@ async fn serve(config: Config, listener: StdListener, monitor_program: OwnedFd) 
     let rooms =
         pods::Rooms { engine: engine.clone(), images: images.clone(), network: network.clone(), monitor_program };
     let faults = std::env::var(FAULTS).unwrap_or_default().parse().context(FAULTS)?;
-    let pods = pods::Pods::start(rooms, pods::Config { root, state, faults }).await.context("find the pods again")?;
+    let pods = pods::Pods::start(rooms, pods::Config { root, state, handlers: config.runtime.clone(), faults })
+        .await
+        .context("find the pods again")?;
 
-    let about = cri::Config { root: config.root().to_owned(), state: config.state().to_owned() };
+    let about = cri::Config {
+        root: config.root().to_owned(),
+        state: config.state().to_owned(),
+        handlers: config.runtime.handlers.keys().cloned().collect(),
+    };
     let cri = cri::Cri::new(pods.clone(), images, network, about);
     info!(socket = %socket.display(), version = env!("CARGO_PKG_VERSION"), "ready");
     let listener = UnixListener::from_std(listener).context("listen on the socket")?;

@@ -9,4 +9,6 @@ pub struct Config {
     pub root: PathBuf,
     /// Directory of what does not. critest tries idmapped mounts beside it.
     pub state: PathBuf,
+    /// Runtime handlers that pods may name, beside the default one.
+    pub handlers: Vec<String>,
 }

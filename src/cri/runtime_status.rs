@@ -80,7 +80,7 @@ mod tests {
     use network::Readiness::{NotReady, Ready};
 
     fn ask(verbose: bool, pods: Result<(), String>, network: network::Readiness) -> StatusResponse {
-        let config = Config { root: "/var/lib/coracle".into(), state: "/run/coracle".into() };
+        let config = Config { root: "/var/lib/coracle".into(), state: "/run/coracle".into(), handlers: Vec::new() };
         answer(StatusRequest { verbose }, Readiness { pods, network }, &Host::plain(), &config).unwrap()
     }
 

@@ -39,7 +39,7 @@ impl Cri {
     /// The face of these rooms. Looks once at what this host's kernel confines with.
     pub fn new(pods: Pods, images: Arc<Images>, network: Network, config: Config) -> Self {
         let host = Arc::new(Host {
-            handlers: vec![version::RUNTIME.to_owned()],
+            handlers: std::iter::once(version::RUNTIME.to_owned()).chain(config.handlers.iter().cloned()).collect(),
             // Mounted where SELinux is on, permissive or not; a file of the kernel's where AppArmor is.
             selinux: Path::new("/sys/fs/selinux/enforce").exists(),
             apparmor: std::fs::read("/sys/module/apparmor/parameters/enabled").is_ok_and(|text| text.starts_with(b"Y")),

@@ -99,8 +99,8 @@ impl Cgroups {
         made.open()
     }
 
-    /// Makes the cgroup of a pod's init, without limits of its own.
-    pub fn make_init(&self, path: &str) -> Result<Opened> {
+    /// Makes a cgroup for processes that nothing here limits: a pod's init, or a container that another runtime limits.
+    pub fn make_unlimited(&self, path: &str) -> Result<Opened> {
         self.make_leaf(path)?.open()
     }
 }

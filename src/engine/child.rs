@@ -54,7 +54,7 @@ pub(crate) const START: u8 = b'S';
 pub(crate) const MAX_WORD: usize = 1024;
 
 /// What a terminal's size is until somebody says otherwise: programs print oddly at 0 × 0.
-const FIRST_SIZE: WindowSize = WindowSize { rows: 24, columns: 80 };
+pub(crate) const FIRST_SIZE: WindowSize = WindowSize { rows: 24, columns: 80 };
 
 /// A container's first process.
 pub(crate) struct ContainerWork<'a> {

@@ -95,7 +95,7 @@ impl Engine {
 
     /// What the init of a pod with a shared pid namespace needs: a cgroup below the pod's, and a filter.
     pub fn pod_init(&self, pod: &PodPlan, cgroup: &PodCgroup, id: &PodId) -> Result<PodInit> {
-        let opened = self.cgroups.make_init(&init_path(cgroup, id))?;
+        let opened = self.cgroups.make_unlimited(&init_path(cgroup, id))?;
         let bounding = CapabilitySet::of(&self.config.capabilities)?.and(self.host.capabilities);
         let seccomp = self.filters.filter(&self.seccomp_choice(&pod.seccomp)?, bounding)?;
         Ok(PodInit { cgroup_tasks: opened.tasks, cgroup_dir: opened.dir, seccomp })
@@ -139,7 +139,7 @@ impl Engine {
         }
         let seccomp = self.filters.filter(&plan.process.seccomp, plan.process.capabilities.bounding)?;
         let process = link::wire::Process { argv, ..orders::process(&plan.process) };
-        Ok(ExecOrder { process, seccomp, stdin: None, stdout: None, stderr: None })
+        Ok(ExecOrder { process: Some(process), seccomp, stdin: None, stdout: None, stderr: None })
     }
 
     /// Kills every process of a container. For containers whose monitor is gone; otherwise the monitor does it.

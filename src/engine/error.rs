@@ -35,6 +35,36 @@ pub enum Error {
         /// What would be right.
         want: &'static str,
     },
+    /// A runtime handler of the settings can never work.
+    #[error("handlers.{name}: {value:?}: want {want}")]
+    Handler {
+        /// Name of the handler.
+        name: String,
+        /// What was given.
+        value: String,
+        /// What would be right.
+        want: &'static str,
+    },
+    /// The specification in which the pod's runtime is told about a container has no form for something.
+    #[error("{field} {value:?} cannot be told to the pod's runtime: {why}")]
+    Untellable {
+        /// Name of the field, as the CRI spells it.
+        field: &'static str,
+        /// What was asked for.
+        value: String,
+        /// What the specification lacks.
+        why: &'static str,
+    },
+    /// The bundle of a container for another runtime could not be made.
+    #[error("{act} of the runtime's bundle {}", path.display())]
+    Bundle {
+        /// What was done.
+        act: &'static str,
+        /// The bundle's directory.
+        path: PathBuf,
+        /// The kernel's reason.
+        source: io::Error,
+    },
     /// Neither the request nor the image names a program.
     #[error("no command specified")]
     NoCommand,
@@ -162,8 +192,11 @@ impl Error {
     /// What the caller may do about it.
     pub fn class(&self) -> Class {
         match self {
-            Error::Unsupported { .. } | Error::RecursiveReadOnly { .. } => Class::Unsupported,
+            Error::Unsupported { .. } | Error::RecursiveReadOnly { .. } | Error::Untellable { .. } => {
+                Class::Unsupported
+            }
             Error::Invalid { .. }
+            | Error::Handler { .. }
             | Error::NoCommand
             | Error::UserMissing { .. }
             | Error::GroupMissing { .. }
@@ -179,6 +212,7 @@ impl Error {
             Error::Accounts { source, .. }
             | Error::Cgroup { source, .. }
             | Error::Rootfs { source, .. }
+            | Error::Bundle { source, .. }
             | Error::MountSource { source, .. }
             | Error::Host { source, .. } => Class::of_kernel(source),
             Error::Launch { source } => of_launch(source),

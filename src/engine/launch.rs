@@ -234,7 +234,7 @@ pub fn launch(
 }
 
 /// Takes what outlives the launch out of the descriptors; the rest is closed.
-fn keep(order: &wire::Launch, fds: Vec<OwnedFd>) -> Result<Kept, Failure> {
+pub(crate) fn keep(order: &wire::Launch, fds: Vec<OwnedFd>) -> Result<Kept, Failure> {
     let mut fds: Vec<Option<OwnedFd>> = fds.into_iter().map(Some).collect();
     let mut take = |index: u32, field: &str| {
         let slot = fds.get_mut(index as usize).and_then(Option::take);
@@ -284,13 +284,13 @@ impl Drop for BackHome<'_> {
 
 /// The pipes of a container without a terminal: our ends, and the child's.
 #[derive(Debug, Default)]
-struct Streams {
-    ours: [Option<OwnedFd>; 3],
-    theirs: [Option<OwnedFd>; 3],
+pub(crate) struct Streams {
+    pub(crate) ours: [Option<OwnedFd>; 3],
+    pub(crate) theirs: [Option<OwnedFd>; 3],
 }
 
 impl Streams {
-    fn new(stdin: wire::launch::Stdin) -> Result<Streams, Failure> {
+    pub(crate) fn new(stdin: wire::launch::Stdin) -> Result<Streams, Failure> {
         use nix::{fcntl::OFlag, unistd::pipe2};
         let pipe = || pipe2(OFlag::O_CLOEXEC).during(|| "make a pipe for its streams".into());
         let quiet = |end: &OwnedFd| {

@@ -4,10 +4,13 @@
 //! [`Engine::prepare`] opens what belongs to the host (root filesystem, bind sources, cgroup, filter) and
 //! [`Prepared::send`] hands plan and descriptors to the pod's monitor.
 //! The monitor's half ([`launch`], [`enter`], [`init`]) runs a ready plan and decides nothing.
+//! The same plan can be run by another OCI runtime: the daemon renders it as a bundle instead ([`Engine::prepare_bundle`]),
+//! and the monitor has the runtime do the rest ([`runtime`]).
 //! Never knows: images' contents, networks, the CRI's messages.
 
 pub mod account;
 mod attributes;
+mod bundle;
 pub mod capability;
 pub mod cgroup;
 mod child;
@@ -16,6 +19,7 @@ pub mod device;
 mod engine;
 pub mod enter;
 mod error;
+mod handler;
 mod host;
 pub mod init;
 pub mod launch;
@@ -27,15 +31,18 @@ mod plan;
 mod prepare;
 mod proc_file;
 mod rootfs;
+pub mod runtime;
 pub mod seccomp;
 mod sysctl;
 
 pub use account::Accounts;
 pub use attributes::copy_attributes;
+pub use bundle::{Surroundings, make_private};
 pub use cgroup::PodCgroup;
 pub use config::Config;
 pub use engine::{Engine, PodInit};
 pub use error::{Error, Result};
+pub use handler::{Backend, Handler, RuntimeConfig};
 pub use host::HostFacts;
 pub use launch_plan::LaunchPlan;
 pub use plan::{PlanInput, PodFiles, Resources, Volume, clean, plan, wanted_volumes};

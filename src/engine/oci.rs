@@ -1,35 +1,58 @@
-//! A plan as an OCI runtime spec: what `crictl inspect` shows, and what another runtime would be given.
+//! A plan as an OCI runtime spec: what `crictl inspect` shows, and, with the places of this host in it, what another
+//! runtime is given.
 //!
 //! Written as the JSON that the specification defines and read back as `oci-spec`'s types, so that it is the
 //! specification's form by construction.
+
+use std::path::PathBuf;
 
 use model::Propagation;
 use oci_spec::runtime::Spec;
 use serde_json::{Value, json};
 
 use crate::{
+    child::FIRST_SIZE,
     device::{DeviceKind, DeviceRule, letters},
     launch_plan::{
         EnvLine, LaunchPlan, Mount, MountFlag, MountWhat, PidNamespace, Process, RlimitKind, SeccompChoice, Shared,
     },
-    seccomp::{Arch, Circumstances, counting, default_profile},
+    seccomp::{Arch, Circumstances, architectures, counting, default_profile},
 };
 
-/// The version of the specification whose fields are used.
-const VERSION: &str = "1.2.0";
+/// The version of the specification that is named: newer ones only add fields, and runtimes that are in the field (crun 1.8)
+/// refuse their numbers.
+const VERSION: &str = "1.0.2";
 
 /// The oldest kernel we run on; rules of the default profile ask for older ones only.
 const OLDEST_KERNEL: (u32, u32) = (6, 1);
 
+/// Umask of every container's processes.
+const UMASK: u32 = 0o022;
+
+/// Where what the pod shares is found on this host; what has no path here is shown without one.
+#[derive(Debug, Default)]
+pub(crate) struct Places {
+    pub(crate) network: Option<PathBuf>,
+    pub(crate) ipc: Option<PathBuf>,
+    pub(crate) uts: Option<PathBuf>,
+    pub(crate) pid: Option<PathBuf>,
+    pub(crate) shm: Option<PathBuf>,
+}
+
 impl LaunchPlan {
     /// The plan as a runtime spec. An error would be a defect of ours: every plan has one.
     pub fn to_spec(&self) -> serde_json::Result<Spec> {
-        serde_json::from_value(self.spec_json())
+        self.spec(&Places::default())
     }
 
-    fn spec_json(&self) -> Value {
+    /// The same, with the pod's places in it.
+    pub(crate) fn spec(&self, places: &Places) -> serde_json::Result<Spec> {
+        serde_json::from_value(self.spec_json(places))
+    }
+
+    fn spec_json(&self, places: &Places) -> Value {
         let mut linux = json!({
-            "namespaces": self.namespaces_json(),
+            "namespaces": self.namespaces_json(places),
             "cgroupsPath": self.cgroup.path,
             "devices": self.devices.iter().map(|node| json!({
                 "path": node.path, "type": kind(node.kind), "major": node.major, "minor": node.minor,
@@ -38,38 +61,51 @@ impl LaunchPlan {
             "maskedPaths": self.masked_paths,
             "readonlyPaths": self.readonly_paths,
             "resources": self.resources_json(),
-            "rootfsPropagation": match self.root.propagation {
-                Propagation::Private => "private",
-                Propagation::HostToContainer => "rslave",
-                Propagation::Bidirectional => "rshared",
-            },
         });
+        // Without one, runtimes cut the container off from the host's mounts altogether; "private" cuts off the root alone.
+        match self.root.propagation {
+            Propagation::Private => {}
+            Propagation::HostToContainer => linux["rootfsPropagation"] = "rslave".into(),
+            Propagation::Bidirectional => linux["rootfsPropagation"] = "rshared".into(),
+        }
         if let Some(seccomp) = seccomp(&self.process) {
             linux["seccomp"] = seccomp;
         }
-        json!({
+        let mut spec = json!({
             "ociVersion": VERSION,
-            "hostname": self.hostname,
             "root": { "path": "rootfs", "readonly": self.root.readonly },
             "process": process(&self.process, self.stdio.tty),
-            "mounts": self.mounts.iter().map(mount).collect::<Vec<_>>(),
+            "mounts": self.mounts.iter().map(|it| mount(it, places)).collect::<Vec<_>>(),
             "annotations": {},
             "linux": linux,
-        })
+        });
+        // The host's own name is nobody's to set.
+        if self.namespaces.uts == Shared::Pod {
+            spec["hostname"] = self.hostname.as_str().into();
+        }
+        spec
     }
 
-    fn namespaces_json(&self) -> Value {
+    fn namespaces_json(&self, places: &Places) -> Value {
         let mut namespaces = vec![json!({ "type": "mount" })];
-        // Where a namespace of the pod is pinned is the monitor's business; here stands that it is not a new one.
-        for (name, shared) in
-            [("network", self.namespaces.network), ("ipc", self.namespaces.ipc), ("uts", self.namespaces.uts)]
-        {
+        let mut push = |name: &str, path: &Option<PathBuf>| {
+            namespaces.push(match path {
+                Some(path) => json!({ "type": name, "path": path }),
+                None => json!({ "type": name }),
+            });
+        };
+        let shared = &self.namespaces;
+        for (name, shared, path) in [
+            ("network", shared.network, &places.network),
+            ("ipc", shared.ipc, &places.ipc),
+            ("uts", shared.uts, &places.uts),
+        ] {
             if shared == Shared::Pod {
-                namespaces.push(json!({ "type": name }));
+                push(name, path);
             }
         }
         if self.namespaces.pid != PidNamespace::Host {
-            namespaces.push(json!({ "type": "pid" }));
+            push("pid", &places.pid);
         }
         if self.namespaces.private_cgroup {
             namespaces.push(json!({ "type": "cgroup" }));
@@ -91,7 +127,8 @@ impl LaunchPlan {
         ]);
         let memory = object([
             ("limit", asked.memory_limit_bytes.map(Value::from)),
-            ("swap", asked.memory_swap_limit_bytes.map(Value::from)),
+            // As our own limits have it: nobody asked for swap, so there is none.
+            ("swap", swap_limit(asked).map(Value::from)),
         ]);
         let pids = object([("limit", self.cgroup.pids_limit.map(Value::from))]);
         for (name, value) in [("cpu", cpu), ("memory", memory), ("pids", pids)] {
@@ -113,13 +150,19 @@ impl LaunchPlan {
     }
 }
 
+/// A process that joins a container, as `exec --process` takes it.
+pub(crate) fn exec_process(like: &Process, args: Vec<String>) -> Value {
+    process(&Process { args, ..like.clone() }, false)
+}
+
 fn process(process: &Process, tty: bool) -> Value {
     let bounding = process.capabilities.bounding.names();
-    json!({
+    let mut value = json!({
         "terminal": tty,
         "user": {
             "uid": process.user.uid,
             "gid": process.user.gid,
+            "umask": UMASK,
             "additionalGids": process.user.groups,
         },
         "args": process.args,
@@ -143,10 +186,14 @@ fn process(process: &Process, tty: bool) -> Value {
         })).collect::<Vec<_>>(),
         "noNewPrivileges": process.no_new_privs,
         "oomScoreAdj": process.oom_score_adj,
-    })
+    });
+    if tty {
+        value["consoleSize"] = json!({ "height": FIRST_SIZE.rows, "width": FIRST_SIZE.columns });
+    }
+    value
 }
 
-fn mount(mount: &Mount) -> Value {
+fn mount(mount: &Mount, places: &Places) -> Value {
     let (kind, source, options) = match &mount.what {
         MountWhat::Filesystem { fstype, options, flags } => {
             let flags = flags.iter().map(|flag| flag_name(*flag).to_owned());
@@ -157,7 +204,11 @@ fn mount(mount: &Mount) -> Value {
             let options = ["nosuid", "noexec", "nodev", "relatime", access].map(str::to_owned).to_vec();
             ("cgroup".to_owned(), "cgroup".to_owned(), options)
         }
-        MountWhat::PodShm => ("bind".to_owned(), "shm".to_owned(), vec!["rbind".to_owned()]),
+        MountWhat::PodShm => {
+            let source = places.shm.as_deref().map_or("shm".into(), |path| path.to_string_lossy());
+            let options = ["rbind", "rprivate", "nosuid", "nodev", "noexec", "rw"].map(str::to_owned).to_vec();
+            ("bind".to_owned(), source.into_owned(), options)
+        }
         MountWhat::Bind { source, read_only, propagation, .. } => {
             let propagation = match propagation {
                 Propagation::Private => "rprivate",
@@ -181,10 +232,9 @@ fn seccomp(process: &Process) -> Option<Value> {
         SeccompChoice::Default => default_profile(),
         SeccompChoice::Profile { profile, .. } => (**profile).clone(),
     };
-    let archs: Vec<String> = profile.architectures.clone().unwrap_or_else(|| {
-        let maps = profile.arch_map.iter().flatten();
-        maps.flat_map(|map| std::iter::once(map.architecture.clone()).chain(map.sub_architectures.clone())).collect()
-    });
+    // Those of this machine: runtimes refuse names that their library is too old to know.
+    let archs = architectures(&profile, Arch::NATIVE).unwrap_or_else(|_| vec![Arch::NATIVE]);
+    let archs: Vec<&str> = archs.into_iter().map(Arch::profile_name).collect();
     let here = Circumstances { bounding: process.capabilities.bounding, native: Arch::NATIVE, kernel: OLDEST_KERNEL };
     let rules: Vec<Value> = counting(&profile, &here)
         .into_iter()
@@ -207,6 +257,11 @@ fn seccomp(process: &Process) -> Option<Value> {
         value["defaultErrnoRet"] = errno.into();
     }
     Some(value)
+}
+
+/// Memory and swap together.
+fn swap_limit(asked: &model::Resources) -> Option<i64> {
+    asked.memory_swap_limit_bytes.filter(|limit| *limit != 0).or(asked.memory_limit_bytes)
 }
 
 fn rule(rule: &DeviceRule) -> Value {

@@ -86,7 +86,28 @@ pub(crate) fn launch(plan: &LaunchPlan, opened: OpenedAll) -> (wire::Launch, Des
     steps.extend(plan.readonly_paths.iter().map(|path| Act::MakeReadonly(bytes(path))));
     steps.extend(plan.masked_paths.iter().map(|path| Act::Mask(bytes(path))));
 
-    let kill_dir_is_v2 = opened.cgroup.dir.is_some();
+    let mut process = process(&plan.process);
+    process.seccomp_fd = opened.seccomp.map(|fd| fds.place(fd));
+    let launch = wire::Launch {
+        private_cgroup_namespace: plan.namespaces.private_cgroup,
+        root_propagation: propagation_flag(plan.root.propagation),
+        steps: steps.into_iter().map(|act| wire::Step { act: Some(act) }).collect(),
+        readonly_rootfs: plan.root.readonly,
+        process: Some(process),
+        ..frame(plan, rootfs_fd, opened.cgroup, opened.log, &mut fds)
+    };
+    (launch, fds)
+}
+
+/// The part of the orders that holds whoever brings the container up: who it is, its cgroup, its streams and its log.
+pub(crate) fn frame(
+    plan: &LaunchPlan,
+    rootfs_fd: u32,
+    cgroup: cgroup::Opened,
+    log: Option<OwnedFd>,
+    fds: &mut Descriptors,
+) -> wire::Launch {
+    let kill_dir_is_v2 = cgroup.dir.is_some();
     let (pid, pid_target) = match &plan.namespaces.pid {
         PidNamespace::Container => (launch::Pid::Container, String::new()),
         PidNamespace::Pod => (launch::Pid::Pod, String::new()),
@@ -98,29 +119,22 @@ pub(crate) fn launch(plan: &LaunchPlan, opened: OpenedAll) -> (wire::Launch, Des
         Stdin::Open => launch::Stdin::Open,
         Stdin::Once => launch::Stdin::Once,
     };
-    let mut process = process(&plan.process);
-    process.seccomp_fd = opened.seccomp.map(|fd| fds.place(fd));
-    let launch = wire::Launch {
+    wire::Launch {
         container_id: plan.container.to_string(),
         pid: pid.into(),
         pid_target,
-        private_cgroup_namespace: plan.namespaces.private_cgroup,
-        cgroup_tasks_fd: opened.cgroup.tasks.into_iter().map(|fd| fds.place(fd)).collect(),
-        cgroup_dir_fd: opened.cgroup.dir.map(|fd| fds.place(fd)),
-        kill_dir_fd: fds.place(opened.cgroup.kill_dir),
+        cgroup_tasks_fd: cgroup.tasks.into_iter().map(|fd| fds.place(fd)).collect(),
+        cgroup_dir_fd: cgroup.dir.map(|fd| fds.place(fd)),
+        kill_dir_fd: fds.place(cgroup.kill_dir),
         kill_dir_is_v2,
-        oom_fd: opened.cgroup.oom.map(|fd| fds.place(fd)),
+        oom_fd: cgroup.oom.map(|fd| fds.place(fd)),
         rootfs_fd,
-        root_propagation: propagation_flag(plan.root.propagation),
-        steps: steps.into_iter().map(|act| wire::Step { act: Some(act) }).collect(),
-        readonly_rootfs: plan.root.readonly,
-        process: Some(process),
         tty: plan.stdio.tty,
         stdin: stdin.into(),
-        log_fd: opened.log.map(|fd| fds.place(fd)),
+        log_fd: log.map(|fd| fds.place(fd)),
         log_line_bytes: LOG_LINE,
-    };
-    (launch, fds)
+        ..wire::Launch::default()
+    }
 }
 
 /// A process, without its filter's descriptor.
@@ -240,7 +254,7 @@ fn attributes(flags: impl IntoIterator<Item = MountFlag>) -> u64 {
     })
 }
 
-fn bytes(path: &Path) -> Vec<u8> {
+pub(crate) fn bytes(path: &Path) -> Vec<u8> {
     path.as_os_str().as_bytes().to_vec()
 }
 

@@ -202,6 +202,8 @@ fn new_filesystem(root: BorrowedFd<'_>, it: &wire::NewFilesystem) -> Result<(), 
         _ => place,
     };
     let context = FsContext::open(&text(&it.r#type)?).during(step)?;
+    // What tables of mounts show; without one it is "none".
+    context.set_string(c"source", &text(&it.r#type)?).during(step)?;
     let explain = |error: io::Error| {
         let said = context.log();
         let more = if said.is_empty() { String::new() } else { format!(" ({said})") };

@@ -94,6 +94,10 @@ pub fn plan(input: &PlanInput<'_>, host: &HostFacts, found: &Resources, config: 
     let capabilities = capabilities(input, host, config)?;
     let (devices, rules) = devices(input, found, config, user.uid, user.gid);
     let (mounts, dev_is_ours) = mounts::mounts(input, host)?;
+    // On the host's own /dev nothing is made: it has what it has, and it is not ours.
+    let links = if dev_is_ours { links(host) } else { Vec::new() };
+    // A privileged container's terminals are its own: the host's /dev/ptmx gives way to the link.
+    let devices = devices.into_iter().filter(|node| dev_is_ours && links.iter().all(|link| link.path != node.path));
     let propagation = mounts.iter().map(propagation_of).max_by_key(|kind| strength(*kind));
     let process = process::process(input, host, config, user, capabilities, seccomp(input, found)?)?;
     let pids_limit = config.container_pids;
@@ -104,9 +108,8 @@ pub fn plan(input: &PlanInput<'_>, host: &HostFacts, found: &Resources, config: 
         namespaces: namespaces(input, host)?,
         root: Root { readonly: security.readonly_rootfs, propagation: propagation.unwrap_or(Propagation::Private) },
         mounts,
-        // On the host's own /dev nothing is made: it has what it has, and it is not ours.
-        devices: if dev_is_ours { devices } else { Vec::new() },
-        links: if dev_is_ours { links(host) } else { Vec::new() },
+        devices: devices.collect(),
+        links,
         masked_paths: if security.privileged { Vec::new() } else { clean_all(&security.masked_paths) },
         readonly_paths: if security.privileged { Vec::new() } else { clean_all(&security.readonly_paths) },
         process,

@@ -22,7 +22,7 @@ use crate::{
     Engine, Error, LaunchPlan, Result, Rootfs,
     cgroup::Layout,
     launch_plan::{Missing, MountWhat},
-    orders::{self, OpenedAll, OpenedHierarchy, OpenedMount},
+    orders::{self, Descriptors, OpenedAll, OpenedHierarchy, OpenedMount},
 };
 
 /// A container whose plan and descriptors are together. Dropped, its descriptors close; its cgroup stays until
@@ -34,6 +34,11 @@ pub struct Prepared {
 }
 
 impl Prepared {
+    /// The orders, and the descriptors that they speak of.
+    pub(crate) fn new(launch: wire::Launch, fds: Descriptors) -> Self {
+        Self { launch, fds: fds.into_inner() }
+    }
+
     /// Hands it to the pod's monitor, which brings it up to just before `exec`. Returns the waiting process, as the
     /// host numbers it.
     pub async fn send(self, monitor: &link::Monitor) -> Result<i32> {
@@ -62,7 +67,7 @@ impl Engine {
             }
         })?;
         let (launch, fds) = orders::launch(plan, opened);
-        Ok(Prepared { launch, fds: fds.into_inner() })
+        Ok(Prepared::new(launch, fds))
     }
 
     fn open_mount(&self, plan: &LaunchPlan, what: &MountWhat) -> Result<OpenedMount> {
@@ -136,7 +141,7 @@ fn set_read_only(mount: BorrowedFd<'_>, source: &Path) -> Result<()> {
 }
 
 /// What the kubelet forgot, or a person never made: a directory, as everywhere in the field.
-fn make_missing(source: &Path) -> Result<()> {
+pub(crate) fn make_missing(source: &Path) -> Result<()> {
     match source.try_exists() {
         Ok(true) => Ok(()),
         Ok(false) => DirBuilder::new().recursive(true).mode(0o755).create(source).map_err(failed("make", source)),
@@ -145,7 +150,7 @@ fn make_missing(source: &Path) -> Result<()> {
 }
 
 /// Propagation from a mount that takes no part in it would silently do nothing: say so instead.
-fn check_propagation(source: &Path, propagation: Propagation) -> Result<()> {
+pub(crate) fn check_propagation(source: &Path, propagation: Propagation) -> Result<()> {
     let real = source.canonicalize().map_err(failed("look at", source))?;
     let table = mount_table::read().map_err(failed("read the mount of", source))?;
     let Some(mount) = mount_table::holding(&table, &real) else { return Ok(()) };

@@ -15,7 +15,9 @@ pub use cache::Filters;
 pub use compile::compile;
 pub use default::profile as default_profile;
 pub use profile::{Action, ArchMap, Argument, Compare, Filter, Profile, Rule};
-pub use resolve::{ArchRules, CallRules, Circumstances, Resolved, Verdict, counting, kernel_version, resolve};
+pub use resolve::{
+    ArchRules, CallRules, Circumstances, Resolved, Verdict, architectures, counting, kernel_version, resolve,
+};
 
 /// Longest profile that is read, bytes. Docker's is 17 KiB.
 pub const MAX_PROFILE: usize = 4 << 20;

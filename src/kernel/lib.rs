@@ -29,6 +29,7 @@ pub mod process;
 pub mod seccomp;
 pub mod signal;
 pub mod socket;
+pub mod trial;
 pub mod tty;
 pub mod xattr;
 

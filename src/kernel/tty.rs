@@ -2,7 +2,7 @@
 
 use std::{
     io,
-    os::fd::{AsRawFd, BorrowedFd, OwnedFd},
+    os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd},
 };
 
 use nix::{
@@ -35,7 +35,7 @@ pub struct WindowSize {
 /// A new terminal in the devpts whose root directory is `devpts`: the container's own, never the host's.
 ///
 /// `ENOSPC`: as many terminals as `max=` of the mount or `kernel.pty.max` allow. The program's end is opened from the
-/// master (`TIOCGPTPEER`, Linux 4.13), not by a path that a container could have replaced. Does not allocate.
+/// master ([`other_end`]), not by a path that a container could have replaced. Does not allocate.
 pub fn open(devpts: BorrowedFd<'_>) -> io::Result<Pty> {
     let flags = OFlag::O_RDWR | OFlag::O_NOCTTY | OFlag::O_CLOEXEC;
     let master = openat(devpts, c"ptmx", flags | OFlag::O_NOFOLLOW, Mode::empty())?;
@@ -45,11 +45,17 @@ pub fn open(devpts: BorrowedFd<'_>) -> io::Result<Pty> {
     let mut number = 0_u32;
     // SAFETY: TIOCGPTN writes one unsigned int to `number`.
     done(unsafe { libc::ioctl(master.as_raw_fd(), libc::TIOCGPTN, &raw mut number) })?;
+    let slave = other_end(master.as_fd())?;
+    Ok(Pty { master, slave, number })
+}
+
+/// The program's end of a terminal, opened from the engine's (`TIOCGPTPEER`, Linux 4.13). Does not allocate.
+pub fn other_end(master: BorrowedFd<'_>) -> io::Result<OwnedFd> {
+    let flags = OFlag::O_RDWR | OFlag::O_NOCTTY | OFlag::O_CLOEXEC;
     // SAFETY: TIOCGPTPEER takes open flags as a number.
     let slave = unsafe { libc::ioctl(master.as_raw_fd(), libc::TIOCGPTPEER, flags.bits()) };
     // SAFETY: TIOCGPTPEER makes a new descriptor, and `slave` is its only record.
-    let slave = unsafe { take(slave) }?;
-    Ok(Pty { master, slave, number })
+    unsafe { take(slave) }
 }
 
 /// The size that either end reports.

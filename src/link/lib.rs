@@ -27,7 +27,7 @@ pub use exit::{
     record_from_wire,
 };
 pub use launcher::{BACKLOG, LAUNCHER_SOCKET, Launcher};
-pub use monitor::{Exec, ExecId, ExecOrder, MONITOR_SOCKET, Monitor, PodReady, PodSetUp, Whole};
+pub use monitor::{Exec, ExecId, ExecOrder, MONITOR_SOCKET, Monitor, PodReady, PodSetUp, Whole, exec_name};
 pub use news::{Greeting, News, Now, NowState};
 pub use peer::Peer;
 

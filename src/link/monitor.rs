@@ -83,8 +83,9 @@ pub enum Whole {
 /// A process to start inside a running container. `engine` makes it; streams that stay `None` are `/dev/null`.
 #[derive(Debug)]
 pub struct ExecOrder {
-    /// What to run and as whom. Its `seccomp_fd` is filled in when it is sent.
-    pub process: wire::Process,
+    /// What to run and as whom. Its `seccomp_fd` is filled in when it is sent. `None` in a container of another runtime,
+    /// whose bundle describes the process.
+    pub process: Option<wire::Process>,
     /// Compiled seccomp filter.
     pub seccomp: Option<OwnedFd>,
     /// Standard input.
@@ -98,6 +99,18 @@ pub struct ExecOrder {
 /// Identity of an exec: never used twice in a pod, by no daemon.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct ExecId(u64);
+
+impl ExecId {
+    /// Its name in the bundle of a container of another runtime.
+    pub fn name(self) -> String {
+        exec_name(self.0)
+    }
+}
+
+/// The name of an exec beside others of its container.
+pub fn exec_name(id: u64) -> String {
+    format!("exec-{id}")
+}
 
 /// An exec that runs.
 #[derive(Debug)]
@@ -225,11 +238,12 @@ impl Monitor {
             fds.push(fd);
             (fds.len() - 1) as u32
         };
-        let process = wire::Process { seccomp_fd: order.seccomp.map(&mut place), ..order.process };
+        let seccomp_fd = order.seccomp.map(&mut place);
+        let process = order.process.map(|process| wire::Process { seccomp_fd, ..process });
         let message = wire::Exec {
             container_id: container.to_string(),
             exec_id: id,
-            process: Some(process),
+            process,
             stdin_fd: order.stdin.map(&mut place),
             stdout_fd: order.stdout.map(&mut place),
             stderr_fd: order.stderr.map(&mut place),

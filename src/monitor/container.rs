@@ -19,10 +19,11 @@ use std::{
 use engine::{
     cgroup::{Tree, remove_tree},
     launch::{Failure, Kept, Launched, hear},
+    runtime::{CREATE, Runtime},
 };
 use kernel::{
     poll::{Epoll, Interest},
-    process::Pid,
+    process::{self, Ended, Pid, pidfd_open, pidfd_send_signal},
 };
 use link::wire;
 use model::{ContainerId, ExitRecord};
@@ -57,6 +58,10 @@ pub(crate) struct Container {
     /// What is needed only while it lives.
     pub(crate) live: Option<Live>,
     pub(crate) log_health: LogHealth,
+    /// The other runtime that runs it, where one does.
+    pub(crate) runtime: Option<Runtime>,
+    /// How and when its process ended, while its runtime has not yet said that it had begun.
+    pub(crate) early_end: Option<(Ended, i64)>,
 }
 
 /// What a container needs while it lives.
@@ -139,6 +144,8 @@ impl Container {
             pid_space: order.pid(),
             live: Some(live),
             log_health: LogHealth::default(),
+            runtime: None,
+            early_end: None,
         })
     }
 
@@ -154,6 +161,43 @@ impl Container {
     pub(crate) fn tree(&self) -> Option<Tree<'_>> {
         let kept = &self.live.as_ref()?.kept;
         Some(Tree { dir: kept.kill_dir.as_fd(), is_v2: kept.kill_dir_is_v2 })
+    }
+
+    /// Takes what its runtime has made: from now on that is its process.
+    pub(crate) fn adopt(&mut self, epoll: &Epoll) -> Result<(), Failure> {
+        let Some(runtime) = &self.runtime else { return Ok(()) };
+        let gone = |error| Failure::new("find the process that the runtime made", &error);
+        let pid = runtime.child(CREATE).map_err(gone)?;
+        let pidfd = pidfd_open(pid).map_err(gone)?;
+        // Ours to reap, and alive.
+        if let Some(ended) = process::wait(pidfd.as_fd()).map_err(gone)? {
+            return Err(Failure::wrong(format!("the container ended too early: {ended:?}")));
+        }
+        let terminal = runtime.terminal().transpose()?;
+        self.pid = pid;
+        if let Some(live) = &mut self.live {
+            live.pidfd = pidfd;
+        }
+        match terminal {
+            Some(both) => self.take_terminal(epoll, both).map_err(|error| Failure::new("watch the terminal", &error)),
+            None => Ok(()),
+        }
+    }
+
+    /// Kills every process of it that can be found.
+    pub(crate) fn kill_whole(&self) {
+        // Errors here end in a deadline: what cannot be killed cannot be waited for.
+        if let Some(tree) = self.tree() {
+            let _ = tree.signal(nix::libc::SIGKILL);
+        }
+        if let Some(process) = self.process() {
+            let _ = pidfd_send_signal(process, nix::libc::SIGKILL);
+        }
+    }
+
+    /// Whether its first process runs no more, reaped or not.
+    pub(crate) fn has_ended(&self) -> bool {
+        self.process().is_none_or(|process| !has_not_ended(process))
     }
 
     /// Reads its output for one turn. A stream that has ended is closed.

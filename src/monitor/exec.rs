@@ -12,7 +12,7 @@ use engine::{
 };
 use kernel::{
     poll::{Epoll, Interest},
-    process::Pid,
+    process::{Ended, Pid},
 };
 use link::wire;
 use model::{ContainerId, Exit};
@@ -25,6 +25,8 @@ use crate::{
     hand_over::Passing,
     kill,
     pod::{Pod, SetUp},
+    reap::exit,
+    runtime::kill_session,
     take_over::{Error, take},
 };
 
@@ -40,6 +42,8 @@ pub(crate) struct Exec {
     dir: OwnedFd,
     is_v2: bool,
     word: Option<OwnedFd>,
+    /// Another runtime puts it into its container: `pid` is the runtime's until it has.
+    by_runtime: bool,
     phase: ExecPhase,
 }
 
@@ -82,6 +86,33 @@ impl Pod {
         let step = |error: &std::io::Error| Failure::new("make the exec's cgroup", error);
         nix::sys::stat::mkdirat(&kept.kill_dir, name.as_str(), nix::sys::stat::Mode::from_bits_truncate(0o755))
             .map_err(|errno| step(&errno.into()))?;
+        if let Some(runtime) = &container.runtime {
+            let name = directory_name(order.exec_id);
+            let begun =
+                kill::open_directory(kept.kill_dir.as_fd(), &name).map_err(|error| step(&error)).and_then(|dir| {
+                    let run = runtime.exec(container.id.as_str(), &name, order, fds)?;
+                    self.epoll
+                        .add(run.word.as_fd(), Numbered::ExecWord(number).token(), Interest::READ)
+                        .map_err(|error| Failure::new("watch the exec", &error))?;
+                    Ok((run, dir))
+                });
+            let (run, dir) = begun.inspect_err(|_| _ = remove_tree(kept.kill_dir.as_fd(), &name))?;
+            let (container, is_v2) = (container.number, kept.kill_dir_is_v2);
+            self.await_exec(container, &name, run.pid, number);
+            let phase = ExecPhase::Starting { asker };
+            let (word, by_runtime) = (Some(run.word), true);
+            return Ok(Exec {
+                number,
+                id: order.exec_id,
+                container,
+                pid: run.pid,
+                dir,
+                is_v2,
+                word,
+                by_runtime,
+                phase,
+            });
+        }
         let entered =
             kill::open_directory(kept.kill_dir.as_fd(), &name).map_err(|error| step(&error)).and_then(|dir| {
                 let mut tasks: Vec<_> = kept.tasks.iter().map(AsFd::as_fd).collect();
@@ -114,6 +145,7 @@ impl Pod {
                 dir,
                 is_v2: kept.kill_dir_is_v2,
                 word: Some(entered.word),
+                by_runtime: false,
                 phase: ExecPhase::Starting { asker },
             }),
             Err(failure) => {
@@ -140,12 +172,41 @@ impl Pod {
                 exec.phase = ExecPhase::Failed { asker, failure };
                 exec.drop_word(&self.epoll);
             }
+            // The runtime runs, and not yet what it puts into the container.
+            Heard::Closed if exec.by_runtime => exec.drop_word(&self.epoll),
             Heard::Closed => {
                 exec.phase = ExecPhase::Running;
                 exec.drop_word(&self.epoll);
                 let pid = exec.pid.0;
                 self.answer(asker, Ok(Reply::ExecStarted(wire::ExecStarted { pid })));
             }
+        }
+    }
+
+    /// What has become of an exec that another runtime was to put into its container; and its end, if it has ended.
+    pub(crate) fn exec_entered(&mut self, number: u64, entered: Result<Pid, Failure>, early_end: Option<Ended>) {
+        let Some(index) = self.execs.iter().position(|exec| exec.number == number) else { return };
+        self.hear_exec_at(index);
+        let exec = &mut self.execs[index];
+        exec.drop_word(&self.epoll);
+        match (entered, &exec.phase) {
+            (Ok(pid), ExecPhase::Starting { asker }) => {
+                let asker = *asker;
+                exec.pid = pid;
+                exec.phase = ExecPhase::Running;
+                // Now, and not by the runtime, which knows no directories of execs: what it starts from here on is in it.
+                let _ = kill::move_tree(exec.dir.as_fd(), pid);
+                self.answer(asker, Ok(Reply::ExecStarted(wire::ExecStarted { pid: pid.0 })));
+                if let Some(ended) = early_end {
+                    self.exec_ended(index, exit(ended));
+                }
+            }
+            (Err(failure), ExecPhase::Starting { asker }) => {
+                exec.phase = ExecPhase::Failed { asker: *asker, failure };
+                self.exec_ended(index, Exit::Code(0));
+            }
+            // Its own word has said why.
+            _ => self.exec_ended(index, Exit::Code(0)),
         }
     }
 
@@ -174,6 +235,10 @@ impl Pod {
     /// Kills an exec and everything it started. One that is gone is fine.
     pub(crate) fn kill_exec(&mut self, asker: Asker, id: u64) {
         let killed = match self.execs.iter().find(|exec| exec.id == id) {
+            Some(exec) if exec.by_runtime && matches!(exec.phase, ExecPhase::Starting { .. }) => {
+                kill_session(exec.pid);
+                Ok(())
+            }
             Some(exec) => Tree { dir: exec.dir.as_fd(), is_v2: exec.is_v2 }.signal(nix::libc::SIGKILL),
             None => Ok(()),
         };
@@ -210,6 +275,7 @@ impl Exec {
             dir: take(handed.dir_fd, "an exec's cgroup")?,
             is_v2: handed.dir_is_v2,
             word: None,
+            by_runtime: false,
             phase: ExecPhase::Running,
         })
     }
@@ -219,6 +285,11 @@ impl Exec {
         self.dir.as_fd()
     }
 
+    /// Whether it has this number.
+    pub(crate) fn is(&self, number: u64) -> bool {
+        self.number == number
+    }
+
     fn drop_word(&mut self, epoll: &Epoll) {
         if let Some(word) = self.word.take() {
             let _ = epoll.remove(word.as_fd());
@@ -226,6 +297,7 @@ impl Exec {
     }
 }
 
+/// Also the name of the command that starts it, where another runtime does.
 fn directory_name(id: u64) -> String {
-    format!("exec-{id}")
+    link::exec_name(id)
 }

@@ -93,6 +93,9 @@ impl Pod {
         if self.ending {
             return Err("the pod is ending");
         }
+        if !self.commands.is_empty() {
+            return Err("a command of a runtime is under way");
+        }
         let daemon = self.daemon.socket().ok_or("the connection is in the middle of a message")?;
         let places = match &self.set_up {
             SetUp::No => None,

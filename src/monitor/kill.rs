@@ -2,14 +2,17 @@
 
 use std::{
     fs::File,
-    io,
+    io::{self, Write},
     os::{
         fd::{BorrowedFd, OwnedFd},
         unix::fs::FileExt,
     },
 };
 
-use kernel::path_in_root::{OpenFlags, open_beneath};
+use kernel::{
+    path_in_root::{OpenFlags, open_beneath},
+    process::Pid,
+};
 
 /// Opens a directory below a cgroup.
 pub(crate) fn open_directory(parent: BorrowedFd<'_>, name: &str) -> io::Result<OwnedFd> {
@@ -19,6 +22,18 @@ pub(crate) fn open_directory(parent: BorrowedFd<'_>, name: &str) -> io::Result<O
 /// Opens a file of a cgroup for writing.
 pub(crate) fn open_file(dir: BorrowedFd<'_>, name: &str) -> io::Result<OwnedFd> {
     open_beneath(dir, name.as_ref(), OpenFlags::O_WRONLY, 0)
+}
+
+/// Moves a process and its children into a cgroup. A child born meanwhile stays where its parent was.
+pub(crate) fn move_tree(dir: BorrowedFd<'_>, pid: Pid) -> io::Result<()> {
+    let mut next = vec![pid.0];
+    while let Some(pid) = next.pop() {
+        File::from(open_file(dir, "cgroup.procs")?).write_all(pid.to_string().as_bytes())?;
+        // Looked at after it was moved: what it starts from then on is in its cgroup.
+        let children = std::fs::read_to_string(format!("/proc/{pid}/task/{pid}/children")).unwrap_or_default();
+        next.extend(children.split_whitespace().filter_map(|child| child.parse::<i32>().ok()));
+    }
+    Ok(())
 }
 
 /// The kernel's count of processes killed for want of memory, from `memory.oom_control` or `memory.events`.

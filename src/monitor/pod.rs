@@ -29,6 +29,7 @@ use crate::{
     event::{self, Numbered},
     exec::Exec,
     log::Change,
+    runtime::Commands,
     say,
 };
 
@@ -49,13 +50,15 @@ pub(crate) struct Pod {
     pub(crate) set_up: SetUp,
     pub(crate) containers: Vec<Container>,
     pub(crate) execs: Vec<Exec>,
+    /// Of other runtimes.
+    pub(crate) commands: Commands,
     /// Number for the next container or exec.
     next: u64,
     pub(crate) listener: OwnedFd,
     pub(crate) signals: SignalFd,
     /// The daemon has ended the pod: go when nothing is left to do.
     pub(crate) ending: bool,
-    /// Who asked for the end and hears when the init is gone.
+    /// Who asked for the end and hears when the init is gone, and every command of a runtime.
     pub(crate) end_asker: Option<Asker>,
     /// When we go unless somebody has greeted us; `None` from the first greeting on.
     pub(crate) forsaken_at: Option<Instant>,
@@ -130,6 +133,7 @@ pub(crate) fn bare(id: &str, program: &str, listener: OwnedFd) -> io::Result<Pod
         set_up: SetUp::No,
         containers: Vec::new(),
         execs: Vec::new(),
+        commands: Commands::default(),
         next: 1,
         listener,
         signals,
@@ -158,6 +162,8 @@ impl Pod {
                 self.handle(event.token, event.writable);
             }
             self.end_overdue();
+            self.commands.kill_overdue();
+            self.answer_end();
             self.report_logs();
             if quiet && !tidy {
                 kernel::memory::give_back_free_pages();
@@ -248,7 +254,7 @@ impl Pod {
     fn next_deadline(&self) -> Option<Instant> {
         let ends = self.containers.iter().filter_map(|container| container.deadline());
         let reports = self.containers.iter().filter_map(|container| container.log_health.due());
-        ends.chain(reports).chain(self.forsaken_at).min()
+        ends.chain(reports).chain(self.forsaken_at).chain(self.commands.deadline()).min()
     }
 
     /// Whether the pod has been ended, and whoever asked for it told.

@@ -19,9 +19,11 @@ use model::{Exit, ExitRecord, Signal};
 use wire::monitor_reply::Result as Reply;
 
 use crate::{
+    asker::Asker,
     container::{Container, Phase},
     kill,
     pod::{Pod, SetUp, report},
+    runtime::Then,
 };
 
 impl Pod {
@@ -31,12 +33,15 @@ impl Pod {
         while let Ok(Some((pid, ended))) = process::reap_any() {
             self.ended(pid, ended);
         }
+        self.commands.forget_strangers();
     }
 
     fn ended(&mut self, pid: Pid, ended: Ended) {
         // Unreaped until now, so the number is still this process's own.
         let is_it = |container: &Container| container.pid == pid && container.process().is_some();
-        if let Some(index) = self.containers.iter().position(is_it) {
+        if self.command_ended(pid, ended) {
+            // A runtime's command stands in for what it makes, so it is looked for first.
+        } else if let Some(index) = self.containers.iter().position(is_it) {
             self.container_ended(index, ended);
         } else if let Some(index) = self.execs.iter().position(|exec| exec.pid == pid) {
             self.exec_ended(index, exit(ended));
@@ -44,18 +49,23 @@ impl Pod {
             && ready.init.as_ref().is_some_and(|init| init.pid == pid)
         {
             ready.init = None;
-            match self.end_asker.take() {
-                Some(asker) => self.done(asker),
-                None => self.daemon.tell(&self.epoll, Reply::InitExited(wire::InitExited {})),
+            if self.end_asker.is_none() {
+                self.daemon.tell(&self.epoll, Reply::InitExited(wire::InitExited {}));
             }
+        } else {
+            self.commands.note_stranger(pid, ended);
         }
     }
 
-    fn container_ended(&mut self, index: usize, ended: Ended) {
+    pub(crate) fn container_ended(&mut self, index: usize, ended: Ended) {
         // Its last word may lie unread beside the news of its end.
         let number = self.containers[index].number;
         self.hear_container(number);
         let now = realtime_ns();
+        if self.is_started_by_runtime(number) {
+            self.containers[index].early_end = Some((ended, now));
+            return;
+        }
         let container = &mut self.containers[index];
         let oom_killed = container
             .live
@@ -71,10 +81,7 @@ impl Pod {
                 self.drop_container(index);
                 return self.answer(asker, Err(failure));
             }
-            Phase::Forgotten { asker } => {
-                self.drop_container(index);
-                return self.done(asker);
-            }
+            Phase::Forgotten { asker } => return self.dismiss(index, Then::Done(asker)),
             Phase::Starting { asker } => {
                 // It never said that exec failed, and its socket is closed: `hear_container` has made it running. So
                 // this is a failure, or it was killed in between.
@@ -122,17 +129,22 @@ impl Pod {
                 let (asker, since) = (*asker, realtime_ns());
                 container.drop_word(&self.epoll);
                 container.phase = Phase::Running { since };
-                let container_id = container.id.to_string();
-                let started = Reply::Started(wire::Started { started_at_ns: since, container_id });
-                // Whoever asked may be gone, and its successor was told that it waits.
-                if self.daemon.hears(asker) {
-                    self.answer(asker, Ok(started));
-                } else {
-                    self.daemon.tell(&self.epoll, started);
-                }
+                self.tell_started(index, asker, since);
             }
             // Killed while it prepared or waited; a second "ready" means nothing.
             (Heard::Closed | Heard::Ready { .. }, _) => container.drop_word(&self.epoll),
+        }
+    }
+
+    /// Tells that a container's program runs.
+    pub(crate) fn tell_started(&mut self, index: usize, asker: Asker, since: i64) {
+        let container_id = self.containers[index].id.to_string();
+        let started = Reply::Started(wire::Started { started_at_ns: since, container_id });
+        // Whoever asked may be gone, and its successor was told that it waits.
+        if self.daemon.hears(asker) {
+            self.answer(asker, Ok(started));
+        } else {
+            self.daemon.tell(&self.epoll, started);
         }
     }
 
@@ -170,7 +182,7 @@ impl Pod {
     }
 }
 
-fn exit(ended: Ended) -> Exit {
+pub(crate) fn exit(ended: Ended) -> Exit {
     match ended {
         Ended::Code(code) => Exit::Code(code),
         Ended::Signal(number) => match Signal::new(number) {

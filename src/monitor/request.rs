@@ -13,6 +13,7 @@ use crate::{
     asker::Asker,
     container::{Container, Phase},
     pod::{Pod, SetUp},
+    runtime::{Then, kill_session},
 };
 
 impl Pod {
@@ -69,6 +70,9 @@ impl Pod {
         }
         let number = self.number();
         let SetUp::Done(ready) = &self.set_up else { return Err(Failure::wrong("the pod is not set up")) };
+        if order.runtime.is_some() {
+            return self.begin_by_runtime(number, id, asker, order, fds);
+        }
         let pid_space = match order.pid() {
             wire::launch::Pid::Container => PidSpace::New,
             wire::launch::Pid::Host => PidSpace::Host,
@@ -102,6 +106,7 @@ impl Pod {
                 // It has been killed: its end will be told as one.
                 Err(error) => self.answer(asker, Err(Failure::new("start the container", &error))),
             },
+            (Phase::Waiting, None) => self.start_by_runtime(index, asker),
             // Asked for over a connection that was lost before the answer: whoever asks now hears it.
             (Phase::Starting { .. }, _) => container.phase = Phase::Starting { asker },
             (Phase::Running { since }, _) => {
@@ -116,6 +121,10 @@ impl Pod {
         let Some(index) = self.position(&order.container_id) else {
             return self.answer(asker, Err(Failure::wrong("there is no such container")));
         };
+        let container = &self.containers[index];
+        if !order.whole && container.process().is_some() && self.kill_by_runtime(index, asker, order.signal) {
+            return;
+        }
         let container = &self.containers[index];
         let killed = match (order.whole, container.tree(), container.process()) {
             (true, Some(tree), Some(_)) => tree.signal(order.signal),
@@ -155,23 +164,31 @@ impl Pod {
                 if let Some(process) = container.process() {
                     let _ = pidfd_send_signal(process, libc::SIGKILL);
                 }
+                if container.runtime.is_some() {
+                    if let Phase::Preparing { .. } = before {
+                        kill_session(container.pid);
+                    }
+                    container.kill_whole();
+                }
                 // Whoever has it made does not wait for it any more, or does so in vain.
                 if let Phase::Preparing { asker: maker } = before {
                     self.answer(maker, Err(Failure::wrong("the container is to be forgotten")));
                 }
             }
-            Phase::Ended { .. } => {
-                if let SetUp::Done(ready) = &self.set_up {
-                    let name = exit_record_name(&container.id);
-                    if let Err(error) = disk::remove_at(ready.records.as_fd(), &name) {
-                        let failure = Failure::wrong(format!("remove the exit record: {error}"));
-                        return self.answer(asker, Err(failure));
-                    }
-                }
-                self.drop_container(index);
-                self.done(asker);
-            }
+            Phase::Ended { .. } => self.dismiss(index, Then::Done(asker)),
             _ => self.answer(asker, Err(Failure::wrong("the container has not ended"))),
+        }
+    }
+
+    /// Removes the exit record of a container that has one. Answers why it could not.
+    pub(crate) fn forget_record(&self, index: usize) -> Option<Failure> {
+        let container = &self.containers[index];
+        match (&container.phase, &self.set_up) {
+            (Phase::Ended { .. }, SetUp::Done(ready)) => {
+                let removed = disk::remove_at(ready.records.as_fd(), &exit_record_name(&container.id));
+                removed.err().map(|error| Failure::wrong(format!("remove the exit record: {error}")))
+            }
+            _ => None,
         }
     }
 
@@ -185,9 +202,18 @@ impl Pod {
             SetUp::No | SetUp::Failed => None,
         };
         // ESRCH alone can happen here, of an init that has ended and is about to be reaped.
-        match init.map(|init| pidfd_send_signal(init.pidfd.as_fd(), libc::SIGKILL)) {
-            Some(_) => self.end_asker = Some(asker),
-            None => self.done(asker),
+        let _ = init.map(|init| pidfd_send_signal(init.pidfd.as_fd(), libc::SIGKILL));
+        self.end_asker = Some(asker);
+    }
+
+    /// Answers whoever has ended the pod, once nothing of it is at work any more.
+    pub(crate) fn answer_end(&mut self) {
+        let has_init = matches!(&self.set_up, SetUp::Done(ready) if ready.init.is_some());
+        if !has_init
+            && self.commands.is_empty()
+            && let Some(asker) = self.end_asker.take()
+        {
+            self.done(asker);
         }
     }
 }

@@ -2,7 +2,7 @@
 
 use std::{os::fd::OwnedFd, path::PathBuf, sync::Arc};
 
-use engine::Engine;
+use engine::{Engine, RuntimeConfig};
 use images::Images;
 use network::Network;
 
@@ -36,6 +36,8 @@ pub struct Config {
     pub root: PathBuf,
     /// Directory of what does not.
     pub state: PathBuf,
+    /// Runtime handlers that pods may name.
+    pub handlers: RuntimeConfig,
     /// Faults to inject; none in ordinary life.
     pub faults: Faults,
 }
@@ -43,11 +45,16 @@ pub struct Config {
 /// Makes the directories and opens the records.
 pub(crate) async fn open(rooms: Rooms, config: Config) -> Result<Arc<Home>, Error> {
     use std::os::unix::fs::DirBuilderExt;
-    let Config { root, state, faults } = config;
-    for dir in [root.join("containers"), root.join("records"), state.join("pods")] {
+    let Config { root, state, handlers, faults } = config;
+    let bundles = state.join("bundles");
+    for dir in [root.join("containers"), root.join("records"), state.join("pods"), bundles.clone()] {
         // Containers' layers hold other people's set-uid programs: nobody but root passes through here.
         let made = std::fs::DirBuilder::new().recursive(true).mode(0o700).create(&dir);
         made.map_err(|error| Error::file("make directory", dir, error))?;
+    }
+    if !handlers.handlers.is_empty() {
+        let made = engine::make_private(&bundles);
+        made.map_err(|error| Error::file("make ready", bundles, std::io::Error::other(error)))?;
     }
     let trash = root.join("trash");
     let trash_bin = TrashBin::start(trash.clone()).map_err(|error| Error::file("open the trash", trash, error))?;
@@ -63,6 +70,7 @@ pub(crate) async fn open(rooms: Rooms, config: Config) -> Result<Arc<Home>, Erro
         trash_bin,
         index: Index::default(),
         steps: Steps::new(faults),
+        handlers,
         root,
         state,
         boot,

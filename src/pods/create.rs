@@ -5,7 +5,7 @@
 
 use std::{path::PathBuf, sync::Arc, time::SystemTime};
 
-use engine::{Accounts, PlanInput};
+use engine::{Accounts, Backend, PlanInput, Surroundings};
 use model::{ContainerId, ContainerPlan, ImageFacts};
 
 use crate::{
@@ -27,7 +27,13 @@ pub(crate) struct Request {
     pub(crate) plan: Arc<ContainerPlan>,
     pub(crate) created_at: SystemTime,
     /// The container whose processes this one joins, where the plan names one.
-    pub(crate) target: Option<ContainerId>,
+    pub(crate) target: Option<Target>,
+}
+
+/// A container whose processes another one joins.
+pub(crate) struct Target {
+    pub(crate) id: ContainerId,
+    pub(crate) pid: Option<i32>,
 }
 
 /// A container that was made.
@@ -73,6 +79,8 @@ async fn steps(
 ) -> Result<Container, Error> {
     let steps = &home.steps;
     let Request { id, plan, created_at, target } = request;
+    let backend = home.handlers.backend(&sandbox.plan.runtime_handler);
+    let backend = Arc::new(backend.map_err(|e| Error::at(Step::CreatePlan, e.class(), e))?);
 
     let leased = steps.pass(Step::CreateImage, async {
         home.images.lease(&plan.image.image).map_err(|e| Error::at(Step::CreateImage, e.class(), e))
@@ -129,9 +137,11 @@ async fn steps(
     });
     let ((rootfs, volumes), log) = (root?, log?);
 
+    let joined = target.as_ref().and_then(|target| target.pid);
     let (launch, prepared) = {
         let (own, sandbox, id, plan) = (home.clone(), sandbox.clone(), id.clone(), plan.clone());
-        let (target, facts) = (target.clone(), leased.facts.clone());
+        let (target, facts) = (target.as_ref().map(|target| target.id.clone()), leased.facts.clone());
+        let backend = backend.clone();
         // It reads the image's accounts and the host's devices, and may compile a filter.
         let prepare = move || {
             let launch = own.steps.pass_now(Step::CreatePlan, || {
@@ -153,7 +163,20 @@ async fn steps(
                 planned.map(Arc::new).map_err(|e| Error::at(Step::CreatePlan, e.class(), e))
             })?;
             let prepared = own.steps.pass_now(Step::CreatePrepare, || {
-                let prepared = own.engine.prepare(&launch, rootfs, log);
+                let prepared = match &*backend {
+                    Backend::Native => own.engine.prepare(&launch, rootfs, log),
+                    Backend::Oci(program) => {
+                        let (record, bundle) = (&sandbox.record, own.bundle_dir(&id));
+                        let around = Surroundings {
+                            bundle: &bundle,
+                            program,
+                            netns: record.netns.as_deref(),
+                            monitor: record.monitor.map_or(0, |process| process.pid),
+                            shared_pid: joined.or(record.init_pid),
+                        };
+                        own.engine.prepare_bundle(&launch, rootfs, log, &around)
+                    }
+                };
                 prepared.map_err(|e| Error::at(Step::CreatePrepare, e.class(), e))
             })?;
             Ok::<_, Error>((launch, prepared))
@@ -175,7 +198,7 @@ async fn steps(
         tag: leased.image.tags.first().cloned(),
         digest: leased.image.digests.first().cloned(),
     };
-    let made = Made { image, launch, log_path };
+    let made = Made { image, launch, backend, log_path };
     record.made = Some(made.clone());
     steps.pass(Step::CreateDone, home.save_container(&record)).await?;
     Ok(Container { made, waiting_pid, lease: leased.lease })

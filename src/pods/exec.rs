@@ -5,6 +5,7 @@
 
 use std::{os::fd::OwnedFd, pin::pin, time::Duration};
 
+use engine::Backend;
 use link::ExecOrder;
 use model::{Class, ContainerId};
 use tokio::{io::AsyncReadExt, net::unix::pipe};
@@ -67,11 +68,15 @@ pub(crate) async fn exec_sync(
     let piped = |error: std::io::Error| Error::at(Step::Exec, Class::Exhausted, error);
     let (out_write, mut stdout) = output_pipe().map_err(piped)?;
     let (err_write, mut stderr) = output_pipe().map_err(piped)?;
-    let (engine, launch) = (home.engine.clone(), made.launch.clone());
-    let order = home.blocking(move || engine.exec_order(&launch, argv)).await;
-    let order = order.map_err(|e| Error::at(Step::Exec, e.class(), e))?;
-    let order = ExecOrder { stdout: Some(out_write), stderr: Some(err_write), ..order };
     let exec = sandbox.monitor.next_exec();
+    let (engine, launch, backend, bundle) =
+        (home.engine.clone(), made.launch.clone(), made.backend.clone(), home.bundle_dir(id));
+    let order = home.blocking(move || match *backend {
+        Backend::Native => engine.exec_order(&launch, argv),
+        Backend::Oci(_) => engine.exec_by_runtime(&launch, &bundle, &exec.name(), argv),
+    });
+    let order = order.await.map_err(|e| Error::at(Step::Exec, e.class(), e))?;
+    let order = ExecOrder { stdout: Some(out_write), stderr: Some(err_write), ..order };
     let work = async {
         let start = async { sandbox.monitor.exec(id, exec, order).await.map_err(at) };
         let mut running = home.steps.pass(Step::Exec, start).await?;

@@ -10,7 +10,7 @@ use std::{
 };
 
 use aws_lc_rs::rand;
-use engine::Engine;
+use engine::{Engine, RuntimeConfig};
 use images::Images;
 use link::{Monitor, News, RecordedExit};
 use model::{Class, ContainerId, Digest, PodId};
@@ -39,6 +39,8 @@ pub(crate) struct Home {
     pub(crate) trash_bin: TrashBin,
     pub(crate) index: Index,
     pub(crate) steps: Steps,
+    /// What runs the containers of which pods.
+    pub(crate) handlers: RuntimeConfig,
     /// Survives reboots.
     pub(crate) root: PathBuf,
     /// Does not.
@@ -69,6 +71,11 @@ impl Home {
     /// A container's writable layer and the storage of its image's volumes.
     pub(crate) fn container_dir(&self, id: &ContainerId) -> PathBuf {
         self.root.join("containers").join(id.as_str())
+    }
+
+    /// What another runtime is told about a container, and keeps of it.
+    pub(crate) fn bundle_dir(&self, id: &ContainerId) -> PathBuf {
+        self.state.join("bundles").join(id.as_str())
     }
 
     /// Where directories wait to be deleted slowly, on the same filesystem as the writable layers.

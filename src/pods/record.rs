@@ -6,7 +6,7 @@
 use std::{path::PathBuf, sync::Arc, time::SystemTime};
 
 use disk::Store;
-use engine::LaunchPlan;
+use engine::{Backend, LaunchPlan};
 use model::{ContainerId, ContainerPlan, PodId, PodPlan};
 use network::Attachment;
 use serde::{Deserialize, Serialize};
@@ -79,6 +79,9 @@ pub(crate) struct ContainerRecord {
 pub(crate) struct Made {
     pub(crate) image: ImageNames,
     pub(crate) launch: Arc<LaunchPlan>,
+    /// What runs it. Records of releases that knew this engine alone do not say.
+    #[serde(default)]
+    pub(crate) backend: Arc<Backend>,
     pub(crate) log_path: Option<PathBuf>,
 }
 
@@ -108,5 +111,24 @@ impl Records {
             containers: Store::open(&at("containers"), "container", VERSION).map_err(failed(at("containers")))?,
             phases: Store::open(&at("phases"), "phase", VERSION).map_err(failed(at("phases")))?,
         })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_record_that_does_not_say_what_runs_its_container_is_of_this_engine() {
+        let launch: LaunchPlan = serde_json::from_str(include_str!("../engine/tests/golden/plain.json")).unwrap();
+        let image = ImageNames { id: model::Digest::from_sha256([0; 32]), tag: None, digest: None };
+        let made =
+            Made { image, launch: launch.into(), log_path: None, backend: Backend::Oci("/bin/other".into()).into() };
+        let mut written = serde_json::to_value(&made).unwrap();
+        let read: Made = serde_json::from_value(written.clone()).unwrap();
+        assert_eq!(read.backend, made.backend);
+        written.as_object_mut().unwrap().remove("backend");
+        let read: Made = serde_json::from_value(written).unwrap();
+        assert_eq!(*read.backend, Backend::Native);
     }
 }

@@ -84,10 +84,18 @@ pub(crate) async fn unplanned_cgroup(home: &Arc<Home>, pod: &PodCgroup, id: &Con
     removed.map_err(|error| Error::at(Step::ExitCgroup, error.class(), error))
 }
 
-/// Deletes a container's writable layer and volumes: out of sight at once, from the disk in idle time.
+/// Deletes a container's writable layer and volumes: out of sight at once, from the disk in idle time. And its bundle, where
+/// another runtime ran it.
 pub(crate) async fn container_dir(home: &Arc<Home>, id: &ContainerId) -> Result<(), Error> {
-    let (dir, trash) = (home.container_dir(id), home.trash());
-    home.blocking(move || discard(&dir, &trash)).await?;
+    let (dir, bundle, trash) = (home.container_dir(id), home.bundle_dir(id), home.trash());
+    home.blocking(move || {
+        match std::fs::remove_dir_all(&bundle) {
+            Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(Error::file("delete", bundle, error)),
+            _ => {}
+        }
+        discard(&dir, &trash)
+    })
+    .await?;
     home.trash_bin.wake();
     Ok(())
 }

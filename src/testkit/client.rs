@@ -48,7 +48,12 @@ impl Cri {
 
     /// Runs a pod; its id.
     pub async fn run(&mut self, config: &PodSandboxConfig) -> Result<String, Status> {
-        let request = RunPodSandboxRequest { config: Some(config.clone()), ..Default::default() };
+        self.run_by("", config).await
+    }
+
+    /// Runs a pod by a runtime handler; its id.
+    pub async fn run_by(&mut self, handler: &str, config: &PodSandboxConfig) -> Result<String, Status> {
+        let request = RunPodSandboxRequest { config: Some(config.clone()), runtime_handler: handler.to_owned() };
         Ok(self.runtime.run_pod_sandbox(request).await?.into_inner().pod_sandbox_id)
     }
 

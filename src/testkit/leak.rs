@@ -29,9 +29,10 @@ impl Leaks {
         let mut found = Vec::new();
         let dir = places.dir.display().to_string();
         for line in fs::read_to_string("/proc/self/mountinfo").unwrap_or_default().lines() {
-            // The directory of namespaces is a mount of the node, as /run/netns is the host's, and a root of its own is the
-            // test's: they stay with it.
-            let stays = ["netns", "root"].iter().any(|below| line.contains(&format!(" {dir}/{below} rw")));
+            // The directories of namespaces and of bundles are mounts of the node, as /run/netns is the host's, and a root
+            // of its own is the test's: they stay with it.
+            let own = ["netns", "root", "state/bundles"];
+            let stays = own.iter().any(|below| line.contains(&format!(" {dir}/{below} rw")));
             if line.contains(&dir) && !stays {
                 found.push(format!("mount: {line}"));
             }
@@ -52,9 +53,9 @@ impl Leaks {
             found.push(format!("process: {} ({})", process.pid, process.name));
         }
         // Records, layers, sockets: whatever the rooms call them, what belongs to a pod lies below such a directory.
-        let owned =
-            ["root/containers", "root/records/pods", "root/records/containers", "root/records/phases", "state/pods"];
-        for file in owned.iter().flat_map(|below| entries(&places.dir.join(below))) {
+        let records = ["root/containers", "root/records/pods", "root/records/containers", "root/records/phases"];
+        let owned = records.iter().chain(&["state/pods", "state/bundles"]);
+        for file in owned.flat_map(|below| entries(&places.dir.join(below))) {
             found.push(format!("file: {}", file.display()));
         }
         // Leases are named by their addresses; what else lies beside them is the network's.

@@ -54,11 +54,16 @@ impl Scene {
 
     /// The same on a node that is there.
     pub(crate) async fn on(node: TempNode, special: impl FnOnce(&mut PodSandboxConfig)) -> Scene {
+        Scene::by("", node, special).await
+    }
+
+    /// The same by a runtime handler.
+    pub(crate) async fn by(handler: &str, node: TempNode, special: impl FnOnce(&mut PodSandboxConfig)) -> Scene {
         let mut cri = node.client().await;
         let mut config = testkit::pod("scene", node.dir());
         namespaces(&mut config);
         special(&mut config);
-        let pod = cri.run(&config).await.expect("the pod runs");
+        let pod = cri.run_by(handler, &config).await.expect("the pod runs");
         Scene { node, cri, config, pod }
     }
 

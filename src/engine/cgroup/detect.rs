@@ -25,6 +25,8 @@ pub enum Layout {
 pub struct V1 {
     /// Every mounted hierarchy, named ones (`name=systemd`) included.
     pub hierarchies: Vec<Hierarchy>,
+    /// The root of a version 2 tree beside them. Nothing of ours goes there; other runtimes put their containers there too.
+    pub beside: Option<OwnedFd>,
 }
 
 /// One tree of version 1.
@@ -60,12 +62,13 @@ impl Layout {
         match found {
             Found::Nothing => Err(Error::NoCgroups),
             Found::V2(mount) => Ok(Layout::V2(V2 { root: open(&mount)?, mount })),
-            Found::V1(found) => {
+            Found::V1(found, beside) => {
                 let mut hierarchies = Vec::with_capacity(found.len());
                 for (controllers, mount) in found {
                     hierarchies.push(Hierarchy { root: open(&mount)?, controllers, mount });
                 }
-                Ok(Layout::V1(V1 { hierarchies }))
+                let beside = beside.map(|mount| open(&mount)).transpose()?;
+                Ok(Layout::V1(V1 { hierarchies, beside }))
             }
         }
     }
@@ -103,7 +106,7 @@ impl Hierarchy {
 
 #[derive(Debug, PartialEq, Eq)]
 enum Found {
-    V1(Vec<(Vec<String>, PathBuf)>),
+    V1(Vec<(Vec<String>, PathBuf)>, Option<PathBuf>),
     V2(PathBuf),
     Nothing,
 }
@@ -128,12 +131,12 @@ fn sort(mounts: &[MountEntry], own: &str) -> Found {
             hierarchies.push((controllers, mount.to_path_buf()));
         }
     }
+    let v2 = mounts.iter().find(|mount| mount.fstype == "cgroup2").map(|mount| mount.mount_point.clone());
     // systemd keeps a named hierarchy beside version 2 on some hosts: it limits nothing and counts for nothing.
     if hierarchies.iter().flat_map(|(names, _)| names).any(|name| !name.starts_with("name=")) {
-        return Found::V1(hierarchies);
+        return Found::V1(hierarchies, v2);
     }
-    let v2 = mounts.iter().find(|mount| mount.fstype == "cgroup2");
-    v2.map_or(Found::Nothing, |mount| Found::V2(mount.mount_point.clone()))
+    v2.map_or(Found::Nothing, Found::V2)
 }
 
 #[cfg(test)]
@@ -165,7 +168,8 @@ mod tests {
             mount("/sys/fs/cgroup/unified", "cgroup2", "rw"),
         ];
         let own = "4:memory:/a\n3:cpu,cpuacct:/\n2:name=systemd:/x\n5:blkio:/\n0::/y\n";
-        let Found::V1(found) = sort(&mounts, own) else { panic!("not version 1") };
+        let Found::V1(found, beside) = sort(&mounts, own) else { panic!("not version 1") };
+        assert_eq!(beside.as_deref(), Some(Path::new("/sys/fs/cgroup/unified")));
         let found: Vec<(String, &Path)> =
             found.iter().map(|(names, mount)| (names.join(","), mount.as_path())).collect();
         assert_eq!(

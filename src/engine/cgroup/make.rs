@@ -72,9 +72,13 @@ impl Cgroups {
         }
     }
 
+    /// Every tree in which something of a container may be.
     pub(super) fn roots(&self) -> impl Iterator<Item = BorrowedFd<'_>> {
         let (v1, v2) = match &self.layout {
-            Layout::V1(v1) => (Some(v1.hierarchies.iter().map(|hierarchy| hierarchy.root.as_fd())), None),
+            Layout::V1(v1) => {
+                let beside = v1.beside.as_ref().map(AsFd::as_fd);
+                (Some(v1.hierarchies.iter().map(|hierarchy| hierarchy.root.as_fd())), beside)
+            }
             Layout::V2(v2) => (None, Some(v2.root.as_fd())),
         };
         v1.into_iter().flatten().chain(v2)

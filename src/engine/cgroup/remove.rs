@@ -14,7 +14,7 @@ use nix::{
 };
 
 use super::{
-    Cgroups, PodCgroup, failed,
+    Cgroups, Layout, PodCgroup, V1, failed,
     kill::{children, remove_tree},
     make::{open_dir, open_file},
     relative,
@@ -63,6 +63,10 @@ impl Cgroups {
     /// Removes a pod's cgroup where it is ours, and the directory above it when that was the last pod.
     pub fn remove_pod(&self, pod: &PodCgroup) -> Result<()> {
         if !pod.ours {
+            if let Layout::V1(V1 { beside: Some(root), .. }) = &self.layout {
+                // Another runtime made it there, and the kubelet does not know. Refused where somebody uses it.
+                let _ = unlinkat(root, relative(&pod.path), UnlinkatFlags::RemoveDir);
+            }
             return Ok(());
         }
         self.remove(&pod.path)?;

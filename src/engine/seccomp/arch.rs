@@ -48,6 +48,18 @@ impl Arch {
         })
     }
 
+    /// The name that profiles and the OCI specification use.
+    pub fn profile_name(self) -> &'static str {
+        match self {
+            Arch::X86_64 => "SCMP_ARCH_X86_64",
+            Arch::X86 => "SCMP_ARCH_X86",
+            Arch::X32 => "SCMP_ARCH_X32",
+            Arch::Aarch64 => "SCMP_ARCH_AARCH64",
+            Arch::Arm => "SCMP_ARCH_ARM",
+            Arch::Riscv64 => "SCMP_ARCH_RISCV64",
+        }
+    }
+
     /// Name in Go's spelling, which profiles use in `includes.arches`.
     pub fn go_name(self) -> &'static str {
         match self {

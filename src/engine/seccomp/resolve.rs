@@ -141,7 +141,7 @@ fn refuse_unknown(profile: &Profile) -> Result<(), String> {
 }
 
 /// The architectures to judge, the native one first. A profile that names none means the native one.
-fn architectures(profile: &Profile, native: Arch) -> Result<Vec<Arch>, String> {
+pub fn architectures(profile: &Profile, native: Arch) -> Result<Vec<Arch>, String> {
     let mut archs = vec![native];
     let mut add = |name: &String| -> Result<(), String> {
         if !name.starts_with("SCMP_ARCH_") {

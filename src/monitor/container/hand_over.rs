@@ -2,7 +2,7 @@
 
 use std::os::fd::{AsFd, BorrowedFd};
 
-use engine::launch::Kept;
+use engine::{launch::Kept, runtime::Runtime};
 use kernel::{
     poll::{Epoll, Interest},
     process::Pid,
@@ -25,13 +25,19 @@ impl Container {
         let life = match (&self.phase, &self.live) {
             (Phase::Ended { .. }, _) => None,
             // A waiting child that has been killed, or has failed, is about to end.
-            (Phase::Waiting, Some(live)) if live.word.is_some() && live.failure.is_none() => {
+            (Phase::Waiting, Some(live))
+                if (live.word.is_some() || self.runtime.is_some()) && live.failure.is_none() =>
+            {
                 Some(live.handed(self.pid, passing))
             }
             (Phase::Running { .. }, Some(live)) => Some(live.handed(self.pid, passing)),
             _ => return None,
         };
-        Some(wire::HandedContainer { now: self.now(), pid: self.pid_space.into(), life })
+        let runtime = self.runtime.as_ref().map(|runtime| {
+            let [bundle, mounts] = runtime.descriptors();
+            runtime.told(passing.pass_borrowed(bundle), passing.pass_borrowed(mounts))
+        });
+        Some(wire::HandedContainer { now: self.now(), pid: self.pid_space.into(), life, runtime })
     }
 
     /// Takes it over, and watches it.
@@ -45,25 +51,40 @@ impl Container {
         let phase = match (&now.exited, &handed.life, started) {
             (Some(exited), None, _) => Phase::Ended { started, record: record_from_wire(exited) },
             (None, Some(_), Some(since)) => Phase::Running { since },
-            (None, Some(life), None) if life.word_fd.is_some() => Phase::Waiting,
+            (None, Some(life), None) if life.word_fd.is_some() || handed.runtime.is_some() => Phase::Waiting,
             _ => return Err(Error::Wrong { what: "a container's state", value: format!("{now:?}") }),
         };
         let live = handed.life.map(Live::taken).transpose()?;
+        let runtime = handed.runtime.map(|told| {
+            let (bundle, mounts) =
+                (take(told.bundle_fd, "a bundle")?, take(told.mount_namespace_fd, "a runtime's mounts")?);
+            let runtime = Runtime::retold(&told, bundle, mounts);
+            runtime.map_err(|failure| Error::Wrong { what: "a runtime", value: failure.to_string() })
+        });
+        let runtime = runtime.transpose()?;
         if let Some(live) = &live {
             live.watch(number, epoll)?;
         }
-        Ok(Container { number, id, pid, phase, pid_space, live, log_health: LogHealth::default() })
+        let log_health = LogHealth::default();
+        Ok(Container { number, id, pid, phase, pid_space, live, log_health, runtime, early_end: None })
     }
 
     /// Every descriptor that it owns.
     pub(crate) fn descriptors(&self) -> Vec<BorrowedFd<'_>> {
-        let Some(live) = &self.live else { return Vec::new() };
+        let of_runtime = self.runtime.iter().flat_map(Runtime::descriptors);
+        let Some(live) = &self.live else { return of_runtime.collect() };
         let kept = &live.kept;
         let always = [live.pidfd.as_fd(), kept.kill_dir.as_fd()];
         let optional = [&live.word, &live.stdin, &live.slave, &kept.cgroup_dir, &kept.oom];
         let outputs = live.outputs.iter().flatten().map(AsFd::as_fd);
         let others = optional.into_iter().flatten().map(AsFd::as_fd).chain(live.log.state().0);
-        always.into_iter().chain(outputs).chain(others).chain(kept.tasks.iter().map(AsFd::as_fd)).collect()
+        always
+            .into_iter()
+            .chain(outputs)
+            .chain(others)
+            .chain(kept.tasks.iter().map(AsFd::as_fd))
+            .chain(of_runtime)
+            .collect()
     }
 }
 

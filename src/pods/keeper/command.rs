@@ -90,7 +90,7 @@ impl Keeper {
         }
         let target = match &plan.security.pid {
             model::ContainerPid::Target(target) => match index::container(&self.containers, target) {
-                Ok((id, _)) => Some(id.clone()),
+                Ok((id, kept)) => Some(create::Target { id: id.clone(), pid: kept.pid() }),
                 // The launch plan refuses it, in the request's own words.
                 Err(Error::NoContainer { .. }) => None,
                 Err(error) => return answer(reply, Err(error)),

@@ -12,6 +12,7 @@ mod files;
 mod net;
 mod processes;
 mod report;
+mod system_call;
 mod view;
 
 use std::{env, ffi::OsString, process::ExitCode};
@@ -58,6 +59,7 @@ const VERBS: &[Verb] = &[
     ("set-hostname NAME", "change the host name", files::set_hostname),
     ("http PORT [TEXT]", "answer every request with 200 and the text", net::http),
     ("get HOST:PORT", "body of GET / there", net::get),
+    ("system-calls", "how every system call ends, as JSON", system_call::system_calls),
     ("listening", "TCP ports that listen in my network namespace", net::listening),
 ];
 

@@ -6,7 +6,7 @@ use std::{
     collections::BTreeMap,
     env, fs,
     io::{self, IsTerminal},
-    os::unix::fs::MetadataExt,
+    os::{fd::AsFd, unix::fs::MetadataExt},
     path::Path,
 };
 
@@ -39,6 +39,37 @@ const GUARDED: &[&str] = &[
     "/sys/fs/cgroup",
 ];
 
+/// Files of cgroups that say what a process may use: of version 1, then of version 2.
+const LIMITS: &[&str] = &[
+    "memory/memory.limit_in_bytes",
+    "memory/memory.memsw.limit_in_bytes",
+    "memory/memory.soft_limit_in_bytes",
+    "memory/memory.swappiness",
+    "memory/memory.use_hierarchy",
+    "memory/memory.oom_control",
+    "cpu/cpu.shares",
+    "cpu/cpu.cfs_quota_us",
+    "cpu/cpu.cfs_period_us",
+    "cpuset/cpuset.cpus",
+    "cpuset/cpuset.mems",
+    "pids/pids.max",
+    "devices/devices.list",
+    "blkio/blkio.weight",
+    "hugetlb/hugetlb.2MB.limit_in_bytes",
+    "freezer/freezer.state",
+    "memory.max",
+    "memory.high",
+    "memory.swap.max",
+    "memory.oom.group",
+    "cpu.weight",
+    "cpu.max",
+    "cpuset.cpus",
+    "cpuset.mems",
+    "pids.max",
+    "io.weight",
+    "hugetlb.2MB.max",
+];
+
 pub(crate) fn report(_: &[String]) -> Done {
     let status = status();
     let field = |name: &str| status.get(name).cloned().unwrap_or_default();
@@ -69,6 +100,11 @@ pub(crate) fn report(_: &[String]) -> Done {
         "namespaces": namespaces(),
         "uid_map": read("/proc/self/uid_map"),
         "cgroups": read("/proc/self/cgroup").lines().map(str::to_owned).collect::<Vec<_>>(),
+        "limits_of_cgroup": limits_of_cgroup(),
+        "session": session(),
+        "timerslack_ns": read("/proc/self/timerslack_ns"),
+        "coredump_filter": read("/proc/self/coredump_filter"),
+        "scheduling": scheduling(),
         "mounts": mounts(),
         "root": json!({ "write": tried_file("/.probe-was-here") }),
         "devices": devices(Path::new("/dev")),
@@ -111,6 +147,35 @@ fn namespaces() -> BTreeMap<String, String> {
         .flatten()
         .filter_map(|link| Some((lossy(link.file_name()), fs::read_link(link.path()).ok()?.display().to_string())));
     links.collect()
+}
+
+/// What the cgroup of this process is limited to, as far as a mount in the container shows it; of either version.
+fn limits_of_cgroup() -> BTreeMap<String, String> {
+    let files = LIMITS.iter().map(|name| format!("/sys/fs/cgroup/{name}"));
+    files.filter_map(|path| Some((path.clone(), fs::read_to_string(path).ok()?.trim_end().to_owned()))).collect()
+}
+
+/// Whether it leads a session and a process group, and the size of its terminal.
+fn session() -> Value {
+    let own = nix::unistd::Pid::this();
+    let stat = read("/proc/self/stat");
+    let fields: Vec<_> = stat.rsplit_once(')').map_or("", |(_, rest)| rest).split_whitespace().collect();
+    let number = |at: usize| fields.get(at).and_then(|field| field.parse::<i32>().ok());
+    json!({
+        "leads_session": number(3) == Some(own.as_raw()),
+        "leads_group": number(2) == Some(own.as_raw()),
+        "has_terminal": number(4) != Some(0),
+        "size": kernel::tty::window_size(io::stdin().as_fd()).ok().map(|size| [size.rows, size.columns]),
+    })
+}
+
+/// Policy, priorities and the last fields of the scheduler that a parent may hand down.
+fn scheduling() -> BTreeMap<String, String> {
+    let table = read("/proc/self/sched");
+    let rows = table.lines().filter_map(|line| line.split_once(':'));
+    rows.map(|(name, value)| (name.trim().to_owned(), value.trim().to_owned()))
+        .filter(|(name, _)| matches!(name.as_str(), "policy" | "prio"))
+        .collect()
 }
 
 fn mounts() -> Vec<Value> {

@@ -273,7 +273,7 @@ impl Pod {
     pub(crate) async fn start_exec(&self, id: &ContainerId, argv: &[&str]) -> Result<(File, Exec), link::Error> {
         let (read, write) = nix::unistd::pipe2(nix::fcntl::OFlag::O_CLOEXEC).unwrap();
         let order = ExecOrder {
-            process: process(argv),
+            process: Some(process(argv)),
             seccomp: None,
             stdin: None,
             stdout: Some(write.try_clone().unwrap()),

@@ -1,0 +1,382 @@
+//! Containers that another OCI runtime runs: the runtime's commands under way, and what comes of each.
+//!
+//! ```text
+//!  create   the command stands in for the container while it prepares; what it leaves behind is the container's process
+//!  start    the container starts while the command runs; an end seen meanwhile is told after it
+//!  kill     a polite signal goes by the runtime. SIGKILL does not: it must not depend on one
+//!  delete   before the container is forgotten; a runtime that cannot is no reason to keep it
+//!  exec     the command stands in for the exec; what it leaves behind is the exec's process
+//! ```
+//! Every command has a deadline, at which it is killed with all of its session.
+
+use std::{
+    os::fd::{AsFd, OwnedFd},
+    time::{Duration, Instant},
+};
+
+use engine::{
+    launch::{Failure, Heard, hear},
+    runtime::{self, CREATE, Run},
+};
+use kernel::{
+    clock::realtime_ns,
+    process::{self, Ended, Pid, pidfd_open, pidfd_send_signal},
+};
+use link::wire;
+use model::ContainerId;
+use nix::libc;
+use wire::monitor_reply::Result as Reply;
+
+use crate::{
+    asker::Asker,
+    container::{Container, Phase},
+    pod::Pod,
+    say,
+};
+
+/// How long a command may take that sets up a container or a process. Less than the daemon waits for it, which so hears why.
+const LONG: Duration = Duration::from_secs(50);
+
+/// How long one may take that only signals or clears away; likewise.
+const SHORT: Duration = Duration::from_secs(4);
+
+/// Orphans whose ends are remembered while commands run: one of them may be what a command has left.
+const STRANGERS: usize = 64;
+
+/// The runtime's commands under way.
+#[derive(Debug, Default)]
+pub(crate) struct Commands {
+    under_way: Vec<Command>,
+    /// Orphans that ended before any command said that they were its.
+    strangers: Vec<(Pid, Ended)>,
+}
+
+#[derive(Debug)]
+struct Command {
+    pid: Pid,
+    name: String,
+    /// `None` once it has been killed for it.
+    deadline: Option<Instant>,
+    /// Where nobody else listens to it.
+    word: Option<OwnedFd>,
+    /// The container's number.
+    container: u64,
+    purpose: Purpose,
+}
+
+#[derive(Debug)]
+enum Purpose {
+    Create,
+    Start,
+    Kill {
+        asker: Asker,
+    },
+    Delete {
+        then: Vec<Then>,
+    },
+    /// Of the exec with this number.
+    Exec {
+        number: u64,
+    },
+}
+
+/// Who hears that a container is forgotten.
+#[derive(Debug)]
+pub(crate) enum Then {
+    /// Whoever wanted it so.
+    Done(Asker),
+    /// Whoever wanted it made.
+    Failed(Asker, Failure),
+}
+
+impl Commands {
+    /// Whether none is under way.
+    pub(crate) fn is_empty(&self) -> bool {
+        self.under_way.is_empty()
+    }
+
+    /// When the first has to be ended.
+    pub(crate) fn deadline(&self) -> Option<Instant> {
+        self.under_way.iter().filter_map(|command| command.deadline).min()
+    }
+
+    /// Kills those that have taken too long. Their ends say so.
+    pub(crate) fn kill_overdue(&mut self) {
+        let now = Instant::now();
+        for command in &mut self.under_way {
+            if command.deadline.is_some_and(|deadline| deadline <= now) {
+                command.deadline = None;
+                kill_session(command.pid);
+            }
+        }
+    }
+
+    /// An orphan has ended that is nobody's yet.
+    pub(crate) fn note_stranger(&mut self, pid: Pid, ended: Ended) {
+        if !self.under_way.is_empty() {
+            self.strangers.truncate(STRANGERS - 1);
+            self.strangers.insert(0, (pid, ended));
+        }
+    }
+
+    /// Strangers that nobody can ask for any more are forgotten.
+    pub(crate) fn forget_strangers(&mut self) {
+        if self.under_way.is_empty() {
+            self.strangers = Vec::new();
+        }
+    }
+
+    fn add(&mut self, container: u64, name: &str, pid: Pid, word: Option<OwnedFd>, purpose: Purpose) {
+        let patience = match purpose {
+            Purpose::Create | Purpose::Start | Purpose::Exec { .. } => LONG,
+            Purpose::Kill { .. } | Purpose::Delete { .. } => SHORT,
+        };
+        let deadline = Some(Instant::now() + patience);
+        self.under_way.push(Command { pid, name: name.to_owned(), deadline, word, container, purpose });
+    }
+
+    fn is_starting(&self, container: u64) -> bool {
+        self.under_way.iter().any(|command| command.container == container && matches!(command.purpose, Purpose::Start))
+    }
+}
+
+impl Command {
+    /// Why it failed; `None` when it did not.
+    fn failure(&self, container: Option<&Container>, ended: Ended) -> Option<Failure> {
+        if let Some(Heard::Failed(failure)) = self.word.as_ref().map(|word| hear(word.as_fd())) {
+            return Some(failure);
+        }
+        let runtime = container.and_then(|container| container.runtime.as_ref());
+        let who = format!("{} {}", runtime.map_or("runtime".to_owned(), runtime::Runtime::name), verb(&self.name));
+        if self.deadline.is_none() {
+            return Some(Failure::wrong(format!("{who}: no end in time: it was killed")));
+        }
+        if ended == Ended::Code(0) {
+            return None;
+        }
+        let why = runtime.and_then(|runtime| runtime.complaint(&self.name)).unwrap_or_else(|| match ended {
+            Ended::Code(code) => format!("exit code {code}"),
+            Ended::Signal(number) => format!("ended by signal {number}"),
+        });
+        Some(Failure::wrong(format!("{who}: {why}")))
+    }
+}
+
+impl Pod {
+    /// Has another runtime make a container.
+    pub(crate) fn begin_by_runtime(
+        &mut self,
+        number: u64,
+        id: ContainerId,
+        asker: Asker,
+        order: &wire::Launch,
+        fds: Vec<OwnedFd>,
+    ) -> Result<(), Failure> {
+        let (launched, runtime) = runtime::create(order, fds)?;
+        let pid = launched.pid;
+        let container = Container::new(number, id, launched, order, asker, &self.epoll)
+            .map_err(|error| Failure::new("watch the container", &error))?;
+        self.containers.push(Container { runtime: Some(runtime), ..container });
+        self.commands.add(number, CREATE, pid, None, Purpose::Create);
+        Ok(())
+    }
+
+    /// Starts a container that another runtime has made.
+    pub(crate) fn start_by_runtime(&mut self, index: usize, asker: Asker) {
+        let container = &mut self.containers[index];
+        let (number, name) = (container.number, "start");
+        let run = container.runtime.as_ref().map(|runtime| runtime.start(container.id.as_str(), name));
+        match run {
+            Some(Ok(run)) => {
+                container.phase = Phase::Starting { asker };
+                self.commands.add(number, name, run.pid, Some(run.word), Purpose::Start);
+            }
+            Some(Err(failure)) => self.answer(asker, Err(failure)),
+            None => self.answer(asker, Err(Failure::wrong("the container does not wait for its start"))),
+        }
+    }
+
+    /// Sends a polite signal by the runtime. Answers whether this is a container of one.
+    pub(crate) fn kill_by_runtime(&mut self, index: usize, asker: Asker, signal: i32) -> bool {
+        let name = format!("kill-{}", self.number());
+        let container = &self.containers[index];
+        let Some(runtime) = &container.runtime else { return false };
+        match runtime.kill(container.id.as_str(), &name, signal) {
+            Ok(Run { pid, word, .. }) => {
+                self.commands.add(container.number, &name, pid, Some(word), Purpose::Kill { asker });
+            }
+            Err(failure) => self.answer(asker, Err(failure)),
+        }
+        true
+    }
+
+    /// Lets go of a container that has ended, or never began: its runtime first.
+    pub(crate) fn dismiss(&mut self, index: usize, then: Then) {
+        let container = &self.containers[index];
+        let number = container.number;
+        let deleting = self.commands.under_way.iter_mut().find(|command| command.container == number);
+        if let Some(Command { purpose: Purpose::Delete { then: others }, .. }) = deleting {
+            return others.push(then);
+        }
+        let Some(runtime) = &container.runtime else { return self.dismissed(number, vec![then]) };
+        match runtime.delete(container.id.as_str(), "delete") {
+            Ok(run) => {
+                let purpose = Purpose::Delete { then: vec![then] };
+                self.commands.add(number, "delete", run.pid, Some(run.word), purpose);
+            }
+            Err(failure) => {
+                say(&format!("container {}: {failure}", container.id));
+                self.dismissed(number, vec![then]);
+            }
+        }
+    }
+
+    fn dismissed(&mut self, number: u64, then: Vec<Then>) {
+        let Some(index) = self.numbered(number) else { return };
+        let unrecorded = self.forget_record(index);
+        if unrecorded.is_none() {
+            self.drop_container(index);
+        }
+        for then in then {
+            match (then, unrecorded.clone()) {
+                (Then::Done(asker), None) => self.done(asker),
+                (Then::Done(asker), Some(failure)) | (Then::Failed(asker, failure), _) => {
+                    self.answer(asker, Err(failure));
+                }
+            }
+        }
+    }
+
+    /// Watches the command that puts a process into a container.
+    pub(crate) fn await_exec(&mut self, container: u64, name: &str, pid: Pid, number: u64) {
+        self.commands.add(container, name, pid, None, Purpose::Exec { number });
+    }
+
+    /// Whether the end of a container's process has to wait until it is known that the process had begun.
+    pub(crate) fn is_started_by_runtime(&self, number: u64) -> bool {
+        self.commands.is_starting(number)
+    }
+
+    /// If this process was a command: what comes of it. Answers whether it was one.
+    pub(crate) fn command_ended(&mut self, pid: Pid, ended: Ended) -> bool {
+        let Some(at) = self.commands.under_way.iter().position(|command| command.pid == pid) else { return false };
+        let command = self.commands.under_way.swap_remove(at);
+        let index = self.numbered(command.container);
+        let container = index.map(|index| &self.containers[index]);
+        let failure = command.failure(container, ended);
+        match (command.purpose, index) {
+            (Purpose::Create, Some(index)) => self.made_by_runtime(index, failure),
+            (Purpose::Start, Some(index)) => self.started_by_runtime(index, failure),
+            (Purpose::Kill { asker }, index) => {
+                let is_over = index.is_none_or(|index| self.containers[index].has_ended());
+                match failure.filter(|_| !is_over) {
+                    Some(failure) => self.answer(asker, Err(failure)),
+                    None => self.done(asker),
+                }
+            }
+            (Purpose::Delete { then }, Some(index)) => {
+                if let (Some(failure), id) = (failure, &self.containers[index].id) {
+                    // What is left of it goes with its bundle and its cgroup.
+                    say(&format!("container {id}: {failure}"));
+                }
+                self.dismissed(command.container, then);
+            }
+            (Purpose::Exec { number }, _) => self.entered_by_runtime(number, &command.name, failure),
+            (Purpose::Create | Purpose::Start | Purpose::Delete { .. }, None) => {}
+        }
+        if let Some(runtime) = self.numbered(command.container).and_then(|i| self.containers[i].runtime.as_ref()) {
+            runtime.tidy(&command.name);
+        }
+        true
+    }
+
+    fn made_by_runtime(&mut self, index: usize, failure: Option<Failure>) {
+        // Why it could not become the runtime may lie unread beside the news of its end.
+        let number = self.containers[index].number;
+        self.hear_container(number);
+        let container = &mut self.containers[index];
+        let said = container.live.as_mut().and_then(|live| live.failure.take());
+        let made = match said.or(failure) {
+            Some(failure) => Err(failure),
+            None => container.adopt(&self.epoll),
+        };
+        match (&container.phase, made) {
+            (Phase::Preparing { asker }, Ok(())) => {
+                let (asker, pid) = (*asker, container.pid.0);
+                container.phase = Phase::Waiting;
+                self.answer(asker, Ok(Reply::Created(wire::Created { pid })));
+            }
+            (Phase::Preparing { asker }, Err(failure)) => {
+                let then = Then::Failed(*asker, failure);
+                container.kill_whole();
+                self.dismiss(index, then);
+            }
+            (Phase::Forgotten { asker }, _) => {
+                let then = Then::Done(*asker);
+                container.kill_whole();
+                self.dismiss(index, then);
+            }
+            _ => {}
+        }
+    }
+
+    fn started_by_runtime(&mut self, index: usize, failure: Option<Failure>) {
+        let container = &mut self.containers[index];
+        let Phase::Starting { asker } = container.phase else { return };
+        let early_end = container.early_end.take();
+        match failure {
+            None => {
+                let since = early_end.map_or_else(realtime_ns, |(_, at)| at);
+                container.phase = Phase::Running { since };
+                self.tell_started(index, asker, since);
+            }
+            Some(failure) => {
+                if let Some(live) = &mut container.live {
+                    live.failure = Some(failure);
+                }
+                // Whatever it is now, nobody has been told that it runs.
+                container.kill_whole();
+            }
+        }
+        if let Some((ended, _)) = early_end {
+            self.container_ended(index, ended);
+        }
+    }
+
+    fn entered_by_runtime(&mut self, number: u64, name: &str, failure: Option<Failure>) {
+        let Some(exec) = self.execs.iter().find(|exec| exec.is(number)) else { return };
+        let runtime = self.numbered(exec.container).and_then(|index| self.containers[index].runtime.as_ref());
+        let left = runtime.and_then(|runtime| runtime.child(name).ok());
+        let pidfd = left.and_then(|pid| pidfd_open(pid).ok());
+        if let Some(failure) = failure {
+            // It may have been cut short after its work was done.
+            let _ = pidfd.map(|process| pidfd_send_signal(process.as_fd(), libc::SIGKILL));
+            return self.exec_entered(number, Err(failure), None);
+        }
+        let end = match pidfd.map(|process| process::wait(process.as_fd())) {
+            Some(Ok(end)) => Some(end),
+            // Reaped already, before anybody knew whose it was; or never there.
+            _ => self.commands.strangers.iter().find(|(pid, _)| Some(*pid) == left).map(|(_, ended)| Some(*ended)),
+        };
+        match (left, end) {
+            (Some(pid), Some(early_end)) => self.exec_entered(number, Ok(pid), early_end),
+            _ => {
+                let unseen = Failure::wrong("the runtime left no process that could be watched");
+                self.exec_entered(number, Err(unseen), None);
+            }
+        }
+    }
+}
+
+/// Kills a command with everything it has started. Not reaped, so the number is still its own.
+pub(crate) fn kill_session(leader: Pid) {
+    let pid = nix::unistd::Pid::from_raw(leader.0);
+    let _ = nix::sys::signal::killpg(pid, nix::sys::signal::Signal::SIGKILL);
+    // It may not have come as far as a session of its own.
+    let _ = nix::sys::signal::kill(pid, nix::sys::signal::Signal::SIGKILL);
+}
+
+/// `exec-7` is an `exec`.
+fn verb(name: &str) -> &str {
+    name.split('-').next().unwrap_or(name)
+}
