@@ -25,6 +25,9 @@ struct Difference {
     /// What it is by this engine, and by the other.
     ours: String,
     theirs: String,
+    /// It is a race of theirs: not every run shows it.
+    #[serde(default)]
+    sometimes: bool,
     /// Why.
     reason: String,
     /// By which runtimes it was seen.
@@ -62,7 +65,7 @@ impl List {
     /// Reasons for what nobody shows any more.
     pub(crate) fn unused(&self) -> String {
         let mut unused = String::new();
-        for one in &self.difference {
+        for one in self.difference.iter().filter(|one| !one.sometimes) {
             let missing: Vec<_> = one.by.iter().filter(|name| !one.seen.contains(name)).collect();
             if !missing.is_empty() {
                 writeln!(unused, "{missing:?}: {:?}: {}", one.what, one.reason).expect("a text can be written to");
