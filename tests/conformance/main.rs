@@ -8,7 +8,7 @@
 
 use std::{
     collections::BTreeSet,
-    fs,
+    env, fs,
     path::{Path, PathBuf},
     process::Command,
 };
@@ -17,6 +17,9 @@ use testkit::{DebianRegistry, TempNode};
 
 /// Specs that are not run: their names, each with the reason.
 const SKIPPED: &str = include_str!("skipped.txt");
+
+/// The orders of the long run.
+const SEEDS: &str = "1 2 3 4 5 6 7 8 9 10 11 12 13 14 15 16 17 18 19 20";
 
 /// Groups of specs: what the names of each begin with.
 const GROUPS: [(&str, &[&str]); 5] = [
@@ -30,31 +33,43 @@ const GROUPS: [(&str, &[&str]); 5] = [
 #[tokio::test(flavor = "multi_thread", worker_threads = 1)]
 #[ignore = "needs root: runs critest on a whole node"]
 async fn runtime_info_idempotence_and_pods() {
-    conform("pods").await;
+    conform("pods", &filters("pods"), &[]).await;
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 1)]
 #[ignore = "needs root: runs critest on a whole node"]
 async fn container_life_cycle() {
-    conform("containers").await;
+    conform("containers", &filters("containers"), &[]).await;
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 1)]
 #[ignore = "needs root: runs critest on a whole node"]
 async fn container_mounts_and_memory() {
-    conform("mounts").await;
+    conform("mounts", &filters("mounts"), &[]).await;
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 1)]
 #[ignore = "needs root: runs critest on a whole node"]
 async fn images() {
-    conform("images").await;
+    conform("images", &filters("images"), &[]).await;
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 1)]
 #[ignore = "needs root: runs critest on a whole node"]
 async fn security_context() {
-    conform("security").await;
+    conform("security", &filters("security"), &[]).await;
+}
+
+/// Every spec in one run, again and again: each time in another order, eight at a time. A seed that failed is tried again
+/// alone with `CORACLE_CONFORMANCE_SEEDS=<seed>`.
+#[tokio::test(flavor = "multi_thread", worker_threads = 1)]
+#[ignore = "needs root, and minutes: tests/run seeds"]
+async fn in_twenty_orders_eight_at_a_time() {
+    let seeds = env::var("CORACLE_CONFORMANCE_SEEDS").unwrap_or_else(|_| SEEDS.to_owned());
+    for seed in seeds.split_whitespace() {
+        let order = [format!("-ginkgo.seed={seed}"), "-parallel=8".to_owned()];
+        conform(&format!("seed-{seed}"), &skips(), &order).await;
+    }
 }
 
 #[test]
@@ -76,17 +91,17 @@ fn every_spec_is_run_once_or_is_skipped_by_its_whole_name() {
     assert_eq!(found, all.into_iter().collect::<Vec<_>>());
 }
 
-/// Runs the specs of a group; panics unless all of them pass and nothing is left.
-async fn conform(group: &str) {
-    let wanted = dry_run(&filters(group));
+/// Runs the specs that the filters leave; panics unless all of them pass and nothing is left.
+async fn conform(name: &str, filters: &[String], order: &[String]) {
+    let wanted = dry_run(filters);
     let node = TempNode::start();
     let registry = DebianRegistry::start();
     registry.serve(&node);
     let endpoint = format!("unix://{}", node.socket().display());
-    let log = log_file(group);
+    let log = log_file(name);
     let mut critest = critest();
     critest.args(["-runtime-endpoint", &endpoint, "-image-endpoint", &endpoint, "-ginkgo.timeout=20m"]);
-    critest.args(filters(group));
+    critest.args(filters).args(order);
     let output = fs::File::create(&log).unwrap();
     critest.current_dir(node.dir()).env("TMPDIR", node.dir()).stdout(output.try_clone().unwrap()).stderr(output);
     let segments = shared_memory();
@@ -97,7 +112,7 @@ async fn conform(group: &str) {
     }
     let text = fs::read_to_string(&log).unwrap();
     let summary = text.lines().rev().find(|line| line.contains(" Passed | ")).unwrap_or("critest told no result");
-    eprintln!("{group}: {summary}");
+    eprintln!("{name}: {summary}");
     if !status.success() {
         for line in text.lines().filter(|line| line.trim_start().starts_with("[FAIL]")) {
             eprintln!("{line}");
@@ -121,6 +136,9 @@ fn dry_run(filters: &[String]) -> BTreeSet<String> {
 
 fn critest() -> Command {
     let mut critest = Command::new(root().join("tests/tools/bin/critest"));
+    // With `-parallel` it has itself run by the ginkgo that it finds.
+    let path = env::var("PATH").unwrap_or_default();
+    critest.env("PATH", format!("{}:{path}", root().join("tests/tools/bin").display()));
     // No configuration of the machine it runs on: critest would read /etc/crictl.yaml.
     critest.args(["-config", "/dev/null", "-ginkgo.no-color", "-ginkgo.v"]);
     critest
@@ -130,8 +148,12 @@ fn critest() -> Command {
 fn filters(group: &str) -> Vec<String> {
     let (_, beginnings) = GROUPS.iter().find(|(name, _)| *name == group).unwrap();
     let focus = beginnings.iter().map(|words| format!("-ginkgo.focus={} ", pattern(&format!("[k8s.io] {words}"))));
-    let skip = skipped().into_iter().map(|(name, _)| format!("-ginkgo.skip={}$", pattern(name)));
-    focus.chain(skip).collect()
+    focus.chain(skips()).collect()
+}
+
+/// Arguments that make critest pass over what is skipped.
+fn skips() -> Vec<String> {
+    skipped().into_iter().map(|(name, _)| format!("-ginkgo.skip={}$", pattern(name))).collect()
 }
 
 /// The regular expression that is this text and nothing else.
@@ -150,10 +172,10 @@ fn skipped() -> Vec<(&'static str, &'static str)> {
     lines.map(|line| line.split_once(" # ").unwrap_or((line, ""))).map(|(a, b)| (a.trim(), b.trim())).collect()
 }
 
-fn log_file(group: &str) -> PathBuf {
+fn log_file(name: &str) -> PathBuf {
     let dir = root().join(".cache/logs");
     fs::create_dir_all(&dir).unwrap();
-    dir.join(format!("critest-{group}"))
+    dir.join(format!("critest-{name}"))
 }
 
 /// The repository.
