@@ -28,6 +28,7 @@ impl Cgroups {
     /// Removes a cgroup and all below it from every hierarchy; processes that are left are killed. One that is gone
     /// is fine. A hierarchy that refuses does not keep the others: its error comes last.
     pub fn remove(&self, path: &str) -> Result<()> {
+        let beside = self.beside(path);
         let deadline = Instant::now() + PATIENCE;
         let mut killed = false;
         let mut refused = Ok(());
@@ -43,6 +44,10 @@ impl Cgroups {
                 }
                 wait_for_change(root, path);
             }
+        }
+        if let (Some(root), Some(parent)) = (beside, above(path)) {
+            // Made on the way by the same runtime; the kubelet, of version 1, does not know of it. Refused while others use it.
+            let _ = unlinkat(root, relative(parent), UnlinkatFlags::RemoveDir);
         }
         refused
     }
@@ -63,14 +68,10 @@ impl Cgroups {
     /// Removes a pod's cgroup where it is ours, and the directory above it when that was the last pod.
     pub fn remove_pod(&self, pod: &PodCgroup) -> Result<()> {
         if !pod.ours {
-            if let Layout::V1(V1 { beside: Some(root), .. }) = &self.layout {
-                // Another runtime made it there, and the kubelet does not know. Refused where somebody uses it.
-                let _ = unlinkat(root, relative(&pod.path), UnlinkatFlags::RemoveDir);
-            }
             return Ok(());
         }
         self.remove(&pod.path)?;
-        if let Some((parent, _)) = pod.path.rsplit_once('/').filter(|(parent, _)| !parent.is_empty()) {
+        if let Some(parent) = above(&pod.path) {
             for root in self.roots() {
                 // Refused while other pods are there; whoever makes the next one makes it again.
                 let _ = unlinkat(root, relative(parent), UnlinkatFlags::RemoveDir);
@@ -78,6 +79,17 @@ impl Cgroups {
         }
         Ok(())
     }
+
+    /// The version 2 tree beside version 1, if it has a cgroup at `path`: another runtime has made it then.
+    fn beside(&self, path: &str) -> Option<BorrowedFd<'_>> {
+        let Layout::V1(V1 { beside: Some(root), .. }) = &self.layout else { return None };
+        open_dir(root.as_fd(), path).is_ok().then(|| root.as_fd())
+    }
+}
+
+/// The cgroup above one that is not at the top.
+fn above(path: &str) -> Option<&str> {
+    path.rsplit_once('/').map(|(parent, _)| parent).filter(|parent| !parent.is_empty())
 }
 
 fn is_busy(error: &io::Error) -> bool {
