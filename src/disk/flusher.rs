@@ -119,10 +119,6 @@ fn run(shared: &Shared) {
         waiting.hurry = false;
         waiting.begun += 1;
         drop(waiting);
-        for path in deleted {
-            // The next scan tries again.
-            let _ = fs::remove_file(path);
-        }
         match sync_all(&paths) {
             Ok(()) if failing => {
                 failing = false;
@@ -139,6 +135,15 @@ fn run(shared: &Shared) {
         waiting = shared.lock();
         waiting.finished += 1;
         shared.synced.notify_all();
+        if deleted.is_empty() {
+            continue;
+        }
+        // Last, since nobody waits for it and a disk may take its time; what is not deleted now is by the next scan.
+        drop(waiting);
+        for path in deleted {
+            let _ = fs::remove_file(path);
+        }
+        waiting = shared.lock();
     }
 }
 

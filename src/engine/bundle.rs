@@ -165,6 +165,20 @@ fn write_bundle(plan: &LaunchPlan, around: &Surroundings<'_>) -> Result<(File, O
     for below in ["rootfs", "shm", "state"] {
         make(bundle.join(below))?;
     }
+    // Without a path the runtime would make a new namespace, and nobody would notice.
+    match &plan.namespaces.pid {
+        PidNamespace::Target(target) if around.shared_pid.is_none() => {
+            return Err(Error::Invalid {
+                field: "namespace_options.target_id",
+                value: target.to_string(),
+                want: "the id of a running container of the same pod",
+            });
+        }
+        PidNamespace::Pod if around.shared_pid.is_none() => {
+            return Err(failed("find the pod's init for", bundle)(io::ErrorKind::NotFound.into()));
+        }
+        _ => {}
+    }
     let spec = plan.spec(&places(plan, around)).and_then(|spec| serde_json::to_vec(&spec));
     let written = spec.map_err(io::Error::from).and_then(|text| fs::write(bundle.join("config.json"), text));
     written.map_err(failed("write config.json", bundle))?;

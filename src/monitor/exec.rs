@@ -194,8 +194,11 @@ impl Pod {
                 let asker = *asker;
                 exec.pid = pid;
                 exec.phase = ExecPhase::Running;
-                // Now, and not by the runtime, which knows no directories of execs: what it starts from here on is in it.
-                let _ = kill::move_tree(exec.dir.as_fd(), pid);
+                // Now, and not by the runtime, which knows no directories of execs: what it starts from here on is in it. The
+                // number of one that has been reaped may be anybody's.
+                if early_end.is_none() {
+                    let _ = kill::move_tree(exec.dir.as_fd(), pid);
+                }
                 self.answer(asker, Ok(Reply::ExecStarted(wire::ExecStarted { pid: pid.0 })));
                 if let Some(ended) = early_end {
                     self.exec_ended(index, exit(ended));

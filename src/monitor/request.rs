@@ -122,7 +122,8 @@ impl Pod {
             return self.answer(asker, Err(Failure::wrong("there is no such container")));
         };
         let container = &self.containers[index];
-        if !order.whole && container.process().is_some() && self.kill_by_runtime(index, asker, order.signal) {
+        let is_polite = !order.whole && order.signal != libc::SIGKILL;
+        if is_polite && container.process().is_some() && self.kill_by_runtime(index, asker, order.signal) {
             return;
         }
         let container = &self.containers[index];

@@ -172,7 +172,7 @@ async fn steps(
                             program,
                             netns: record.netns.as_deref(),
                             monitor: record.monitor.map_or(0, |process| process.pid),
-                            shared_pid: joined.or(record.init_pid),
+                            shared_pid: if target.is_some() { joined } else { record.init_pid },
                         };
                         own.engine.prepare_bundle(&launch, rootfs, log, &around)
                     }
