@@ -132,18 +132,13 @@ fn run(shared: &Shared) {
                 failing = true;
             }
         }
-        waiting = shared.lock();
-        waiting.finished += 1;
-        shared.synced.notify_all();
-        if deleted.is_empty() {
-            continue;
-        }
-        // Last, since nobody waits for it and a disk may take its time; what is not deleted now is by the next scan.
-        drop(waiting);
+        // Not before: what is to last is not to wait for what is to go. What cannot be deleted now is by the next scan.
         for path in deleted {
             let _ = fs::remove_file(path);
         }
         waiting = shared.lock();
+        waiting.finished += 1;
+        shared.synced.notify_all();
     }
 }
 
