@@ -2,7 +2,8 @@
 //!
 //! A report is made flat: one text for each thing, by a name such as `mounts /proc options`. What no two containers share
 //! (ids, numbers of namespaces and pipes, addresses) is replaced before. What then differs has to be in the list
-//! ([`crate::list`]), and what is in the list has to differ.
+//! ([`crate::list`]), and what is in the list has to differ. That nothing was seen on either side is no equality: a
+//! container that did not come to its report fails, and so does one that all refuse, unless its case says so.
 
 use std::{collections::BTreeMap, fmt::Write as _, fs, path::Path};
 
@@ -18,8 +19,11 @@ use crate::{
     scene::{Scene, probe, security, sleeper},
 };
 
-/// The one thing that is known of a container that was not made.
+/// The one thing that is known of a container that was not made: why not.
 const REFUSED: &str = "refused";
+
+/// The one thing that is known of one that has printed something else: what.
+const NO_REPORT: &str = "no report";
 
 /// A report, flat.
 type Flat = BTreeMap<String, String>;
@@ -40,6 +44,13 @@ async fn a_container_sees_the_same_whoever_runs_it() {
         for other in OTHERS {
             let seen_there;
             (node, seen_there) = seen(node, other, &case, &host).await;
+            if let Some(fault) = nothing_to_compare(case.refused, &native, &seen_there) {
+                writeln!(unlisted, "{:?} on {other}: {fault}", case.name).unwrap();
+                continue;
+            }
+            if case.refused.is_some() {
+                continue;
+            }
             compared += native.len();
             for (name, ours, theirs) in differences(&native, &seen_there) {
                 if !list.explains(case.name, other, &name, ours, theirs) {
@@ -74,8 +85,10 @@ async fn seen(node: TempNode, handler: &str, case: &Case, host: &Path) -> (TempN
     security(&mut config);
     (case.container)(&mut config, host);
     let flat = match scene.try_start(&config).await {
-        // Each in its own words.
-        Err(_) => Flat::from([(REFUSED.to_owned(), "yes".to_owned())]),
+        Err(status) => {
+            let words = status.message().replace(&scene.pod, "POD").replace(&host.display().to_string(), "HOST");
+            Flat::from([(REFUSED.to_owned(), words)])
+        }
         Ok(id) => {
             let text = printed(&mut scene, &config, case.look, &id).await;
             let text = text.replace(&id, "CONTAINER").replace(&scene.pod, "POD");
@@ -108,7 +121,7 @@ fn flat(text: &str, config: &ContainerConfig, look: Look) -> Flat {
             make_comparable(&mut report, shares_host_pids(config) || look == Look::Command);
             flatten("", &report, &mut flat);
         }
-        Err(_) => _ = flat.insert("no report".to_owned(), text.to_owned()),
+        Err(_) => _ = flat.insert(NO_REPORT.to_owned(), text.to_owned()),
     }
     flat
 }
@@ -207,6 +220,26 @@ fn text(value: &Value) -> String {
     value.as_str().map_or_else(|| value.to_string(), str::to_owned)
 }
 
+/// Why two reports that may well be equal prove nothing. `refused`: as its case says.
+fn nothing_to_compare(refused: Option<&str>, ours: &Flat, theirs: &Flat) -> Option<String> {
+    for (who, seen) in [("ours", ours), ("theirs", theirs)] {
+        if let Some(text) = seen.get(NO_REPORT) {
+            return Some(format!("no report by {who}: {text:?}"));
+        }
+        match (refused, seen.get(REFUSED)) {
+            (Some(word), Some(text)) if !text.to_lowercase().contains(word) => {
+                return Some(format!("refused by {who}, but not for its {word:?}: {text}"));
+            }
+            (Some(word), None) => return Some(format!("not refused by {who}, for its {word:?}")),
+            _ => {}
+        }
+    }
+    match (refused, ours.get(REFUSED), theirs.get(REFUSED)) {
+        (None, Some(ours), Some(theirs)) => Some(format!("refused by both\n    ours   {ours}\n    theirs {theirs}")),
+        _ => None,
+    }
+}
+
 /// Everything that is not the same in both, with what it is in each; absent things are said to be.
 fn differences<'a>(ours: &'a Flat, theirs: &'a Flat) -> Vec<(String, &'a str, &'a str)> {
     let names: std::collections::BTreeSet<&String> = ours.keys().chain(theirs.keys()).collect();
@@ -231,4 +264,21 @@ fn every_difference_is_found_and_equal_things_are_none() {
     let theirs = flat(r#"{"a":2,"mounts":[{"at":"/","root":"/","options":["nosuid","rw"]}]}"#);
     let found = differences(&ours, &theirs);
     assert_eq!(found, [("a".to_owned(), "1", "2"), ("mounts /#1 root".to_owned(), "/x", "(absent)")]);
+}
+
+#[test]
+fn that_nothing_was_seen_on_either_side_is_no_equality() {
+    let seen = |name: &str, text: &str| Flat::from([(name.to_owned(), text.to_owned())]);
+    let fails = |refused, ours: &Flat, theirs: &Flat| nothing_to_compare(refused, ours, theirs).is_some();
+    let (report, none) = (seen("pid", "1"), seen(NO_REPORT, "1: no such file"));
+    let (busy, no_room) = (seen(REFUSED, "mount: it is Busy"), seen(REFUSED, "no room"));
+    assert!(!fails(None, &report, &report));
+    assert!(fails(None, &none, &none) && fails(None, &report, &none) && fails(None, &none, &report));
+    assert!(fails(None, &busy, &busy), "refused by both, and nobody said so");
+    // By one of them is a difference, which the list has to explain.
+    assert!(!fails(None, &report, &busy) && !fails(None, &busy, &report));
+    assert_eq!(differences(&report, &busy), [(REFUSED.to_owned(), "(absent)", "mount: it is Busy")]);
+    assert!(!fails(Some("busy"), &busy, &busy));
+    assert!(fails(Some("busy"), &busy, &no_room) && fails(Some("busy"), &busy, &report));
+    assert!(fails(Some("busy"), &report, &report) && fails(Some("busy"), &none, &none));
 }

@@ -1,6 +1,6 @@
 //! `differences.toml`: what is seen otherwise by another runtime, and why that is right.
 
-use std::fmt::Write as _;
+use std::{collections::BTreeSet, fmt::Write as _};
 
 use serde::Deserialize;
 
@@ -11,11 +11,12 @@ pub(crate) struct List {
     difference: Vec<Difference>,
 }
 
-/// One reason. A `*` in a text stands for anything.
+/// One reason. In a text a `*` stands for anything, and `{name}` for anything that is the same wherever it stands in `what`,
+/// `ours` and `theirs`.
 #[derive(Debug, Deserialize)]
 #[serde(deny_unknown_fields)]
 struct Difference {
-    /// By which runtimes; each of them has to show it.
+    /// By which runtimes.
     by: Vec<String>,
     /// Names of cases; all where it says none.
     #[serde(default)]
@@ -30,16 +31,23 @@ struct Difference {
     sometimes: bool,
     /// Why.
     reason: String,
-    /// By which runtimes it was seen.
+    /// Runtimes by which it was seen, each with a thing, and with a case.
     #[serde(skip)]
-    seen: Vec<String>,
+    seen: BTreeSet<[String; 2]>,
 }
 
 impl List {
     /// The list beside this file.
     pub(crate) fn read() -> List {
         let list: List = toml::from_str(include_str!("differences.toml")).expect("the list of differences");
-        assert!(list.difference.iter().all(|one| one.reason.len() > 20), "each has a reason");
+        for one in &list.difference {
+            assert!(one.reason.len() > 20, "each has a reason: {one:?}");
+            let says_something = |text: &String| text.is_empty() || !text.trim_matches('*').is_empty();
+            assert!(
+                [&one.ours, &one.theirs].into_iter().all(says_something),
+                "each says what is on both sides: {one:?}"
+            );
+        }
         list
     }
 
@@ -47,47 +55,105 @@ impl List {
     pub(crate) fn explains(&mut self, case: &str, by: &str, what: &str, ours: &str, theirs: &str) -> bool {
         let mut explained = false;
         for one in &mut self.difference {
-            let fits = one.by.iter().any(|name| name == by)
-                && (one.cases.is_empty() || one.cases.iter().any(|name| name == case))
-                && one.what.iter().any(|pattern| is_like(pattern, what))
-                && is_like(&one.ours, ours)
-                && is_like(&one.theirs, theirs);
-            if fits {
-                explained = true;
-                if !one.seen.iter().any(|name| name == by) {
-                    one.seen.push(by.to_owned());
-                }
+            if !one.by.iter().any(|name| name == by)
+                || !(one.cases.is_empty() || one.cases.iter().any(|name| name == case))
+            {
+                continue;
             }
+            let fits = |pattern: &&String| {
+                all_like(&[(pattern.as_str(), what), (one.ours.as_str(), ours), (one.theirs.as_str(), theirs)])
+            };
+            let Some(pattern) = one.what.iter().find(fits) else { continue };
+            explained = true;
+            one.seen.extend([pattern.as_str(), case].map(|of| [by.to_owned(), of.to_owned()]));
         }
         explained
     }
 
-    /// Reasons for what nobody shows any more.
+    /// Reasons for what nobody shows any more: each of the runtimes has to show each of the things, and it in each of the
+    /// cases.
     pub(crate) fn unused(&self) -> String {
         let mut unused = String::new();
         for one in self.difference.iter().filter(|one| !one.sometimes) {
-            let missing: Vec<_> = one.by.iter().filter(|name| !one.seen.contains(name)).collect();
-            if !missing.is_empty() {
-                writeln!(unused, "{missing:?}: {:?}: {}", one.what, one.reason).expect("a text can be written to");
+            for by in &one.by {
+                let named = one.cases.iter().chain(&one.what);
+                let missing: Vec<_> =
+                    named.filter(|name| !one.seen.contains(&[by, *name].map(String::clone))).collect();
+                if !missing.is_empty() {
+                    writeln!(unused, "{by}: {missing:?}: {}", one.reason).expect("a text can be written to");
+                }
             }
         }
         unused
     }
 }
 
-/// Whether a text is what a pattern says.
-fn is_like(pattern: &str, text: &str) -> bool {
-    match pattern.split_once('*') {
-        None => pattern == text,
-        Some((before, after)) => text.strip_prefix(before).is_some_and(|rest| {
-            rest.char_indices().map(|(at, _)| at).chain([rest.len()]).any(|at| is_like(after, &rest[at..]))
-        }),
-    }
+/// Whether each text is what its pattern says.
+fn all_like(texts: &[(&str, &str)]) -> bool {
+    is_like(texts, &mut Vec::new())
+}
+
+/// The same, with what the names stand for so far.
+fn is_like<'a>(texts: &[(&'a str, &'a str)], names: &mut Vec<(&'a str, &'a str)>) -> bool {
+    let Some(((pattern, text), others)) = texts.split_first() else { return true };
+    let Some(at) = pattern.find(['*', '{']) else { return pattern == text && is_like(others, names) };
+    let Some(rest) = text.strip_prefix(&pattern[..at]) else { return false };
+    let (name, after) = match pattern[at..].strip_prefix('*') {
+        Some(after) => ("", after),
+        None => pattern[at + 1..].split_once('}').expect("a name ends"),
+    };
+    let known = names.iter().find(|(known, _)| !name.is_empty() && *known == name).map(|(_, is)| *is);
+    rest.char_indices().map(|(end, _)| end).chain([rest.len()]).any(|end| {
+        let (is, rest) = rest.split_at(end);
+        if known.is_some_and(|known| known != is) {
+            return false;
+        }
+        let before = names.len();
+        names.push((name, is));
+        let next: Vec<_> = [(after, rest)].into_iter().chain(others.iter().copied()).collect();
+        let fits = is_like(&next, names);
+        names.truncate(before);
+        fits
+    })
 }
 
 #[test]
-fn a_star_stands_for_anything() {
+fn a_star_stands_for_anything_and_a_name_for_the_same_everywhere() {
+    let is_like = |pattern, text| all_like(&[(pattern, text)]);
     assert!(is_like("mounts /proc/* options", "mounts /proc/kcore options"));
     assert!(is_like("*", "") && is_like("a*c*", "abc"));
     assert!(!is_like("a", "ab") && !is_like("*b", "abc"));
+    assert!(is_like("{a}-{a}", "1-1") && !is_like("{a}-{a}", "1-2"));
+    assert!(all_like(&[("1024,{hard}", "1024,20000"), ("{hard},{hard}", "20000,20000")]));
+    assert!(!all_like(&[("1024,{hard}", "1024,20000"), ("{hard},{hard}", "20000,30000")]));
+}
+
+#[test]
+fn what_nobody_shows_any_more_is_named() {
+    let text = r#"
+        [[difference]]
+        by = ["runc", "crun"]
+        cases = ["first", "second"]
+        what = ["a *", "b"]
+        ours = "1"
+        theirs = "2"
+        reason = "they count from another number than we do"
+    "#;
+    let mut list: List = toml::from_str(text).unwrap();
+    assert!(list.explains("first", "runc", "a thing", "1", "2"));
+    for (case, by, what, ours) in [
+        ("third", "runc", "b", "1"),
+        ("first", "youki", "b", "1"),
+        ("first", "runc", "c", "1"),
+        ("first", "runc", "b", "2"),
+    ] {
+        assert!(!list.explains(case, by, what, ours, "2"));
+    }
+    let unused = list.unused();
+    let lines: Vec<_> = unused.lines().map(|line| line.rsplit_once(':').unwrap().0).collect();
+    assert_eq!(lines, [r#"runc: ["second", "b"]"#, r#"crun: ["first", "second", "a *", "b"]"#]);
+    for by in ["runc", "crun"] {
+        assert!(list.explains("second", by, "b", "1", "2") && list.explains("first", by, "a thing", "1", "2"));
+    }
+    assert_eq!(list.unused(), "");
 }

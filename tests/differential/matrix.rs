@@ -32,6 +32,8 @@ pub(crate) struct Case {
     pub(crate) pod: fn(&mut PodSandboxConfig, &str),
     /// The directory holds what the test has made on the host ([`prepare`]).
     pub(crate) container: fn(&mut ContainerConfig, &Path),
+    /// Nobody can make such a container: a word that every refusal of it has, in whatever case.
+    pub(crate) refused: Option<&'static str>,
 }
 
 /// Makes what the cases use of the host.
@@ -62,7 +64,7 @@ pub(crate) fn prepare(host: &Path) {
 }
 
 fn case(name: &'static str, container: fn(&mut ContainerConfig, &Path)) -> Case {
-    Case { name, look: Look::First, pod: |_, _| (), container }
+    in_pod(name, |_, _| (), container)
 }
 
 fn in_pod(
@@ -70,12 +72,16 @@ fn in_pod(
     pod: fn(&mut PodSandboxConfig, &str),
     container: fn(&mut ContainerConfig, &Path),
 ) -> Case {
-    Case { name, look: Look::First, pod, container }
+    Case { name, look: Look::First, pod, container, refused: None }
 }
 
 impl Case {
     fn by(self, look: Look) -> Case {
         Case { look, ..self }
+    }
+
+    fn refused(self, word: &'static str) -> Case {
+        Case { refused: Some(word), ..self }
     }
 }
 
@@ -253,9 +259,11 @@ fn of_mounts() -> Vec<Case> {
         }),
         case("instead of the shared memory", |config, host| config.mounts = vec![bind(host, "plain", "/dev/shm")]),
         case("instead of the pod's hosts", |config, host| config.mounts = vec![bind(host, "file", "/etc/hosts")]),
-        case("below the kernel's", |config, host| {
-            config.mounts = vec![bind(host, "plain", "/sys/fs/bpf-of-ours"), bind(host, "file", "/dev/ours")];
-        }),
+        case("among the devices", |config, host| config.mounts = vec![bind(host, "file", "/dev/ours")]),
+        case("where the kernel has no directory", |config, host| {
+            config.mounts = vec![bind(host, "plain", "/sys/fs/bpf-of-ours")];
+        })
+        .refused("/sys/fs/bpf-of-ours"),
         case("mounts that come from the host", |config, host| {
             let propagation = MountPropagation::PropagationHostToContainer.into();
             config.mounts = vec![Mount { propagation, ..bind(host, "shared", "/data") }];
