@@ -165,8 +165,8 @@ fn is_left_over(path: &Path) -> Result<bool> {
     }
 }
 
-/// Tells a service manager that calls are answered: units that are ordered behind ours wait for it. A name that begins with
-/// `@` is one of the abstract kind.
+/// Tells a service manager that calls are answered: units that are ordered behind ours wait for it. A name that begins
+/// with `@` is one of the abstract kind.
 fn tell_ready(manager: &OsStr) -> io::Result<()> {
     let address = match manager.as_bytes() {
         [b'@', name @ ..] => SocketAddr::from_abstract_name(name)?,

@@ -1,4 +1,5 @@
-//! The door that every call passes: one span with the ids it is about, its client's deadline, and one line when it ends.
+//! The door that every call passes: one span with the ids it is about, its client's deadline, and one line when it
+//! ends.
 
 use std::{
     future::Future,

@@ -1,8 +1,8 @@
 //! What every field of every request of the contract comes to: done, ignored for a reason, or refused by name.
 //!
 //! A row speaks for the field at its path and for all below it; a row of one word for a whole call. A test walks the
-//! descriptors and finds no field without a row; another sends each refused field and hears its name back. Calls without
-//! a row have no fields in their requests.
+//! descriptors and finds no field without a row; another sends each refused field and hears its name back. Calls
+//! without a row have no fields in their requests.
 
 /// What becomes of a field.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

@@ -1,8 +1,8 @@
 //! ImageFsInfo: what images take of the disk. Asked by every client when it connects, so it comes from accounting.
 //!
-//! The kubelet compares the mount points of images and of containers, as text: equal ones mean one filesystem, whose space
-//! it frees by deleting images. Writable layers lie beside the images below one root; they are told apart only where an
-//! operator has given the images, or the containers, a filesystem of their own.
+//! The kubelet compares the mount points of images and of containers, as text: equal ones mean one filesystem, whose
+//! space it frees by deleting images. Writable layers lie beside the images below one root; they are told apart only
+//! where an operator has given the images, or the containers, a filesystem of their own.
 
 use std::{io, os::unix::fs::MetadataExt, path::Path};
 

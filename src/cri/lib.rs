@@ -1,8 +1,8 @@
 //! The kubelet's face: every call of the Container Runtime Interface, one file per call.
 //!
 //! A call is a straight walk: `door` (span, deadline, one log line) → the call's own file, which has `request` turn the
-//! message into nouns or refuse it by field → the room that does it → `answer` spells the outcome, or `status` its error.
-//! List and Status calls never leave memory. What each field of each request comes to stands in `field_table`.
+//! message into nouns or refuse it by field → the room that does it → `answer` spells the outcome, or `status` its
+//! error. List and Status calls never leave memory. What each field of each request comes to stands in `field_table`.
 //! Never knows: how anything is done; what a stream carries.
 
 mod about;

@@ -1,7 +1,7 @@
 //! From wire to nouns: every part of a request is checked here and becomes a type of `model`, or the call is refused.
 //!
-//! Pure: nothing of the host is looked at but what [`Host`] says. Each function takes the path of what it reads, so that
-//! a refusal names field, value and what would be right. Fates of all fields: `field_table`.
+//! Pure: nothing of the host is looked at but what [`Host`] says. Each function takes the path of what it reads, so
+//! that a refusal names field, value and what would be right. Fates of all fields: `field_table`.
 
 pub(crate) mod container;
 pub(crate) mod environment;

@@ -1,4 +1,5 @@
-//! Status: whether pods can run, and what may be asked of them. From memory: a kubelet that waits here calls the node dead.
+//! Status: whether pods can run, and what may be asked of them. From memory: a kubelet that waits here calls the node
+//! dead.
 
 use std::collections::HashMap;
 

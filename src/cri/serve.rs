@@ -80,8 +80,8 @@ impl Cri {
     }
 }
 
-/// Whoever connects. A want of descriptors ends no server: a connection that would take the last is closed, and one that
-/// cannot be taken waits in the socket's queue.
+/// Whoever connects. A want of descriptors ends no server: a connection that would take the last is closed, and one
+/// that cannot be taken waits in the socket's queue.
 fn connections(listener: UnixListener) -> impl Stream<Item = io::Result<UnixStream>> {
     stream::unfold(listener, async |listener| {
         loop {

@@ -68,8 +68,8 @@ pub fn remove_at(dir: BorrowedFd<'_>, name: &str) -> Result<()> {
     }
 }
 
-/// As [`write_at`], but what was replaced is not deleted: it lies under the name that is answered, which a scan would delete.
-/// Deleting a file takes the kernel longer than all of the rest.
+/// As [`write_at`], but what was replaced is not deleted: it lies under the name that is answered, which a scan would
+/// delete. Deleting a file takes the kernel longer than all of the rest.
 pub(crate) fn exchange(dir: BorrowedFd<'_>, name: &str, bytes: &[u8]) -> Result<Option<String>> {
     let unfinished = unfinished(name);
     let failed = |source| {
@@ -81,8 +81,9 @@ pub(crate) fn exchange(dir: BorrowedFd<'_>, name: &str, bytes: &[u8]) -> Result<
     match file::rename_noreplace(dir, from, dir, to) {
         Ok(()) => return Ok(None),
         Err(error) if error.kind() == io::ErrorKind::AlreadyExists => {
-            // A rename over a file has the new content on its way to the disk first, so that a power loss leaves one or the
-            // other, and never the name with nothing behind it (ext4's `auto_da_alloc`). An exchange has to be helped.
+            // A rename over a file has the new content on its way to the disk first, so that a power loss leaves one or
+            // the other, and never the name with nothing behind it (ext4's `auto_da_alloc`). An exchange has to be
+            // helped.
             file::start_writing(written.as_fd()).map_err(failed)?;
             if file::exchange(dir, from, dir, to).is_ok() {
                 return Ok(Some(unfinished));

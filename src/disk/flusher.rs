@@ -127,7 +127,10 @@ fn run(shared: &Shared) {
             Ok(()) => {}
             Err((path, error)) => {
                 if !failing {
-                    tracing::error!(path = %path.display(), %error, "records do not reach the disk: a power loss would lose them");
+                    tracing::error!(
+                        path = %path.display(), %error,
+                        "records do not reach the disk: a power loss would lose them"
+                    );
                 }
                 failing = true;
             }

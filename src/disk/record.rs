@@ -5,8 +5,8 @@
 //! { … }
 //! ```
 //!
-//! The header is text so that a person with `head -1` knows what lies there. Order of the checks: whole before kind, kind
-//! before version, version before content; a newer version is never interpreted.
+//! The header is text so that a person with `head -1` knows what lies there. Order of the checks: whole before kind,
+//! kind before version, version before content; a newer version is never interpreted.
 
 use serde::{Serialize, de::DeserializeOwned};
 
@@ -38,8 +38,8 @@ pub fn encode<T: Serialize>(kind: &str, version: u32, value: &T) -> Result<Vec<u
     Ok(bytes)
 }
 
-/// The value in these bytes, if they are a whole record of this kind and of a version up to `newest`. Older versions are
-/// read by the type's own serde defaults.
+/// The value in these bytes, if they are a whole record of this kind and of a version up to `newest`. Older versions
+/// are read by the type's own serde defaults.
 pub fn decode<T: DeserializeOwned>(kind: &str, newest: u32, bytes: &[u8]) -> Result<T> {
     parse(kind, newest, bytes).map_err(|source| Error::Damaged { kind: kind.to_owned(), source })
 }

@@ -1,7 +1,7 @@
 //! A directory of records of one kind.
 //!
-//! Truth is what a scan finds: there is no index file that could disagree with it. A scan never fails because of one bad
-//! record; it sets it aside, says why, and goes on.
+//! Truth is what a scan finds: there is no index file that could disagree with it. A scan never fails because of one
+//! bad record; it sets it aside, says why, and goes on.
 
 use std::{
     collections::BTreeSet,
@@ -62,8 +62,8 @@ pub struct Quarantined {
 }
 
 impl<T: Serialize + DeserializeOwned> Store<T> {
-    /// The store in `dir`, which is made if it is missing (mode 0700: plans hold secrets from the environment). `kind` is
-    /// one lower-case word; `version` is what this release writes and the newest that it reads.
+    /// The store in `dir`, which is made if it is missing (mode 0700: plans hold secrets from the environment). `kind`
+    /// is one lower-case word; `version` is what this release writes and the newest that it reads.
     pub fn open(dir: &Path, kind: &'static str, version: u32) -> Result<Self> {
         let failed = |source| Error::Open { dir: dir.to_owned(), source };
         DirBuilder::new().recursive(true).mode(0o700).create(dir).map_err(failed)?;
@@ -71,8 +71,8 @@ impl<T: Serialize + DeserializeOwned> Store<T> {
         Ok(Self { dir: dir.to_owned(), fd, kind, version, values: PhantomData })
     }
 
-    /// Writes a record, in place of the one of that name if there is one. After a crash of the daemon it is there; after
-    /// a power loss only if a [`Flusher`] has been asked for it and had its second.
+    /// Writes a record, in place of the one of that name if there is one. After a crash of the daemon it is there;
+    /// after a power loss only if a [`Flusher`] has been asked for it and had its second.
     pub fn put(&self, name: &str, value: &T) -> Result<()> {
         self.replace(name, value, Durable::Later)
     }
@@ -82,7 +82,8 @@ impl<T: Serialize + DeserializeOwned> Store<T> {
         self.replace(name, value, Durable::Now)
     }
 
-    /// As [`Store::put`], with the rest left to `flusher`: it makes the record durable soon, and deletes what was replaced.
+    /// As [`Store::put`], with the rest left to `flusher`: it makes the record durable soon, and deletes what was
+    /// replaced.
     pub fn put_soon(&self, name: &str, value: &T, flusher: &Flusher) -> Result<()> {
         at::check(name)?;
         let replaced = at::exchange(self.fd.as_fd(), name, &encode(self.kind, self.version, value)?)?;
@@ -112,8 +113,8 @@ impl<T: Serialize + DeserializeOwned> Store<T> {
         at::remove_at(self.fd.as_fd(), name)
     }
 
-    /// Reads everything. Damaged records and foreign files are moved to `quarantine/`, those of a newer release are left
-    /// where they are, what an interrupted write left is deleted. Fails only if the directory cannot be listed.
+    /// Reads everything. Damaged records and foreign files are moved to `quarantine/`, those of a newer release are
+    /// left where they are, what an interrupted write left is deleted. Fails only if the directory cannot be listed.
     pub fn scan(&self) -> Result<Scan<T>> {
         let mut scan = Scan { good: Vec::new(), quarantined: Vec::new() };
         let failed = |source| Error::Open { dir: self.dir.clone(), source };

@@ -1,12 +1,12 @@
 //! A container for another OCI runtime: its plan as a bundle, and the orders to have the runtime run it.
 //!
 //! ```text
-//! <bundle>/config.json   the plan as a runtime spec          rootfs/, shm/   where the runtime sees the mounts of these names
-//!          exec-N.json   a process to start inside           console         the socket on which a terminal is handed over
-//!          state/        what the runtime keeps              NAME.log, .pid  of each command (see `runtime`)
+//! <bundle>/config.json   the plan as a runtime spec   rootfs/, shm/   where the runtime sees the mounts of these names
+//!          exec-N.json   a process to start inside    console         the socket on which a terminal is handed over
+//!          state/        what the runtime keeps       NAME.log, .pid  of each command (see `runtime`)
 //! ```
-//! All of it lies in one directory of the state, and nothing else of a container is anywhere in the host's sight: removing
-//! the directory removes whatever a dead runtime or monitor has left.
+//! All of it lies in one directory of the state, and nothing else of a container is anywhere in the host's sight:
+//! removing the directory removes whatever a dead runtime or monitor has left.
 
 use std::{
     fs::{self, DirBuilder, File},
@@ -50,8 +50,8 @@ pub struct Surroundings<'a> {
 }
 
 impl Engine {
-    /// As [`Engine::prepare`], for another runtime: makes the container's cgroup, without limits, which are the runtime's to
-    /// set; writes the bundle; opens what the monitor needs.
+    /// As [`Engine::prepare`], for another runtime: makes the container's cgroup, without limits, which are the
+    /// runtime's to set; writes the bundle; opens what the monitor needs.
     ///
     /// On failure the cgroup is removed again; the bundle is the caller's to remove.
     pub fn prepare_bundle(
@@ -118,8 +118,8 @@ impl Engine {
     }
 }
 
-/// Makes `dir` a mount that sends and receives nothing, so that what a runtime's child places below it stays in the copy of
-/// the mount table where it was placed. Safe to repeat.
+/// Makes `dir` a mount that sends and receives nothing, so that what a runtime's child places below it stays in the
+/// copy of the mount table where it was placed. Safe to repeat.
 pub fn make_private(dir: &Path) -> Result<()> {
     let made = (|| {
         let real = dir.canonicalize()?;

@@ -65,8 +65,8 @@ impl Cgroups {
         &self.layout
     }
 
-    /// Where a pod's cgroup is: the kubelet's parent itself, or `<root>/<pod id>` where it names none. Makes nothing; what
-    /// is not there yet will be ours.
+    /// Where a pod's cgroup is: the kubelet's parent itself, or `<root>/<pod id>` where it names none. Makes nothing;
+    /// what is not there yet will be ours.
     pub fn place_pod(&self, root: &str, plan: &PodPlan, id: &PodId) -> Result<PodCgroup> {
         match plan.cgroup_parent.as_deref().map(|parent| parent.trim_end_matches('/')) {
             Some(parent) if parent.rsplit('/').next().is_some_and(|last| last.ends_with(".slice")) => {

@@ -185,8 +185,8 @@ pub(crate) fn newborn(keep: &[BorrowedFd<'_>]) -> Result<(), Failure> {
     descriptor::close_all_but(keep).during(|| "close the monitor's descriptors".into())
 }
 
-/// A container without a filter could otherwise read keys of the session in which the daemon was started, and those that
-/// other containers put there.
+/// A container without a filter could otherwise read keys of the session in which the daemon was started, and those
+/// that other containers put there.
 fn leave_keys() -> Result<(), Failure> {
     match identity::new_session_keyring() {
         // A kernel without keys, or a node inside a container whose filter keeps everybody below from them.
@@ -208,7 +208,8 @@ fn score_for_oom(process: &ReadyProcess) -> Result<(), Failure> {
     let step = || format!("set the out-of-memory score to {score}");
     let mut file = File::options().write(true).open("/proc/self/oom_score_adj").during(step)?;
     match file.write_all(score.to_string().as_bytes()) {
-        // Lowering it takes CAP_SYS_RESOURCE, which a node inside a container lacks; the daemon has said so at its start.
+        // Lowering it takes CAP_SYS_RESOURCE, which a node inside a container lacks; the daemon has said so at its
+        // start.
         Err(error) if matches!(error.raw_os_error(), Some(nix::libc::EACCES | nix::libc::EPERM)) => Ok(()),
         written => written.during(step),
     }
@@ -320,7 +321,8 @@ fn exec(process: &ReadyProcess) -> Failure {
     for program in &process.programs {
         let error = process::exec(program, &process.argv, &process.env);
         match error.raw_os_error() {
-            // Not here: the next directory may have it. A program that is here lacks its interpreter, which is another story.
+            // Not here: the next directory may have it. A program that is here lacks its interpreter, which is another
+            // story.
             Some(nix::libc::ENOENT | nix::libc::ENOTDIR) if process.searched && !is_there(program) => {}
             Some(nix::libc::EACCES) if process.searched => refused = Some(error),
             _ => return Failure::new(format!("exec: {:?}", process.name), &error),

@@ -147,14 +147,14 @@ impl Engine {
         self.cgroups.kill(path)
     }
 
-    /// Kernel parameters that the pod asks for, and those that every pod gets: paths below `/proc/sys`. One that does not
-    /// belong to a namespace of the pod's own is refused.
+    /// Kernel parameters that the pod asks for, and those that every pod gets: paths below `/proc/sys`. One that does
+    /// not belong to a namespace of the pod's own is refused.
     pub fn pod_sysctls(&self, pod: &PodPlan) -> Result<BTreeMap<String, String>> {
         sysctl::of_pod(pod)
     }
 
-    /// Makes a container's cgroup, without limits yet: [`Engine::prepare`] finds it and goes on. Its path follows from the
-    /// two names, so it can be made while the rest of the plan is still to come.
+    /// Makes a container's cgroup, without limits yet: [`Engine::prepare`] finds it and goes on. Its path follows from
+    /// the two names, so it can be made while the rest of the plan is still to come.
     pub fn make_container_cgroup(&self, pod: &PodCgroup, container: &ContainerId) -> Result<()> {
         self.cgroups.make_leaf(&format!("{}/{container}", pod.path)).map(drop)
     }

@@ -221,8 +221,8 @@ impl Error {
     }
 }
 
-/// What the kernel says of a path is the request's affair: a launch looks up no others than those that the request or its
-/// image names (mount points, devices, the working directory), in the container's own root.
+/// What the kernel says of a path is the request's affair: a launch looks up no others than those that the request or
+/// its image names (mount points, devices, the working directory), in the container's own root.
 fn of_launch(error: &link::Error) -> Class {
     match error.errno() {
         Some(

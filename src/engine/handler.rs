@@ -87,8 +87,8 @@ impl RuntimeConfig {
         })
     }
 
-    /// What runs the containers of a pod with this handler. A handler that was configured when the pod was made may not be
-    /// any more.
+    /// What runs the containers of a pod with this handler. A handler that was configured when the pod was made may not
+    /// be any more.
     pub fn backend(&self, handler: &str) -> Result<Backend> {
         match self.handlers.get(handler) {
             Some(found) => Ok(Backend::Oci(found.path.clone())),

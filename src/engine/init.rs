@@ -1,7 +1,8 @@
 //! Process 1 of a pod whose containers share one pid namespace: it does nothing, and its zombies vanish by themselves.
 //!
-//! No program of its own: a child of the monitor that never execs, so it costs a few copied pages. What a container could
-//! see through `/proc/1` is an empty read-only root, no capability, and the null device on the three standard descriptors.
+//! No program of its own: a child of the monitor that never execs, so it costs a few copied pages. What a container
+//! could see through `/proc/1` is an empty read-only root, no capability, and the null device on the three standard
+//! descriptors.
 
 use std::{
     convert::Infallible,
@@ -95,9 +96,9 @@ fn steps(work: &Work<'_>) -> Result<Infallible, Failure> {
     }
 }
 
-/// The standard streams came from the daemon: the host's null device, and the log of the node. Whoever may trace process 1
-/// could open them again through `/proc/1/fd`. The null device of the launcher's root shows nothing of the host, and the
-/// mount it is on lets nobody change it.
+/// The standard streams came from the daemon: the host's null device, and the log of the node. Whoever may trace
+/// process 1 could open them again through `/proc/1/fd`. The null device of the launcher's root shows nothing of the
+/// host, and the mount it is on lets nobody change it.
 fn place_null() -> std::io::Result<()> {
     let null = nix::fcntl::open(NULL_DEVICE, OFlag::O_RDWR | OFlag::O_CLOEXEC | OFlag::O_NOFOLLOW, Mode::empty())?;
     descriptor::place_stdio(null.as_fd(), null.as_fd(), null.as_fd())

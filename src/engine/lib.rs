@@ -4,8 +4,8 @@
 //! [`Engine::prepare`] opens what belongs to the host (root filesystem, bind sources, cgroup, filter) and
 //! [`Prepared::send`] hands plan and descriptors to the pod's monitor.
 //! The monitor's half ([`launch`], [`enter`], [`init`]) runs a ready plan and decides nothing.
-//! The same plan can be run by another OCI runtime: the daemon renders it as a bundle instead ([`Engine::prepare_bundle`]),
-//! and the monitor has the runtime do the rest ([`runtime`]).
+//! The same plan can be run by another OCI runtime: the daemon renders it as a bundle instead
+//! ([`Engine::prepare_bundle`]), and the monitor has the runtime do the rest ([`runtime`]).
 //! Never knows: images' contents, networks, the CRI's messages.
 
 pub mod account;

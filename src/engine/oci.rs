@@ -19,8 +19,8 @@ use crate::{
     seccomp::{Arch, Circumstances, architectures, counting, default_profile},
 };
 
-/// The version of the specification that is named: newer ones only add fields, and runtimes that are in the field (crun 1.8)
-/// refuse their numbers.
+/// The version of the specification that is named: newer ones only add fields, and runtimes that are in the field (crun
+/// 1.8) refuse their numbers.
 const VERSION: &str = "1.0.2";
 
 /// The oldest kernel we run on; rules of the default profile ask for older ones only.
@@ -62,7 +62,8 @@ impl LaunchPlan {
             "readonlyPaths": self.readonly_paths,
             "resources": self.resources_json(),
         });
-        // Without one, runtimes cut the container off from the host's mounts altogether; "private" cuts off the root alone.
+        // Without one, runtimes cut the container off from the host's mounts altogether; "private" cuts off the root
+        // alone.
         match self.root.propagation {
             Propagation::Private => {}
             Propagation::HostToContainer => linux["rootfsPropagation"] = "rslave".into(),

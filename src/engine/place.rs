@@ -306,8 +306,8 @@ impl Masks<'_> {
 }
 
 /// Binds a path onto itself, with the mounts below it, and makes that one mount read-only. Mounts below come along, or
-/// what was mounted there would be gone from sight, and keep their own setting: a volume inside a protected directory was
-/// asked for by name. Other runtimes do the same (a recursive bind, then a remount of its top).
+/// what was mounted there would be gone from sight, and keep their own setting: a volume inside a protected directory
+/// was asked for by name. Other runtimes do the same (a recursive bind, then a remount of its top).
 fn make_readonly(root: BorrowedFd<'_>, path: &Path) -> Result<(), Failure> {
     let step = || format!("make {} read-only", path.display());
     let Some(place) = there(root, path).during(step)? else { return Ok(()) };

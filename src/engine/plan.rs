@@ -124,8 +124,8 @@ pub fn plan(input: &PlanInput<'_>, host: &HostFacts, found: &Resources, config: 
     })
 }
 
-/// Paths that the image wants storage for and the request mounts nothing on: each once, outer before inner, which is the
-/// order in which they have to be mounted.
+/// Paths that the image wants storage for and the request mounts nothing on: each once, outer before inner, which is
+/// the order in which they have to be mounted.
 pub fn wanted_volumes(image: &ImageFacts, container: &ContainerPlan) -> Vec<PathBuf> {
     let mounted: HashSet<PathBuf> = container.mounts.iter().map(|mount| clean(&mount.target)).collect();
     let declared: BTreeSet<PathBuf> = image.volumes.iter().map(|path| clean(path)).collect();

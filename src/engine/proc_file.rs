@@ -1,8 +1,8 @@
 //! Files of `/proc` that a mount may cover.
 //!
-//! Everything else there is the kernel's word: a volume over `/proc/self/attr/exec` or the like would make what a process
-//! asks of the kernel go nowhere. The planner refuses by name what the child, who sees where a path really leads, refuses
-//! by filesystem.
+//! Everything else there is the kernel's word: a volume over `/proc/self/attr/exec` or the like would make what a
+//! process asks of the kernel go nowhere. The planner refuses by name what the child, who sees where a path really
+//! leads, refuses by filesystem.
 
 use std::path::Path;
 

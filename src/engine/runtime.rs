@@ -1,12 +1,13 @@
 //! Another OCI runtime at work, on the monitor's side: a short child for each of its commands.
 //!
-//! A child joins the daemon's mount namespace, where the runtime and the bundle are, and becomes the runtime. For `create`
-//! it first takes a copy of that namespace and places the container's root and the pod's shared memory in the bundle: the
-//! runtime and the container see them there, and nobody else does. Since the monitor adopts orphans, what the runtime
-//! leaves behind when it exits is the monitor's own child: its streams, its end and its exit code are seen as ever.
+//! A child joins the daemon's mount namespace, where the runtime and the bundle are, and becomes the runtime. For
+//! `create` it first takes a copy of that namespace and places the container's root and the pod's shared memory in the
+//! bundle: the runtime and the container see them there, and nobody else does. Since the monitor adopts orphans, what
+//! the runtime leaves behind when it exits is the monitor's own child: its streams, its end and its exit code are seen
+//! as ever.
 //!
-//! Each command has a name of its own. By it the bundle holds what belongs to the command: `<name>.log`, where the runtime
-//! says what went wrong, and `<name>.pid`, the number of the process that it left.
+//! Each command has a name of its own. By it the bundle holds what belongs to the command: `<name>.log`, where the
+//! runtime says what went wrong, and `<name>.pid`, the number of the process that it left.
 
 use std::{
     convert::Infallible,
@@ -145,7 +146,8 @@ impl Runtime {
         Ok(Runtime { program, path: inside_path(&told.bundle, "bundle")?, bundle, mounts, console: None })
     }
 
-    /// Its descriptors: the bundle, and the mount namespace. A terminal's socket is not needed once the container is made.
+    /// Its descriptors: the bundle, and the mount namespace. A terminal's socket is not needed once the container is
+    /// made.
     pub fn descriptors(&self) -> [BorrowedFd<'_>; 2] {
         [self.bundle.as_fd(), self.mounts.as_fd()]
     }
@@ -276,8 +278,8 @@ fn steps(work: &Work<'_>) -> Result<Infallible, Failure> {
     let mut needed = vec![work.word, runtime.mounts.as_fd()];
     needed.extend(work.root.into_iter().chain(work.streams.into_iter().flatten()));
     child::newborn(&needed)?;
-    // Not the host's: runtimes give a container's streams to its user, and all the host would have a null device of that user.
-    // On ours nobody can change anything.
+    // Not the host's: runtimes give a container's streams to its user, and all the host would have a null device of
+    // that user. On ours nobody can change anything.
     let null = nix::fcntl::open(NULL_DEVICE, OFlag::O_RDWR | OFlag::O_CLOEXEC, Mode::empty());
     let null = null.during(|| "open the null device".into())?;
     let shm = match work.attach_shm {

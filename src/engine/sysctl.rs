@@ -1,4 +1,5 @@
-//! Kernel parameters of a pod, as the monitor gets them: paths below `/proc/sys`. Which a pod may set is `model`'s to say.
+//! Kernel parameters of a pod, as the monitor gets them: paths below `/proc/sys`. Which a pod may set is `model`'s to
+//! say.
 
 use std::collections::BTreeMap;
 

@@ -1,7 +1,7 @@
 //! Makes an image present: documents, then layers, each only if it is not here already.
 //!
-//! Blobs are fetched in parallel, a few at a time; layers are unpacked in order, each as soon as its blob is here, so that
-//! the network and the disk work at the same time. Claims keep everything until a record does.
+//! Blobs are fetched in parallel, a few at a time; layers are unpacked in order, each as soon as its blob is here, so
+//! that the network and the disk work at the same time. Claims keep everything until a record does.
 
 use std::{collections::BTreeMap, sync::Arc};
 

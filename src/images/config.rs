@@ -8,7 +8,8 @@ use serde::Deserialize;
 #[derive(Debug, Clone, PartialEq, Eq, Deserialize)]
 #[serde(default, deny_unknown_fields)]
 pub struct Config {
-    /// Directories that hold `<host>/hosts.toml` and certificates, in the order they are tried. Read again at each pull.
+    /// Directories that hold `<host>/hosts.toml` and certificates, in the order they are tried. Read again at each
+    /// pull.
     pub config_path: Vec<PathBuf>,
     /// References that the kubelet's garbage collection must leave alone, as a pod spec would name them.
     pub pinned: Vec<String>,

@@ -7,12 +7,13 @@ use oci_spec::image::ImageConfiguration;
 
 use crate::{Error, Result};
 
-/// Most that entrypoint, command and environment take together: half of what the kernel starts a program with. The other
-/// half is the container's.
+/// Most that entrypoint, command and environment take together: half of what the kernel starts a program with. The
+/// other half is the container's.
 const GIVEN_MAX: usize = ARGUMENTS_MAX / 2;
 /// Longest path, bytes without the NUL: the kernel's `PATH_MAX`.
 const PATH_MAX: usize = 4095;
-/// Most volumes, and bytes of their paths together: each is a mount of every container. A container may have 4096 mounts.
+/// Most volumes, and bytes of their paths together: each is a mount of every container. A container may have 4096
+/// mounts.
 const VOLUMES_MAX: usize = 1024;
 const VOLUME_BYTES_MAX: usize = 256 << 10;
 /// Longest user and group, bytes; each stops at 255 in directories.

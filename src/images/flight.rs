@@ -1,7 +1,7 @@
 //! Pulls of the same content that are under way at the same time share one piece of work.
 //!
-//! Each caller has already been let in by the registry with its own credentials; only what comes after is shared. The work
-//! goes on while anyone waits for it, and is cancelled with the last one.
+//! Each caller has already been let in by the registry with its own credentials; only what comes after is shared. The
+//! work goes on while anyone waits for it, and is cancelled with the last one.
 
 use std::{
     collections::HashMap,

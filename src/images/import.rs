@@ -1,4 +1,5 @@
-//! Takes in archives: an OCI image layout, or what `docker save` writes. By the same way as a pull, from blobs to record.
+//! Takes in archives: an OCI image layout, or what `docker save` writes. By the same way as a pull, from blobs to
+//! record.
 //!
 //! Every file of the archive becomes a blob under its own digest, so nothing in it is believed; then the documents say
 //! which of them are images, and the rest is deleted.
@@ -181,7 +182,6 @@ fn name_of(descriptor: &Descriptor) -> Result<Option<ImageRef>> {
 fn of_saved(shelf: &Arc<Shelf>, brought: &mut Brought, saved: Saved) -> Result<Found> {
     let file =
         |path: &str| brought.file(path).cloned().ok_or_else(|| Error::Archive { why: format!("{path} is missing") });
-    let descriptor = |media_type: &str, (digest, bytes): (Digest, u64)| json!({ "mediaType": media_type, "digest": digest, "size": bytes });
     let mut layers = Vec::new();
     for layer in &saved.layers {
         layers.push(descriptor("application/vnd.oci.image.layer.v1.tar", file(layer)?));
@@ -202,6 +202,10 @@ fn of_saved(shelf: &Arc<Shelf>, brought: &mut Brought, saved: Saved) -> Result<F
     let tags = tags.iter().map(|tag| tag.parse().map_err(Error::from)).collect::<Result<_>>()?;
     let names = Names { tags, digests: Vec::new(), root: Some(digest.clone()) };
     Ok(Found { root: Root { digest, media_type: Some(OCI_MANIFEST.to_owned()), bytes: None }, names })
+}
+
+fn descriptor(media_type: &str, (digest, bytes): (Digest, u64)) -> serde_json::Value {
+    json!({ "mediaType": media_type, "digest": digest, "size": bytes })
 }
 
 /// A path of the archive, `.` and `..` resolved as text.

@@ -1,8 +1,8 @@
 //! Images: from a name to layers on disk that an overlay can be made of.
 //!
-//! `reference → registry (hosts, auth) → content (blobs by digest) → unpack (a layer a directory) → record`. A blob or a
-//! layer has its final name only once its digest is verified, and an image is listed only once everything it needs is on
-//! the medium. A layer's name is its chain id, which binds it to every layer below: no image can poison another.
+//! `reference → registry (hosts, auth) → content (blobs by digest) → unpack (a layer a directory) → record`. A blob or
+//! a layer has its final name only once its digest is verified, and an image is listed only once everything it needs is
+//! on the medium. A layer's name is its chain id, which binds it to every layer below: no image can poison another.
 //!
 //! ```text
 //! <root>/records/<config digest>     one record an image: names, digests, layers, sizes

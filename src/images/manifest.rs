@@ -157,9 +157,9 @@ pub(crate) fn plan_layers(
     Ok(plans)
 }
 
-/// SHA-512, which the specification allows, is refused by name: an image's id is a SHA-256 to every client of the CRI, chain
-/// ids are made of nothing else, and no builder or registry writes it unless told to. A store of two algorithms would have
-/// two names for one content, at each of the places where one name is what keeps images apart.
+/// SHA-512, which the specification allows, is refused by name: an image's id is a SHA-256 to every client of the CRI,
+/// chain ids are made of nothing else, and no builder or registry writes it unless told to. A store of two algorithms
+/// would have two names for one content, at each of the places where one name is what keeps images apart.
 fn read_digest(what: &'static str, text: &str) -> Result<Digest> {
     text.parse().map_err(|error: model::InvalidDigest| Error::MediaType {
         media_type: error.text,

@@ -1,8 +1,9 @@
 //! Opening the store: what the records say, checked against what lies there.
 //!
 //! Steps, in order: directories; what was being made goes to the trash; records; each image whose layers and
-//! configuration are there is listed; blobs that no record names go to the trash, but for those that a pull may go on with.
-//! Layers that no record names go there once the containers are known: one of them may use an image whose record is lost.
+//! configuration are there is listed; blobs that no record names go to the trash, but for those that a pull may go on
+//! with. Layers that no record names go there once the containers are known: one of them may use an image whose record
+//! is lost.
 
 use std::{
     collections::{HashMap, HashSet},
@@ -83,7 +84,8 @@ pub(crate) fn open(config: Config, root: &Path) -> Result<Shelf> {
     Ok(Shelf::new(Parts { config, blobs, layers, ingest, empty, records: records_store, trash, index, unread }))
 }
 
-/// Throws away the layers that no image names. Not before it is known that no container uses an image whose record is lost.
+/// Throws away the layers that no image names. Not before it is known that no container uses an image whose record is
+/// lost.
 pub(crate) fn throw_unknown_layers(shelf: &Shelf) -> Result<()> {
     // Held meanwhile, so that nobody names a layer that has just been found without.
     let index = shelf.index();

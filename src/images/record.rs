@@ -20,8 +20,8 @@ pub(crate) struct ImageRecord {
     pub(crate) tags: BTreeMap<String, u64>,
     /// `host/path@digest` references.
     pub(crate) digests: Vec<String>,
-    /// What registries or archives gave for those references: indexes and manifests. Seeing one of them again means that
-    /// nothing has to be fetched.
+    /// What registries or archives gave for those references: indexes and manifests. Seeing one of them again means
+    /// that nothing has to be fetched.
     pub(crate) roots: Vec<Digest>,
     /// Digest of the manifest.
     pub(crate) manifest: Digest,

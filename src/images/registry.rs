@@ -1,7 +1,7 @@
 //! Asking registries: which host, with what proof, for a manifest or a blob (the OCI distribution specification).
 //!
-//! Hosts are tried in the order of the configuration; the error of a failed pull lists each with its answer. What comes is
-//! verified against what was asked for, so a host can fail us but not deceive us.
+//! Hosts are tried in the order of the configuration; the error of a failed pull lists each with its answer. What comes
+//! is verified against what was asked for, so a host can fail us but not deceive us.
 //! Seams: the finer rules of mirrors belong in `hosts`, going on with half a blob in [`Registry::blob`].
 
 use std::{sync::Arc, time::Duration};

@@ -1,8 +1,8 @@
 //! The store itself: the index and the disk, kept in step.
 //!
 //! Two locks. `writer` is held while an image's record changes, across the disk's own time. `index` is held for moments
-//! only, so that listing never waits for a disk; what becomes unneeded is renamed away under it, so that nobody can find
-//! or make the same thing in between.
+//! only, so that listing never waits for a disk; what becomes unneeded is renamed away under it, so that nobody can
+//! find or make the same thing in between.
 
 use std::{
     fs, io,
@@ -54,8 +54,8 @@ pub(crate) struct Shelf {
     index: Mutex<Index>,
     writer: Mutex<()>,
     next: AtomicU64,
-    /// There are, or may be, images that containers use and we know nothing of: no layer is thrown away because no record
-    /// names it.
+    /// There are, or may be, images that containers use and we know nothing of: no layer is thrown away because no
+    /// record names it.
     pub(crate) unread: AtomicBool,
 }
 

@@ -43,8 +43,8 @@ impl Images {
         self.shelf.index().list()
     }
 
-    /// The image that a text means: id with or without `sha256:`, name, or the unambiguous beginning of an id of at least
-    /// four digits. A text that cannot name an image names none.
+    /// The image that a text means: id with or without `sha256:`, name, or the unambiguous beginning of an id of at
+    /// least four digits. A text that cannot name an image names none.
     pub fn find(&self, what: &str) -> Result<Option<Arc<Image>>> {
         self.shelf.index().find(what)
     }
@@ -71,8 +71,8 @@ impl Images {
         Ok(self.shelf.lease(&image))
     }
 
-    /// Says that every container that was found after a restart has its lease: images that were removed while in use and
-    /// have no user left are deleted, and so are layers of no image.
+    /// Says that every container that was found after a restart has its lease: images that were removed while in use
+    /// and have no user left are deleted, and so are layers of no image.
     pub async fn recovered(&self) {
         let collected = self.shelf.blocking(|shelf| {
             let left_over = shelf.index().left_over();

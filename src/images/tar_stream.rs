@@ -2,8 +2,8 @@
 //!
 //! Understands what builders write: old V7, ustar, GNU long names and base-256 numbers, PAX paths, sizes, owners, times
 //! and extended attributes, and sparse files in every form. Types that no layer has are refused by name. Of the `tar`
-//! crate only the layout of the headers is used: its own reader takes names of any length into memory and cuts binary attributes at a
-//! line's end.
+//! crate only the layout of the headers is used: its own reader takes names of any length into memory and cuts binary
+//! attributes at a line's end.
 
 use std::io::{self, Read};
 
@@ -118,8 +118,8 @@ impl<R: Read> TarStream<R> {
         }
     }
 
-    /// Reads from the content of the current entry: where in the file the bytes belong, and how many they are. `None` at
-    /// its end; what is left out up to [`Entry::size`] is a hole. The buffer must not be empty.
+    /// Reads from the content of the current entry: where in the file the bytes belong, and how many they are. `None`
+    /// at its end; what is left out up to [`Entry::size`] is a hole. The buffer must not be empty.
     pub(crate) fn read_content(&mut self, buffer: &mut [u8]) -> Result<Option<(u64, usize)>, Fault> {
         let Some((at, length)) = self.pieces.next() else { return Ok(None) };
         let wanted = usize::try_from(length).unwrap_or(usize::MAX).min(buffer.len());

@@ -4,13 +4,13 @@ use std::sync::Arc;
 
 use crate::{Error, Result, shelf::Shelf};
 
-/// Most threads that images take at once: a quarter of those that the daemon has for work that blocks. What is more waits
-/// for its turn, in order. Only the disk is waited for on them; the network never is.
+/// Most threads that images take at once: a quarter of those that the daemon has for work that blocks. What is more
+/// waits for its turn, in order. Only the disk is waited for on them; the network never is.
 pub(crate) const THREADS: usize = 32;
 
 impl Shelf {
-    /// Runs work that waits for the disk on a thread that may. When this future is dropped the work goes on to its end, and
-    /// keeps its thread so long.
+    /// Runs work that waits for the disk on a thread that may. When this future is dropped the work goes on to its end,
+    /// and keeps its thread so long.
     pub(crate) async fn blocking<T: Send + 'static>(
         self: &Arc<Self>,
         work: impl FnOnce(&Arc<Shelf>) -> Result<T> + Send + 'static,

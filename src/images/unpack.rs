@@ -1,11 +1,11 @@
 //! Unpacks a layer's archive into a directory of its own, as overlay wants a lower directory.
 //!
-//! Nothing can escape. No path of the archive is ever given to the kernel as a path: names are cleaned, and walked one by
-//! one from the layer's root with `O_NOFOLLOW`; symbolic links on the way are followed by us, in the view that the layers
-//! below and this one make together, so that they lead where they would lead inside a container.
+//! Nothing can escape. No path of the archive is ever given to the kernel as a path: names are cleaned, and walked one
+//! by one from the layer's root with `O_NOFOLLOW`; symbolic links on the way are followed by us, in the view that the
+//! layers below and this one make together, so that they lead where they would lead inside a container.
 //!
-//! Order at each entry (facts of the kernel): create, owner, attributes, mode, time. A change of owner clears setuid and
-//! `security.capability`; directories get their times at the very end, since every entry in them changes it.
+//! Order at each entry (facts of the kernel): create, owner, attributes, mode, time. A change of owner clears setuid
+//! and `security.capability`; directories get their times at the very end, since every entry in them changes it.
 //! Whiteouts become character devices 0:0, opaque directories `trusted.overlay.opaque`; no attribute that overlay reads
 //! comes in from an archive.
 
@@ -129,8 +129,8 @@ fn take_file<R: Read>(
         end = at + bytes as u64;
         written += bytes as u64;
     }
-    // Holes are counted as what they would be when somebody fills or copies them: an archive of a few bytes must not make
-    // a layer of any size.
+    // Holes are counted as what they would be when somebody fills or copies them: an archive of a few bytes must not
+    // make a layer of any size.
     tree.spend(entry.size - written)?;
     if end < entry.size {
         file.set_len(entry.size).map_err(|e| failed("lengthen", place)(e))?;

@@ -23,11 +23,12 @@ pub fn close_others_on_exec() -> io::Result<()> {
     done(unsafe { libc::syscall(libc::SYS_close_range, FIRST, u32::MAX, libc::CLOSE_RANGE_CLOEXEC) })
 }
 
-/// Closes every descriptor but the standard ones and `keep`. For a child between clone and exec, where the copies of its
-/// parent's owners (`OwnedFd`) stand in its memory, name nothing any more, and must never be used or dropped; and for a
-/// program that has just begun and owns nothing but `keep`.
+/// Closes every descriptor but the standard ones and `keep`. For a child between clone and exec, where the copies of
+/// its parent's owners (`OwnedFd`) stand in its memory, name nothing any more, and must never be used or dropped; and
+/// for a program that has just begun and owns nothing but `keep`.
 ///
-/// A waiting child that held copies of other containers' pipes and sockets would keep their ends of file from coming. Does not allocate.
+/// A waiting child that held copies of other containers' pipes and sockets would keep their ends of file from coming.
+/// Does not allocate.
 pub fn close_all_but(keep: &[BorrowedFd<'_>]) -> io::Result<()> {
     let mut from = FIRST;
     loop {
@@ -35,8 +36,8 @@ pub fn close_all_but(keep: &[BorrowedFd<'_>]) -> io::Result<()> {
         let kept = keep.iter().map(|fd| fd.as_raw_fd().unsigned_abs()).filter(|number| *number >= from).min();
         let end = kept.unwrap_or(u32::MAX);
         if end > from {
-            // SAFETY: takes numbers only. What is closed has owners in memory that this process, by the law above, never
-            // touches again.
+            // SAFETY: takes numbers only. What is closed has owners in memory that this process, by the law above,
+            // never touches again.
             done(unsafe { libc::syscall(libc::SYS_close_range, from, end - 1, 0) })?;
         }
         match kept {
@@ -52,8 +53,8 @@ pub fn keep_on_exec(fd: BorrowedFd<'_>) -> io::Result<()> {
     Ok(())
 }
 
-/// What the program before this one, in the same process, kept for us under `number`: another descriptor for the same open
-/// file, close-on-exec. The number itself stays open until [`close_all_but`].
+/// What the program before this one, in the same process, kept for us under `number`: another descriptor for the same
+/// open file, close-on-exec. The number itself stays open until [`close_all_but`].
 pub fn inherited(number: u32) -> io::Result<OwnedFd> {
     duplicate(number as i32, FIRST)
 }

@@ -1,4 +1,5 @@
-//! Files by directory descriptor and single name: what the standard library cannot say. Nothing here follows a final link.
+//! Files by directory descriptor and single name: what the standard library cannot say. Nothing here follows a final
+//! link.
 
 use std::{
     ffi::OsStr,
@@ -75,8 +76,8 @@ pub fn exchange(one_dir: BorrowedFd<'_>, one: &Path, other_dir: BorrowedFd<'_>, 
 
 /// Has the kernel begin to write a file's content to its device, and waits for nothing. `sync_file_range(2)`.
 ///
-/// Blocks for it are allocated on return, so that a journal that keeps data before names keeps this data before names to
-/// come.
+/// Blocks for it are allocated on return, so that a journal that keeps data before names keeps this data before names
+/// to come.
 pub fn start_writing(file: BorrowedFd<'_>) -> io::Result<()> {
     // SAFETY: takes numbers only.
     done(unsafe { libc::sync_file_range(file.as_raw_fd(), 0, 0, libc::SYNC_FILE_RANGE_WRITE) } as i64)

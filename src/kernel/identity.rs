@@ -1,8 +1,8 @@
 //! Who the calling thread is and what may happen to it: ids, groups, keys, no-new-privileges, parent's death,
 //! dumpability.
 //!
-//! Ids are set by the bare system calls, for the calling thread alone: the C library's versions would walk a thread list
-//! that is the parent's after `clone3`. Nothing here allocates, so the child may use it between clone and exec.
+//! Ids are set by the bare system calls, for the calling thread alone: the C library's versions would walk a thread
+//! list that is the parent's after `clone3`. Nothing here allocates, so the child may use it between clone and exec.
 
 use std::io;
 
@@ -56,8 +56,8 @@ pub fn dumpable(yes: bool) -> io::Result<()> {
 }
 
 /// Leaves the session keyring that came with the parent for a new, empty one: keys of whoever started the daemon are no
-/// container's. Kept over exec, and by children. `ENOSYS`: a kernel without keys; `EPERM`: a filter around us forbids it;
-/// `EDQUOT`: too many keys of this user.
+/// container's. Kept over exec, and by children. `ENOSYS`: a kernel without keys; `EPERM`: a filter around us forbids
+/// it; `EDQUOT`: too many keys of this user.
 ///
 /// `keyctl(2)`, `KEYCTL_JOIN_SESSION_KEYRING`.
 pub fn new_session_keyring() -> io::Result<()> {

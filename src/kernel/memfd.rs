@@ -57,8 +57,9 @@ fn copy_sealed(memfd: OwnedFd, from: &mut impl Read) -> io::Result<OwnedFd> {
     }
 }
 
-/// Against writing, `F_SEAL_FUTURE_WRITE` (Linux 5.1): as strong as `F_SEAL_WRITE` for a file that nobody has mapped to write,
-/// as none of ours is. That one waits for whoever holds a page, on any processor, and is `EBUSY` when it has waited in vain.
+/// Against writing, `F_SEAL_FUTURE_WRITE` (Linux 5.1): as strong as `F_SEAL_WRITE` for a file that nobody has mapped to
+/// write, as none of ours is. That one waits for whoever holds a page, on any processor, and is `EBUSY` when it has
+/// waited in vain.
 fn all_seals() -> SealFlag {
     SealFlag::F_SEAL_SHRINK | SealFlag::F_SEAL_GROW | SealFlag::F_SEAL_FUTURE_WRITE | SealFlag::F_SEAL_SEAL
 }

@@ -21,8 +21,8 @@ pub fn share_heaps(count: i32) {
     unsafe { libc::mallopt(libc::M_ARENA_MAX, count) };
 }
 
-/// Where the program's code and constants are in memory, in whole pages: address and length. A mapping of its file, which
-/// nothing writes to, so that forgetting a page of it loses nothing.
+/// Where the program's code and constants are in memory, in whole pages: address and length. A mapping of its file,
+/// which nothing writes to, so that forgetting a page of it loses nothing.
 pub(crate) fn program() -> Option<(usize, usize)> {
     let from = (&raw const __executable_start) as usize;
     let page = page_size();
@@ -38,8 +38,8 @@ pub fn give_back_unused_stack() {
     let page = page_size();
     // A page of distance: this function's own frame, and the frame of the call below, stay.
     let to = ((&raw const here) as usize & !(page - 1)) - page;
-    // SAFETY: memory below the stack pointer belongs to calls that have returned: nobody reads it again before writing it.
-    // What of the range is not mapped is skipped by the kernel (ENOMEM, which changes nothing here).
+    // SAFETY: memory below the stack pointer belongs to calls that have returned: nobody reads it again before writing
+    // it. What of the range is not mapped is skipped by the kernel (ENOMEM, which changes nothing here).
     unsafe { libc::madvise((to - UNUSED_STACK) as *mut libc::c_void, UNUSED_STACK, libc::MADV_DONTNEED) };
 }
 

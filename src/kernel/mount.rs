@@ -2,7 +2,8 @@
 //!
 //! Mounts of a container never pass through the host's mount table: [`open_tree_clone`] and [`FsContext`] make a mount
 //! that hangs nowhere, [`mount_setattr`] shapes it, [`move_mount`] places it on an opened directory.
-//! `open_tree`, `move_mount`, `fsopen` are Linux 5.2, `mount_setattr` is 5.12. All need CAP_SYS_ADMIN over the mount namespace.
+//! `open_tree`, `move_mount`, `fsopen` are Linux 5.2, `mount_setattr` is 5.12. All need CAP_SYS_ADMIN over the mount
+//! namespace.
 
 mod context;
 
@@ -85,7 +86,8 @@ impl PropagationType {
 /// A detached copy of the mount at `path` (relative to `dir`), with the mounts below it if `recursive`.
 ///
 /// `open_tree(2)` with `OPEN_TREE_CLONE`. Symbolic links are followed; an empty path means `dir` itself. The copy goes
-/// away with its last descriptor unless it is placed. `EINVAL`: the mount is unbindable or belongs to another namespace.
+/// away with its last descriptor unless it is placed. `EINVAL`: the mount is unbindable or belongs to another
+/// namespace.
 pub fn open_tree_clone(dir: BorrowedFd<'_>, path: &Path, recursive: bool) -> io::Result<OwnedFd> {
     let mut flags = libc::OPEN_TREE_CLONE | libc::OPEN_TREE_CLOEXEC | libc::AT_EMPTY_PATH as u32;
     if recursive {
@@ -102,8 +104,8 @@ pub fn open_tree_clone(dir: BorrowedFd<'_>, path: &Path, recursive: bool) -> io:
 /// Places a detached mount on the opened file or directory `target` (`O_PATH` is enough).
 ///
 /// `move_mount(2)` with both paths empty: nothing is looked up, so nothing can be swapped. `target` was opened in
-/// the calling thread's own mount namespace: a descriptor from before the clone is `EINVAL`; so is a directory on a file
-/// or a file on a directory, and a `mount` that is already placed under a shared parent. Does not allocate.
+/// the calling thread's own mount namespace: a descriptor from before the clone is `EINVAL`; so is a directory on a
+/// file or a file on a directory, and a `mount` that is already placed under a shared parent. Does not allocate.
 pub fn move_mount(mount: BorrowedFd<'_>, target: BorrowedFd<'_>) -> io::Result<()> {
     let flags = libc::MOVE_MOUNT_F_EMPTY_PATH | libc::MOVE_MOUNT_T_EMPTY_PATH;
     // SAFETY: both paths are static C strings, the rest are numbers.

@@ -46,7 +46,8 @@ pub fn open_no_links(dir: BorrowedFd<'_>, path: &Path, flags: OpenFlags, mode: u
     open(dir, path, flags, mode, resolve)
 }
 
-/// Makes the directories of `path` that are missing in `root` and opens the last (`O_PATH`); for no path, `root` itself.
+/// Makes the directories of `path` that are missing in `root` and opens the last (`O_PATH`); for no path, `root`
+/// itself.
 ///
 /// Links that exist are followed as in [`open_in_root`]; a dangling one is `ENOENT`, never made real. New directories
 /// get `mode` less the umask. Safe to repeat, and to run beside others making the same path.

@@ -90,10 +90,10 @@ impl Epoll {
         Ok(())
     }
 
-    /// Waits until something happens, however long that takes, and forgets meanwhile which pages of the program's code and
-    /// constants were used so far: they stay in the file's memory, which all processes of the program share, and are
-    /// mapped again when they are needed (some microseconds for sixteen pages). A process that sleeps nearly always, and
-    /// of which a node has hundreds, otherwise keeps a page table, and a share, of everything it ever ran.
+    /// Waits until something happens, however long that takes, and forgets meanwhile which pages of the program's code
+    /// and constants were used so far: they stay in the file's memory, which all processes of the program share, and
+    /// are mapped again when they are needed (some microseconds for sixteen pages). A process that sleeps nearly
+    /// always, and of which a node has hundreds, otherwise keeps a page table, and a share, of everything it ever ran.
     ///
     /// Forgetting is the last act before the sleep. Between the two no function is called but the one that makes system
     /// calls: each would bring back sixteen pages, and programs without optimisation call many.
@@ -102,11 +102,11 @@ impl Epoll {
         let Some((program, length)) = memory::program() else { return self.wait(events, None) };
         let (epoll, room, count) = (self.0.0.as_raw_fd(), events.room.as_mut_ptr(), events.room.len());
         let (forget, forever, no_mask) = (libc::MADV_DONTNEED, -1, std::ptr::null::<libc::sigset_t>());
-        // SAFETY: this range is the program's own read-only mapping of its file: dropping a page of it loses nothing, the
-        // next touch, of this very function too, maps the same bytes again.
+        // SAFETY: this range is the program's own read-only mapping of its file: dropping a page of it loses nothing,
+        // the next touch, of this very function too, maps the same bytes again.
         let forgotten = unsafe { libc::syscall(libc::SYS_madvise, program, length, forget) };
-        // SAFETY: the kernel writes at most `count` events to `room`, which has place for as many (nix promises that its
-        // event is the kernel's) and is borrowed by us alone; no signal mask is given.
+        // SAFETY: the kernel writes at most `count` events to `room`, which has place for as many (nix promises that
+        // its event is the kernel's) and is borrowed by us alone; no signal mask is given.
         let found = unsafe { libc::syscall(libc::SYS_epoll_pwait, epoll, room, count, forever, no_mask, 0_usize) };
         // A range that cannot be forgotten costs memory and nothing else.
         let _ = forgotten;

@@ -190,7 +190,8 @@ pub fn exec(program: &CStr, argv: &CStringArray, env: &CStringArray) -> io::Erro
     io::Error::last_os_error()
 }
 
-/// As [`exec`], of an opened program (a sealed memfd). A script is `ENOENT`: its interpreter would find the descriptor closed.
+/// As [`exec`], of an opened program (a sealed memfd). A script is `ENOENT`: its interpreter would find the descriptor
+/// closed.
 pub fn exec_fd(program: BorrowedFd<'_>, argv: &CStringArray, env: &CStringArray) -> io::Error {
     // SAFETY: the path is a static C string; both tables end with null and point to C strings that outlive the call.
     unsafe {

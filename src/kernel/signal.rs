@@ -100,7 +100,8 @@ fn set_default(signal: i32) -> io::Result<()> {
     // The raw call: the C library refuses to touch the two real-time signals it uses itself.
     let action = KernelAction { handler: libc::SIG_DFL, flags: 0, restorer: 0, mask: 0 };
     let nowhere = std::ptr::null_mut::<KernelAction>();
-    // SAFETY: the kernel reads one action of its own layout from `action`, which outlives the call; SIG_DFL runs nothing.
+    // SAFETY: the kernel reads one action of its own layout from `action`, which outlives the call; SIG_DFL runs
+    // nothing.
     done(unsafe { libc::syscall(libc::SYS_rt_sigaction, signal, &raw const action, nowhere, size_of::<u64>()) })
 }
 

@@ -83,8 +83,8 @@ pub fn connect_at(dir: BorrowedFd<'_>, name: &str) -> io::Result<OwnedFd> {
     Ok(socket)
 }
 
-/// Makes this process the one that whoever connects from now on finds in [`peer_credentials`]: the kernel notes who called
-/// `listen(2)` last, and a listener may have been made by another process.
+/// Makes this process the one that whoever connects from now on finds in [`peer_credentials`]: the kernel notes who
+/// called `listen(2)` last, and a listener may have been made by another process.
 pub fn own_listener(listener: BorrowedFd<'_>, backlog: i32) -> io::Result<()> {
     Ok(listen(&listener, Backlog::new(backlog)?)?)
 }

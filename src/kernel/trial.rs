@@ -28,8 +28,8 @@ pub enum Outcome {
     Waits,
 }
 
-/// Makes a system call with these arguments, in a child. Most numbers refuse arguments that are all ones; what an argument
-/// means is the caller's affair. The child may be forked by it too: both copies say what came of it, and end.
+/// Makes a system call with these arguments, in a child. Most numbers refuse arguments that are all ones; what an
+/// argument means is the caller's affair. The child may be forked by it too: both copies say what came of it, and end.
 ///
 /// For a process of one thread, as [`process::clone3`] says.
 pub fn system_call(number: i64, arguments: [i64; 6]) -> io::Result<Outcome> {

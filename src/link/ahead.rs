@@ -1,7 +1,8 @@
 //! Descriptors that do not fit beside one message: they come ahead of it, in packets of their own.
 //!
-//! The kernel passes at most [`MAX_FDS`] descriptors at once, and a container may have more mounts. The packets carry the
-//! number of the request that they belong to, so that what a sender began and gave up is never taken for the next one's.
+//! The kernel passes at most [`MAX_FDS`] descriptors at once, and a container may have more mounts. The packets carry
+//! the number of the request that they belong to, so that what a sender began and gave up is never taken for the next
+//! one's.
 
 use std::os::fd::OwnedFd;
 
@@ -9,8 +10,8 @@ use prost::Message;
 
 use crate::frame::{self, MAX_FDS, Malformed, Place};
 
-/// Most descriptors of one message. Above any container that has been seen; the receiver's own limit of open files may be
-/// lower, and a packet whose descriptors do not fit under it is lost as a whole.
+/// Most descriptors of one message. Above any container that has been seen; the receiver's own limit of open files may
+/// be lower, and a packet whose descriptors do not fit under it is lost as a whole.
 pub const MAX_MESSAGE_FDS: usize = 4096;
 
 /// Descriptors beside a message that has others ahead of it: its body takes the last place.
@@ -21,8 +22,8 @@ pub(crate) fn count(fds: usize) -> usize {
     fds.saturating_sub(BESIDE)
 }
 
-/// The descriptors that wait for their message, on the receiver's side. One message's at a time: packets arrive in order,
-/// and a sender finishes one before it begins another, or never finishes it.
+/// The descriptors that wait for their message, on the receiver's side. One message's at a time: packets arrive in
+/// order, and a sender finishes one before it begins another, or never finishes it.
 #[derive(Debug)]
 pub(crate) struct Ahead {
     most: usize,

@@ -24,13 +24,14 @@ use crate::{
     frame::{self, MAX_FDS, MAX_PACKET},
 };
 
-/// How long a peer may take over what it answers from memory, or with a signal: it has one thread, waits for nothing and
-/// needs microseconds. Seconds pass where the machine starves it; one that needs more than this is stopped, or stuck in
-/// the kernel, and a starting daemon must get on with all others.
+/// How long a peer may take over what it answers from memory, or with a signal: it has one thread, waits for nothing
+/// and needs microseconds. Seconds pass where the machine starves it; one that needs more than this is stopped, or
+/// stuck in the kernel, and a starting daemon must get on with all others.
 pub(crate) const ANSWER_PATIENCE: Duration = Duration::from_secs(5);
 
-/// How long a request may take that a child has to answer for, which mounts, reads a program from a cold disk and execs.
-/// Half the time that a kubelet gives a call by default (`runtimeRequestTimeout`, 2 min): the caller still hears why.
+/// How long a request may take that a child has to answer for, which mounts, reads a program from a cold disk and
+/// execs. Half the time that a kubelet gives a call by default (`runtimeRequestTimeout`, 2 min): the caller still hears
+/// why.
 pub(crate) const CHILD_PATIENCE: Duration = Duration::from_secs(60);
 
 /// A reply that says which request it answers.
@@ -131,8 +132,8 @@ impl<R: Numbered> Conversation<R> {
         reply.await.map_err(|_| Error::Lost { who })
     }
 
-    /// Sends a request's packets. Of the requests that have descriptors `ahead`, one at a time does, because the other end
-    /// keeps one's only.
+    /// Sends a request's packets. Of the requests that have descriptors `ahead`, one at a time does, because the other
+    /// end keeps one's only.
     async fn send(&self, id: u64, ahead: &[BorrowedFd<'_>], packet: &[u8], beside: &[BorrowedFd<'_>]) -> Result<()> {
         let _turn = match ahead {
             [] => None,

@@ -8,8 +8,8 @@
 //! ```
 //! Numbers are of 8 bytes (`n`: 4), the lowest first.
 //!
-//! Every function is pure or reads one descriptor; whatever the bytes, they end with a value or an error, and never take
-//! more memory than [`MAX_BODY`].
+//! Every function is pure or reads one descriptor; whatever the bytes, they end with a value or an error, and never
+//! take more memory than [`MAX_BODY`].
 
 use std::{
     fs::File,

@@ -61,8 +61,8 @@ impl Launcher {
         process(state_dir, LAUNCHER_SOCKET, "launcher", "coracle-launch")
     }
 
-    /// Starts a launcher from `program`, a sealed memfd of `coracle-monitor`, and connects to it. `name` is what it and its
-    /// monitors say of their program.
+    /// Starts a launcher from `program`, a sealed memfd of `coracle-monitor`, and connects to it. `name` is what it and
+    /// its monitors say of their program.
     ///
     /// Spawns without forking this process's memory (`posix_spawn`). A socket left over by a dead launcher is replaced.
     pub async fn start(program: &OwnedFd, name: &str, state_dir: BorrowedFd<'_>) -> Result<Launcher> {
@@ -79,7 +79,8 @@ impl Launcher {
             .arg0("coracle-monitor")
             .args(["launcher", name])
             .env_clear()
-            // Its own lists of free memory keep glibc from giving pages back; a monitor that is idle has no use for them.
+            // Its own lists of free memory keep glibc from giving pages back; a monitor that is idle has no use for
+            // them.
             .env("GLIBC_TUNABLES", "glibc.malloc.tcache_count=0")
             .stdin(Stdio::from(listener))
             .stdout(Stdio::null())

@@ -83,8 +83,8 @@ pub enum Whole {
 /// A process to start inside a running container. `engine` makes it; streams that stay `None` are `/dev/null`.
 #[derive(Debug)]
 pub struct ExecOrder {
-    /// What to run and as whom. Its `seccomp_fd` is filled in when it is sent. `None` in a container of another runtime,
-    /// whose bundle describes the process.
+    /// What to run and as whom. Its `seccomp_fd` is filled in when it is sent. `None` in a container of another
+    /// runtime, whose bundle describes the process.
     pub process: Option<wire::Process>,
     /// Compiled seccomp filter.
     pub seccomp: Option<OwnedFd>,
@@ -175,7 +175,8 @@ impl Monitor {
         launcher::process(pod_dir, MONITOR_SOCKET, "monitor", "coracle-monitor")
     }
 
-    /// Makes the pod's namespaces, shared memory and init. Once in a monitor's life: after a failure, [`Self::end_pod`].
+    /// Makes the pod's namespaces, shared memory and init. Once in a monitor's life: after a failure,
+    /// [`Self::end_pod`].
     pub async fn set_up_pod(&self, pod: PodSetUp) -> Result<PodReady> {
         let mut fds = Vec::new();
         let mut place = |fd: OwnedFd| {
@@ -209,8 +210,9 @@ impl Monitor {
         }
     }
 
-    /// Lets the waiting process `exec`. Safe to repeat after [`Error::Lost`]. When it fails, the container has ended with [`Exit::StartFailed`]: the news
-    /// says so too, and the error's step is the reason in the words that people know.
+    /// Lets the waiting process `exec`. Safe to repeat after [`Error::Lost`]. When it fails, the container has ended
+    /// with [`Exit::StartFailed`]: the news says so too, and the error's step is the reason in the words that people
+    /// know.
     pub async fn start(&self, container: &ContainerId) -> Result<SystemTime> {
         match self.ask(Act::Start(wire::Start { container_id: container.to_string() }), &[]).await? {
             Reply::Started(started) => Ok(exit::from_ns(started.started_at_ns)),
@@ -281,8 +283,9 @@ impl Monitor {
     }
 
     /// Puts `program`, a sealed memfd of `coracle-monitor`, in the place of the one that answers here: the same process
-    /// and connection, every container as it was. `name` is what its greeting says from then on. [`Error::Refused`], with
-    /// nothing changed, while something is on its way that somebody waits for, and when it could not go on from here.
+    /// and connection, every container as it was. `name` is what its greeting says from then on. [`Error::Refused`],
+    /// with nothing changed, while something is on its way that somebody waits for, and when it could not go on from
+    /// here.
     pub async fn replace(&self, program: &OwnedFd, name: &str) -> Result<()> {
         let program_fd = program.try_clone().map_err(|source| Error::Spawn { source })?;
         self.done(Act::Replace(wire::Replace { program_fd: 0, program: name.to_owned() }), &[program_fd]).await

@@ -15,7 +15,8 @@ pub struct Greeting {
     pub release: String,
     /// Its process.
     pub pid: i32,
-    /// Which program it runs, in the words of the daemon that started its launcher or replaced it; empty: it was not told.
+    /// Which program it runs, in the words of the daemon that started its launcher or replaced it; empty: it was not
+    /// told.
     pub program: String,
     /// Whether the pod has been set up.
     pub set_up: bool,

@@ -58,7 +58,8 @@ impl Peer {
         }
     }
 
-    /// Sends a message, or queues it when the daemon is slow. [`Error::Lost`] when the connection is of no use any more.
+    /// Sends a message, or queues it when the daemon is slow. [`Error::Lost`] when the connection is of no use any
+    /// more.
     pub fn send<M: Message>(&mut self, message: &M) -> Result<()> {
         // Replies are small; only requests ever need a memfd.
         let sealed = frame::seal(message).map_err(|unsealable| Error::unsealable("daemon", unsealable))?;

@@ -1,4 +1,5 @@
-//! Bytes in records: a string when they are UTF-8, as they nearly always are, else `{"base64": "…"}`. For `serde(with)`.
+//! Bytes in records: a string when they are UTF-8, as they nearly always are, else `{"base64": "…"}`. For
+//! `serde(with)`.
 
 use std::borrow::Cow;
 

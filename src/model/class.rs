@@ -29,12 +29,13 @@ pub enum Class {
     Internal,
 }
 
-/// Numbers of Linux errors that mean that something bounded ran out: memory, the machine's descriptors, ours, room, a quota.
+/// Numbers of Linux errors that mean that something bounded ran out: memory, the machine's descriptors, ours, room, a
+/// quota.
 const RAN_OUT: [i32; 5] = [12, 23, 24, 28, 122];
 
 impl Class {
-    /// Of an error by which the kernel refuses one of our own acts: what ran out deserves another answer than a fault of the
-    /// machine. An error of ours may stand for one, by its kind.
+    /// Of an error by which the kernel refuses one of our own acts: what ran out deserves another answer than a fault
+    /// of the machine. An error of ours may stand for one, by its kind.
     pub fn of_kernel(error: &io::Error) -> Class {
         let ran_out = match error.raw_os_error() {
             Some(number) => RAN_OUT.contains(&number),

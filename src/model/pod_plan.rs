@@ -139,7 +139,8 @@ pub struct PodPlan {
     pub annotations: BTreeMap<String, String>,
     /// Name of the runtime handler; empty is the default one.
     pub runtime_handler: String,
-    /// Parent cgroup as the kubelet names it (`/kubepods/…`); `None` leaves the choice to us. Checked: absolute, no `..`.
+    /// Parent cgroup as the kubelet names it (`/kubepods/…`); `None` leaves the choice to us. Checked: absolute, no
+    /// `..`.
     pub cgroup_parent: Option<String>,
     /// Kernel parameters of the pod's own namespaces, names with dots (`net.ipv4.…`).
     pub sysctls: BTreeMap<String, String>,

@@ -41,8 +41,8 @@ impl InvalidSysctl {
 
 /// Path below `/proc/sys` of a parameter that a pod with these namespaces may set.
 ///
-/// Names are read as sysctl(8) does: whichever of `.` and `/` comes first separates, and the other is then part of a name
-/// (`net.ipv4.conf.eth0/1.forwarding` and `net/ipv4/conf/eth0.1/forwarding` are the same).
+/// Names are read as sysctl(8) does: whichever of `.` and `/` comes first separates, and the other is then part of a
+/// name (`net.ipv4.conf.eth0/1.forwarding` and `net/ipv4/conf/eth0.1/forwarding` are the same).
 pub fn sysctl_path(name: &str, namespaces: &PodNamespaces) -> Result<String, InvalidSysctl> {
     let path = path(name);
     let is_name = |part: &str| !matches!(part, "" | "." | "..") && part.bytes().all(|b| b.is_ascii_graphic());

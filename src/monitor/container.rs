@@ -270,8 +270,9 @@ impl Container {
         leftover.is_empty()
     }
 
-    /// Removes the directory of an exec that has ended, or else keeps it for the end of a later one; and tries some of those
-    /// that were kept. Whatever an exec leaves running may end unseen: its parent is then the container's first process.
+    /// Removes the directory of an exec that has ended, or else keeps it for the end of a later one; and tries some of
+    /// those that were kept. Whatever an exec leaves running may end unseen: its parent is then the container's first
+    /// process.
     pub(crate) fn drop_exec_directory(&mut self, name: String) {
         let Some(live) = &mut self.live else { return };
         live.left_by_execs.push_front(name);

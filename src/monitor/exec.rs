@@ -194,8 +194,8 @@ impl Pod {
                 let asker = *asker;
                 exec.pid = pid;
                 exec.phase = ExecPhase::Running;
-                // Now, and not by the runtime, which knows no directories of execs: what it starts from here on is in it. The
-                // number of one that has been reaped may be anybody's.
+                // Now, and not by the runtime, which knows no directories of execs: what it starts from here on is in
+                // it. The number of one that has been reaped may be anybody's.
                 if early_end.is_none() {
                     let _ = kill::move_tree(exec.dir.as_fd(), pid);
                 }

@@ -1,8 +1,8 @@
 //! Puts another program in this one's place: the same process, and so the same children, descriptors and connection.
 //!
-//! Between two requests a monitor is little more than its descriptors. What it knows besides is written into a memfd, the
-//! descriptors are let through exec, and the new program reads what it is now ([`crate::take_over`]). Before that, a child
-//! of ours tries out whether the new program can: after exec there is no way back.
+//! Between two requests a monitor is little more than its descriptors. What it knows besides is written into a memfd,
+//! the descriptors are let through exec, and the new program reads what it is now ([`crate::take_over`]). Before that,
+//! a child of ours tries out whether the new program can: after exec there is no way back.
 
 use std::{
     io,

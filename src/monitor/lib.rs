@@ -2,9 +2,9 @@
 //!
 //! One program, `coracle-monitor`, started once from a sealed memfd. The **launcher** lives in a mount namespace that
 //! holds next to nothing, forks a monitor when the daemon asks, reaps them, and exits when it is retired and alone. A
-//! **monitor** is the parent of one pod's processes: it makes the pod's namespaces, launches containers (`engine`), holds
-//! their streams, writes their logs, reaps them, records their exits, starts execs. A container may be made by another OCI
-//! runtime instead ([`runtime`]): the monitor is its parent all the same.
+//! **monitor** is the parent of one pod's processes: it makes the pod's namespaces, launches containers (`engine`),
+//! holds their streams, writes their logs, reaps them, records their exits, starts execs. A container may be made by
+//! another OCI runtime instead ([`runtime`]): the monitor is its parent all the same.
 //!
 //! Both have one thread and no runtime: epoll, and SIGCHLD as a descriptor. Neither ever waits for the daemon, and
 //! neither resolves a path of the host: all it needs comes as descriptors.

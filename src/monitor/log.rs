@@ -1,8 +1,8 @@
 //! A container's log file: entries in the CRI's form, one write each, and never a reason to stop.
 //!
-//! The disk may be full or broken for a while; the container must not notice. An entry that cannot be written is dropped
-//! and counted, and writing goes on with the next. A half-written entry gets its newline before the next one, so that a
-//! reader finds the beginning of a line again.
+//! The disk may be full or broken for a while; the container must not notice. An entry that cannot be written is
+//! dropped and counted, and writing goes on with the next. A half-written entry gets its newline before the next one,
+//! so that a reader finds the beginning of a line again.
 
 use std::{
     fs::File,

@@ -5,8 +5,8 @@
 //!   limit is one `F`: a piece is only cut off when something follows it.
 //! - Content is raw bytes. With a terminal one `\r` before the newline is dropped: the terminal put it there.
 //!
-//! Bytes that wait for the end of their line are kept here, never more than the limit; between lines nothing is kept, so
-//! a quiet container costs no memory.
+//! Bytes that wait for the end of their line are kept here, never more than the limit; between lines nothing is kept,
+//! so a quiet container costs no memory.
 
 /// Whether an entry ends its line.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

@@ -21,8 +21,8 @@ const READ: usize = 8 * 1024;
 /// Reads in one turn before other containers get theirs.
 const TURN: usize = 16;
 
-/// The most that a last reading takes: the largest pipe an unprivileged program can have. What comes after is written by
-/// somebody who is not of the container (a pipe handed on), and who could go on for ever.
+/// The most that a last reading takes: the largest pipe an unprivileged program can have. What comes after is written
+/// by somebody who is not of the container (a pipe handed on), and who could go on for ever.
 const LAST: usize = 1024 * 1024 / READ + 1;
 
 /// One stream of a container.

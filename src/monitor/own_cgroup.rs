@@ -1,5 +1,5 @@
-//! The launcher's own cgroup, beside the daemon's: what it uses is not counted as a pod's, and a limit or kill meant for
-//! the daemon's group alone does not reach it.
+//! The launcher's own cgroup, beside the daemon's: what it uses is not counted as a pod's, and a limit or kill meant
+//! for the daemon's group alone does not reach it.
 //!
 //! Below the cgroup in which the daemon started it, in every hierarchy that can be written; where none can, it stays.
 

@@ -36,8 +36,8 @@ use crate::{
 /// Quiet time after which free memory is given back: not in the middle of a burst.
 const QUIET: Duration = Duration::from_millis(50);
 
-/// How long the first daemon may take to greet us. It does so as soon as it knows that we are there, in milliseconds; where
-/// the launcher died before it said so, another monitor has our socket's name, and nobody will ever find us.
+/// How long the first daemon may take to greet us. It does so as soon as it knows that we are there, in milliseconds;
+/// where the launcher died before it said so, another monitor has our socket's name, and nobody will ever find us.
 const GREETING_PATIENCE: Duration = Duration::from_secs(10);
 
 /// One pod's monitor.

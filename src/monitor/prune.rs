@@ -1,7 +1,8 @@
 //! The launcher's own root: a mount namespace that holds next to nothing.
 //!
-//! Every container is cloned from here, and a clone copies the mount table: on a node with hundreds of mounts that alone
-//! would cost a millisecond a container. It is also why no path of the host can be reached by mistake: there is none.
+//! Every container is cloned from here, and a clone copies the mount table: on a node with hundreds of mounts that
+//! alone would cost a millisecond a container. It is also why no path of the host can be reached by mistake: there is
+//! none.
 //!
 //! ```text
 //! /       tmpfs        /null   the null device, to mask files with
@@ -62,8 +63,8 @@ fn make_root() -> io::Result<()> {
     }
     make_special(root, Path::new(&NULL_DEVICE[1..]), Special::Char { major: 1, minor: 3 }, 0o666)?;
     mount_proc(root)?;
-    // Every copy of the null device is one file: with it writable, the root user of one container could change its mode for
-    // all of them. Copies of a mount keep this attribute; a device can be written on a read-only mount.
+    // Every copy of the null device is one file: with it writable, the root user of one container could change its mode
+    // for all of them. Copies of a mount keep this attribute; a device can be written on a read-only mount.
     mount::mount_setattr(root, false, MountAttrs::RDONLY, MountAttrs::empty(), None)?;
     nix::unistd::fchdir(root)?;
     Ok(())

@@ -27,7 +27,8 @@ fn put(digits: &mut [u8], mut number: u64) {
     }
 }
 
-/// Year, month and day of a number of days since 1970-01-01, by counting years from March, so that the leap day is last.
+/// Year, month and day of a number of days since 1970-01-01, by counting years from March, so that the leap day is
+/// last.
 fn civil(days: u64) -> (u64, u64, u64) {
     // Days since 0000-03-01; an era is 400 years.
     let days = days + 719_468;

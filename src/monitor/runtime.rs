@@ -1,11 +1,11 @@
 //! Containers that another OCI runtime runs: the runtime's commands under way, and what comes of each.
 //!
 //! ```text
-//!  create   the command stands in for the container while it prepares; what it leaves behind is the container's process
+//!  create   the command stands in for the container while it prepares; what it leaves is the container's process
 //!  start    the container starts while the command runs; an end seen meanwhile is told after it
 //!  kill     a polite signal goes by the runtime. SIGKILL does not: it must not depend on one
 //!  delete   before the container is forgotten; a runtime that cannot is no reason to keep it
-//!  exec     the command stands in for the exec; what it leaves behind is the exec's process
+//!  exec     the command stands in for the exec; what it leaves is the exec's process
 //! ```
 //! Every command has a deadline, at which it is killed with all of its session.
 
@@ -34,7 +34,8 @@ use crate::{
     say,
 };
 
-/// How long a command may take that sets up a container or a process. Less than the daemon waits for it, which so hears why.
+/// How long a command may take that sets up a container or a process. Less than the daemon waits for it, which so hears
+/// why.
 const LONG: Duration = Duration::from_secs(50);
 
 /// How long one may take that only signals or clears away; likewise.

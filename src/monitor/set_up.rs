@@ -1,8 +1,8 @@
 //! What a pod has before its first container: namespaces, shared memory, kernel parameters, an init.
 //!
-//! Steps, in order: mount namespace and shared memory; IPC and UTS namespaces and the host name; kernel parameters, those
-//! of the network from inside the pod's network namespace; the init. The monitor itself enters the pod's IPC and UTS
-//! namespaces, so its children simply have them; it stays in the host's network and pid namespaces.
+//! Steps, in order: mount namespace and shared memory; IPC and UTS namespaces and the host name; kernel parameters,
+//! those of the network from inside the pod's network namespace; the init. The monitor itself enters the pod's IPC and
+//! UTS namespaces, so its children simply have them; it stays in the host's network and pid namespaces.
 
 use std::{
     fs, io,

@@ -20,8 +20,8 @@ mod pod;
 
 pub(crate) use pod::{Port, link_names};
 
-/// The plugin's options as written. Unknown ones are refused; known ones that we do not do are refused when they ask for
-/// anything.
+/// The plugin's options as written. Unknown ones are refused; known ones that we do not do are refused when they ask
+/// for anything.
 #[derive(Debug, Clone, Deserialize)]
 #[serde(deny_unknown_fields, rename_all = "camelCase")]
 struct Conf {

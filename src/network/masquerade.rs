@@ -8,9 +8,9 @@
 //! chain masquerade-BRIDGE   one for each network: masquerade, unless the packet stays in the subnet or is multicast
 //! ```
 //!
-//! A hook carries 1024 chains and asks each of them about every new connection; a map carries any number of networks for
-//! the price of one look-up. Nothing changes as pods come and go: entries are whole subnets. Host ports will be maps in
-//! the same table.
+//! A hook carries 1024 chains and asks each of them about every new connection; a map carries any number of networks
+//! for the price of one look-up. Nothing changes as pods come and go: entries are whole subnets. Host ports will be
+//! maps in the same table.
 //!
 //! Instances agree by transactions: each reads the table, decides, and writes what holds only if nobody has written
 //! meanwhile. An instance writes its own network, never another's; but a network whose bridge is no more is nobody's,
@@ -44,8 +44,8 @@ const ERESTART: i32 = 85;
 /// How long others may keep changing rules between our look and our write before we give up.
 const SETTLE_WITHIN: Duration = Duration::from_secs(5);
 
-/// Networks that are cleared away in one transaction: the kernel answers each of its messages, and the answers have to fit
-/// the socket's buffer.
+/// Networks that are cleared away in one transaction: the kernel answers each of its messages, and the answers have to
+/// fit the socket's buffer.
 const CLEARED_AT_ONCE: usize = 16;
 
 /// Writes the network's rules, whatever was there before.

@@ -71,10 +71,11 @@ impl Conversation {
     }
 
     /// Sends requests that stand one after the other in `bytes` and waits until each of `awaited` (their numbers; all
-    /// must ask for an acknowledgement or be dumps) has been answered. Returns what the kernel sent and what it refused.
+    /// must ask for an acknowledgement or be dumps) has been answered. Returns what the kernel sent and what it
+    /// refused.
     ///
-    /// A dump of what changed while it was read is an error of kind `Interrupted`, to be asked for again. Answers have to
-    /// fit the socket's buffer, which holds about 200 of them.
+    /// A dump of what changed while it was read is an error of kind `Interrupted`, to be asked for again. Answers have
+    /// to fit the socket's buffer, which holds about 200 of them.
     ///
     /// `whole` is the number of a message that is answered only when the kernel throws away all of them.
     pub(crate) fn exchange(

@@ -194,9 +194,10 @@ impl Network {
         thread::lent("drop netns", move || inner.netns.remove(&path)).await
     }
 
-    /// Gives back what belongs to this instance and to none of the `live` pods: leases, namespaces, links. For the start
-    /// of the daemon, before it makes namespaces; pods attached since then keep their leases and links in any case. What a
-    /// live pod's attachment says that it has stays its own: a lease that is lost or damaged is written again.
+    /// Gives back what belongs to this instance and to none of the `live` pods: leases, namespaces, links. For the
+    /// start of the daemon, before it makes namespaces; pods attached since then keep their leases and links in any
+    /// case. What a live pod's attachment says that it has stays its own: a lease that is lost or damaged is written
+    /// again.
     pub async fn reconcile(&self, live: Vec<(PodId, Option<Attachment>)>) -> Result<()> {
         let (inner, live) = (Arc::clone(&self.inner), live.into_iter().collect());
         thread::run("reconcile", move || reconcile::run(&inner, live), |()| ()).await

@@ -101,8 +101,8 @@ impl Nft {
         Ok(Self { conversation: Conversation::open(NETFILTER)? })
     }
 
-    /// Begins a set of changes that comes about only if nothing has changed since [`Nft::generation`] gave `generation`;
-    /// otherwise it is refused with `ERESTART`.
+    /// Begins a set of changes that comes about only if nothing has changed since [`Nft::generation`] gave
+    /// `generation`; otherwise it is refused with `ERESTART`.
     pub(crate) fn transaction_at(&mut self, generation: u32) -> Transaction<'_> {
         let begin = self.conversation.next_sequence();
         let mut bytes = Vec::new();

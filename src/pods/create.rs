@@ -1,7 +1,8 @@
 //! Creates a container: the steps from an accepted plan to a process that waits just before exec.
 //!
-//! Steps, in order: image and its lease, intent; side by side writable layer with overlay and volumes, and cgroup with log;
-//! then launch plan, limits and descriptors, clone, record. Each hands its undo to [`Undo`]; a crash at any point is finished by `recover`.
+//! Steps, in order: image and its lease, intent; side by side writable layer with overlay and volumes, and cgroup with
+//! log; then launch plan, limits and descriptors, clone, record. Each hands its undo to [`Undo`]; a crash at any point
+//! is finished by `recover`.
 
 use std::{path::PathBuf, sync::Arc, time::SystemTime};
 

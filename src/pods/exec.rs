@@ -37,8 +37,8 @@ pub struct ExecOutput {
     pub code: i32,
 }
 
-/// What ends a command before its own end: the time that its caller gave it, or its caller's going away. Then it is killed
-/// with all it started.
+/// What ends a command before its own end: the time that its caller gave it, or its caller's going away. Then it is
+/// killed with all it started.
 pub(crate) struct Limits<F> {
     pub(crate) timeout: Option<Duration>,
     pub(crate) abandoned: F,
@@ -105,8 +105,8 @@ pub(crate) async fn exec_sync(
             done => return done,
         },
         error = over => {
-            // Its whole tree is gone when the call returns (CRI users count processes right after), as far as the monitor
-            // answers: the order to start and this one are served one after the other, however late.
+            // Its whole tree is gone when the call returns (CRI users count processes right after), as far as the
+            // monitor answers: the order to start and this one are served one after the other, however late.
             if sandbox.monitor.kill_exec(exec).await.is_ok() {
                 let _ = tokio::time::timeout(KILL_PATIENCE, work).await;
             }

@@ -84,12 +84,13 @@ impl Home {
     }
 }
 
-/// Descriptors that nothing new may take: a stop or removal opens a few at a time, and several of them may be under way.
+/// Descriptors that nothing new may take: a stop or removal opens a few at a time, and several of them may be under
+/// way.
 const KEPT_DESCRIPTORS: u64 = 128;
 
 impl Home {
-    /// Refuses to begin something new while so few descriptors are left that ending what is there could fail for want of
-    /// one.
+    /// Refuses to begin something new while so few descriptors are left that ending what is there could fail for want
+    /// of one.
     pub(crate) fn room_for_more(&self) -> Result<(), Error> {
         let left =
             kernel::descriptor::left().map_err(|error| Error::file("count the descriptors of", "/proc/self", error))?;

@@ -1,5 +1,5 @@
-//! Where readers find pods and containers: lists and statuses come from here, from memory, and can never be blocked by a
-//! stuck pod. Keepers replace their pod's view; nobody else writes.
+//! Where readers find pods and containers: lists and statuses come from here, from memory, and can never be blocked by
+//! a stuck pod. Keepers replace their pod's view; nobody else writes.
 
 use std::{
     collections::BTreeMap,

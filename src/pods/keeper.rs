@@ -148,7 +148,8 @@ pub(crate) struct Keeper {
 }
 
 impl Keeper {
-    /// A keeper for a pod that is to be made now. Who asked for it is known from the start: what fails at once is told too.
+    /// A keeper for a pod that is to be made now. Who asked for it is known from the start: what fails at once is told
+    /// too.
     pub(crate) fn for_new(home: Arc<Home>, record: PodRecord, asker: Reply<PodId>) -> Self {
         let mut keeper = Self::bare(home, record);
         keeper.joiners.push(asker);

@@ -2,8 +2,8 @@
 //!
 //! One keeper task per pod owns everything about it ([`keeper`]); readers see immutable views ([`index`], [`view`]) and
 //! are never blocked by a stuck pod. A multi-step act (`run`, `create`, `stop_pod`, `remove`) is a list of named steps
-//! with an undo each ([`step`], [`undo`]); an intent is on disk before the act and the result after it ([`record`]), and
-//! `recover` finishes at start what a crash cut short.
+//! with an undo each ([`step`], [`undo`]); an intent is on disk before the act and the result after it ([`record`]),
+//! and `recover` finishes at start what a crash cut short.
 //! Never knows: the CRI, protobuf, how a namespace is made or a layer unpacked.
 
 mod config;
@@ -113,8 +113,8 @@ impl Pods {
         self.settle(id, |reply| Command::Remove { reply }).await
     }
 
-    /// Whether a pod could be given its monitor, as far as the last attempt tells, and why not. Waits for nobody; has the
-    /// launcher looked after meanwhile, since a node that is not ready is asked for no pod that would do it.
+    /// Whether a pod could be given its monitor, as far as the last attempt tells, and why not. Waits for nobody; has
+    /// the launcher looked after meanwhile, since a node that is not ready is asked for no pod that would do it.
     pub fn readiness(&self) -> Result<(), String> {
         let home = self.home.clone();
         self.keepers.spawn(async move { home.launcher.look_after().await });

@@ -1,7 +1,8 @@
 //! A pod's monitor as a process: known for certain after any time, and ended when it lives and does not answer.
 //!
 //! A monitor that does not answer is worse than a dead one: its containers run on, and nobody sees their ends. So it is
-//! killed, its containers die with it (each has asked the kernel for that), and its pod goes on as one whose monitor died.
+//! killed, its containers die with it (each has asked the kernel for that), and its pod goes on as one whose monitor
+//! died.
 
 use std::{
     io,

@@ -1,8 +1,8 @@
 //! The monitor program, and how monitors of other releases come to run it.
 //!
 //! A daemon that has been upgraded finds monitors that were started from another program, by another daemon. Each is
-//! asked to go on as the new one, in place: its pod notices nothing. One that is busy is asked again; one that refuses to
-//! the end keeps its program, which the link's rules allow for, until the next start of a daemon.
+//! asked to go on as the new one, in place: its pod notices nothing. One that is busy is asked again; one that refuses
+//! to the end keeps its program, which the link's rules allow for, until the next start of a daemon.
 
 use std::{
     fs::File,

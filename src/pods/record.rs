@@ -1,7 +1,7 @@
 //! What is kept on disk of pods and containers: one self-describing record each, rebuilt into memory by scanning.
 //!
-//! A record says what was *asked* and how far we *came*; what is true now the kernel and the monitors say. What a reboot
-//! makes meaningless carries the boot id it belongs to.
+//! A record says what was *asked* and how far we *came*; what is true now the kernel and the monitors say. What a
+//! reboot makes meaningless carries the boot id it belongs to.
 
 use std::{path::PathBuf, sync::Arc, time::SystemTime};
 

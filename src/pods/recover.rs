@@ -51,10 +51,10 @@ const CLEARING: Duration = Duration::from_secs(10);
 
 /// Brings every pod back under a keeper.
 ///
-/// A pod or container whose record cannot be read is known all the same, and nothing of it is touched: its record may be
-/// a newer release's, the disk may have failed to give it this once, and even a damaged one is no reason to end what
-/// runs, which could not be undone. The log names it at each start. Whoever takes the record away (out of `quarantine/`)
-/// gives up what it stood for: the next start clears that away.
+/// A pod or container whose record cannot be read is known all the same, and nothing of it is touched: its record may
+/// be a newer release's, the disk may have failed to give it this once, and even a damaged one is no reason to end what
+/// runs, which could not be undone. The log names it at each start. Whoever takes the record away (out of
+/// `quarantine/`) gives up what it stood for: the next start clears that away.
 pub(crate) async fn recover(pods: &Pods) -> Result<(), Error> {
     let home = &pods.home;
     let mut found_containers = scan(&home.records.containers, "container")?;
@@ -62,8 +62,8 @@ pub(crate) async fn recover(pods: &Pods) -> Result<(), Error> {
     let found_phases = scan(&home.records.phases, "phase")?;
     let mut phases: BTreeMap<String, PhaseRecord> = found_phases.good.into_iter().collect();
     let images_known = !found_containers.unread.iter().any(|name| name.parse::<ContainerId>().is_ok());
-    // What a damaged phase said, the other witnesses may still know. One that still lies in its place, as a newer release's
-    // does, would be lost with the next that is written.
+    // What a damaged phase said, the other witnesses may still know. One that still lies in its place, as a newer
+    // release's does, would be lost with the next that is written.
     for record in found_containers.give_up(&found_phases.in_place) {
         if let Some(made) = &record.made {
             home.keep_image(&made.image.id);
@@ -126,8 +126,8 @@ pub(crate) async fn recover(pods: &Pods) -> Result<(), Error> {
     Ok(())
 }
 
-/// Settles one pod. Answers it with its addresses when it is to live on in the network. Fails where it cannot be told whether its monitor
-/// lives, for want of descriptors or memory: then nothing of it is touched, and there is no start.
+/// Settles one pod. Answers it with its addresses when it is to live on in the network. Fails where it cannot be told
+/// whether its monitor lives, for want of descriptors or memory: then nothing of it is touched, and there is no start.
 async fn one(
     pods: &Pods,
     mut record: PodRecord,

@@ -1,8 +1,8 @@
 //! Runs a pod sandbox: the steps from an accepted plan to a pod that is ready.
 //!
-//! Steps, in order: record the intent; side by side network namespace and addresses, and files, cgroup and monitor; then
-//! the pod's other namespaces, record. Each hands its undo to [`Undo`]; a crash at any point is finished by `recover`, which takes the
-//! same things back.
+//! Steps, in order: record the intent; side by side network namespace and addresses, and files, cgroup and monitor;
+//! then the pod's other namespaces, record. Each hands its undo to [`Undo`]; a crash at any point is finished by
+//! `recover`, which takes the same things back.
 //! Owns: the order. Does not own: how a namespace is made (`network`), what the kubelet meant (`cri`).
 
 use std::sync::Arc;

@@ -28,8 +28,8 @@ pub(crate) struct Stop {
     kill_at: Instant,
     asked: bool,
     kills: u32,
-    /// A signal is on its way: the next one waits until it is known what became of it, so that they do not pile up before
-    /// a monitor that does not answer.
+    /// A signal is on its way: the next one waits until it is known what became of it, so that they do not pile up
+    /// before a monitor that does not answer.
     signalling: bool,
 }
 

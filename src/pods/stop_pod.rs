@@ -1,7 +1,7 @@
 //! Stops a pod sandbox: what comes after its last process has ended.
 //!
-//! Steps, in order: monitor ended; side by side addresses given back, network namespace dropped, cgroup removed; record.
-//! Every step is safe to repeat, so a stop that failed or was cut short is finished by the next one.
+//! Steps, in order: monitor ended; side by side addresses given back, network namespace dropped, cgroup removed;
+//! record. Every step is safe to repeat, so a stop that failed or was cut short is finished by the next one.
 
 use std::sync::Arc;
 

@@ -6,7 +6,8 @@ use crate::{error::Error, step::Step};
 
 type Taking = Pin<Box<dyn Future<Output = Result<(), Error>> + Send>>;
 
-/// A stack of things to take back. Dropping it takes nothing back: either [`Undo::keep`] or [`Undo::take_back`] ends it.
+/// A stack of things to take back. Dropping it takes nothing back: either [`Undo::keep`] or [`Undo::take_back`] ends
+/// it.
 #[must_use]
 #[derive(Default)]
 pub(crate) struct Undo {

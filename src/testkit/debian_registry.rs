@@ -43,7 +43,8 @@ impl DebianRegistry {
             &config,
             format!(
                 "version: 0.1\nlog: {{level: error, accesslog: {{disabled: true}}}}\n\
-                 storage: {{filesystem: {{rootdirectory: {storage:?}}}, maintenance: {{readonly: {{enabled: true}}}}}}\n\
+                 storage: {{filesystem: {{rootdirectory: {storage:?}}}, \
+                 maintenance: {{readonly: {{enabled: true}}}}}}\n\
                  http: {{addr: \"{address}\"}}\n"
             ),
         )

@@ -11,7 +11,8 @@ use std::{
 /// Between two looks. Short: a test's time is mostly such waits.
 const PAUSE: Duration = Duration::from_millis(5);
 
-/// By how much deadlines are stretched: a machine under emulation is that many times slower. From `CORACLE_TEST_PATIENCE`.
+/// By how much deadlines are stretched: a machine under emulation is that many times slower. From
+/// `CORACLE_TEST_PATIENCE`.
 static PATIENCE: LazyLock<u32> = LazyLock::new(|| match env::var("CORACLE_TEST_PATIENCE") {
     Ok(text) => text.parse().expect("CORACLE_TEST_PATIENCE is a whole number"),
     Err(_) => 1,
@@ -22,8 +23,8 @@ pub fn patience(deadline: Duration) -> Duration {
     deadline * *PATIENCE
 }
 
-/// Looks again and again until `look` returns `Ok`, and returns what it holds. After `deadline` it panics with `what` and
-/// the last reason. The one place in the tests where a thread waits for time to pass.
+/// Looks again and again until `look` returns `Ok`, and returns what it holds. After `deadline` it panics with `what`
+/// and the last reason. The one place in the tests where a thread waits for time to pass.
 #[track_caller]
 pub fn eventually<T, E: Debug>(deadline: Duration, what: &str, mut look: impl FnMut() -> Result<T, E>) -> T {
     let deadline = patience(deadline);

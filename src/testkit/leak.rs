@@ -29,8 +29,8 @@ impl Leaks {
         let mut found = Vec::new();
         let dir = places.dir.display().to_string();
         for line in fs::read_to_string("/proc/self/mountinfo").unwrap_or_default().lines() {
-            // The directories of namespaces and of bundles are mounts of the node, as /run/netns is the host's, and a root
-            // of its own is the test's: they stay with it.
+            // The directories of namespaces and of bundles are mounts of the node, as /run/netns is the host's, and a
+            // root of its own is the test's: they stay with it.
             let own = ["netns", "root", "state/bundles"];
             let stays = own.iter().any(|below| line.contains(&format!(" {dir}/{below} rw")));
             if line.contains(&dir) && !stays {

@@ -39,8 +39,8 @@ pub fn programs() -> PathBuf {
     dir.expect("CORACLE_BIN_DIR is not set: run `export CORACLE_BIN_DIR=$(deploy/build)` first, or tests/run node")
 }
 
-/// Has a program find another boot id (`$0`) than the machine's, in a mount namespace of its own. `/proc` is made private
-/// first, so that nobody else sees it; other mounts go both ways, as ever.
+/// Has a program find another boot id (`$0`) than the machine's, in a mount namespace of its own. `/proc` is made
+/// private first, so that nobody else sees it; other mounts go both ways, as ever.
 const ANOTHER_BOOT: &str =
     "mount --make-private /proc && mount --bind \"$0\" /proc/sys/kernel/random/boot_id && exec \"$@\"";
 
@@ -150,8 +150,8 @@ impl TempNode {
         fs::read_to_string(self.dir.join(LOG)).unwrap_or_default()
     }
 
-    /// The launcher and the monitors that run now, whichever daemon they descend from. Not the forks of a monitor that have
-    /// its name until they become somebody else: a pod's init, a container's first process.
+    /// The launcher and the monitors that run now, whichever daemon they descend from. Not the forks of a monitor that
+    /// have its name until they become somebody else: a pod's init, a container's first process.
     pub fn helpers(&mut self) -> Vec<Process> {
         self.look();
         let is_one = |process: &&Process| ["coracle-launch", "coracle-monitor"].contains(&process.name.as_str());
@@ -272,8 +272,9 @@ impl TempNode {
         self.start_daemon();
     }
 
-    /// What a reboot does, as far as one can have it without one: every process of the node killed, mounts and the state
-    /// directory gone, and another boot id from now on; `root` stays. The daemon has to be started again by the caller.
+    /// What a reboot does, as far as one can have it without one: every process of the node killed, mounts and the
+    /// state directory gone, and another boot id from now on; `root` stays. The daemon has to be started again by the
+    /// caller.
     pub fn lose_power(&mut self) {
         self.kill_everything();
         self.unmount();

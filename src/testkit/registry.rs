@@ -1,7 +1,7 @@
 //! A tiny registry on loopback: HTTP or TLS, open or with basic or token authorization, with trouble on demand.
 //!
-//! It speaks just enough of the distribution specification for pulls, keeps a list of what it was asked, and can refuse,
-//! cut, spoil, redirect or hold any answer. One thread a connection: it only ever serves a test.
+//! It speaks just enough of the distribution specification for pulls, keeps a list of what it was asked, and can
+//! refuse, cut, spoil, redirect or hold any answer. One thread a connection: it only ever serves a test.
 
 use std::{
     collections::HashMap,

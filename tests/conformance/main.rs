@@ -1,8 +1,9 @@
 //! The kubelet's own conformance suite, critest, against a throwaway node.
 //!
 //! Each test runs one group of its specs on a node of its own, so that they run side by side (critest mostly waits: it
-//! polls every four seconds), and ends with the leak check of the node. A group runs whole: a spec that critest skips of its
-//! own accord fails the test. Specs that are not run are in `skipped.txt`, each with its reason. The images come from Debian's packages (`tests/images/make`), by a mirror for each host name.
+//! polls every four seconds), and ends with the leak check of the node. A group runs whole: a spec that critest skips
+//! of its own accord fails the test. Specs that are not run are in `skipped.txt`, each with its reason. The images come
+//! from Debian's packages (`tests/images/make`), by a mirror for each host name.
 
 #![allow(clippy::unwrap_used, clippy::print_stderr, reason = "this is a test")]
 
@@ -60,8 +61,8 @@ async fn security_context() {
     conform("security", &filters("security"), &[]).await;
 }
 
-/// Every spec in one run, again and again: each time in another order, eight at a time. A seed that failed is tried again
-/// alone with `CORACLE_CONFORMANCE_SEEDS=<seed>`.
+/// Every spec in one run, again and again: each time in another order, eight at a time. A seed that failed is tried
+/// again alone with `CORACLE_CONFORMANCE_SEEDS=<seed>`.
 #[tokio::test(flavor = "multi_thread", worker_threads = 1)]
 #[ignore = "needs root, and minutes: tests/run seeds"]
 async fn in_twenty_orders_eight_at_a_time() {

@@ -1,7 +1,7 @@
 //! Runs each case on this engine and on every other runtime, one after the other, and compares what the probe saw.
 //!
-//! A report is made flat: one text for each thing, by a name such as `mounts /proc options`. What no two containers share
-//! (ids, numbers of namespaces and pipes, addresses) is replaced before. What then differs has to be in the list
+//! A report is made flat: one text for each thing, by a name such as `mounts /proc options`. What no two containers
+//! share (ids, numbers of namespaces and pipes, addresses) is replaced before. What then differs has to be in the list
 //! ([`crate::list`]), and what is in the list has to differ. That nothing was seen on either side is no equality: a
 //! container that did not come to its report fails, and so does one that all refuse, unless its case says so.
 

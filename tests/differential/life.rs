@@ -264,7 +264,8 @@ fn hanging(hang: &str) -> PathBuf {
     let dir = tempfile::tempdir().unwrap().keep();
     let path = dir.join("hanging");
     let script = format!(
-        "#!/bin/sh\nfor word in \"$@\"; do\n  case \"$word\" in {hang}) exec sleep 1000 ;; esac\ndone\nexec {} \"$@\"\n",
+        "#!/bin/sh\nfor word in \"$@\"; do\n  case \"$word\" in {hang}) exec sleep 1000 ;; esac\ndone\n\
+         exec {} \"$@\"\n",
         handlers::program("runc").display()
     );
     handlers::write_program(&path, &script)

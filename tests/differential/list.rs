@@ -11,8 +11,8 @@ pub(crate) struct List {
     difference: Vec<Difference>,
 }
 
-/// One reason. In a text a `*` stands for anything, and `{name}` for anything that is the same wherever it stands in `what`,
-/// `ours` and `theirs`.
+/// One reason. In a text a `*` stands for anything, and `{name}` for anything that is the same wherever it stands in
+/// `what`, `ours` and `theirs`.
 #[derive(Debug, Deserialize)]
 #[serde(deny_unknown_fields)]
 struct Difference {
@@ -70,8 +70,8 @@ impl List {
         explained
     }
 
-    /// Reasons for what nobody shows any more: each of the runtimes has to show each of the things, and it in each of the
-    /// cases.
+    /// Reasons for what nobody shows any more: each of the runtimes has to show each of the things, and it in each of
+    /// the cases.
     pub(crate) fn unused(&self) -> String {
         let mut unused = String::new();
         for one in self.difference.iter().filter(|one| !one.sometimes) {

@@ -1,5 +1,5 @@
-//! The same pods on this engine and on other OCI runtimes: what a container sees of itself is equal, or the difference is
-//! listed with its reason.
+//! The same pods on this engine and on other OCI runtimes: what a container sees of itself is equal, or the difference
+//! is listed with its reason.
 //!
 //! `compare` runs the cases of `matrix`; what differs has its reason in `differences.toml`.
 //! `life`: a container's whole life by another runtime, its failures included. Needs Debian's runc and crun.

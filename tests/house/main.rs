@@ -1,4 +1,5 @@
-//! What is said about the tests is true: the stages that `tests/run --help` and `tests/README.md` name are those there are.
+//! What is said about the tests is true: the stages that `tests/run --help` and `tests/README.md` name are those there
+//! are.
 
 #![allow(clippy::unwrap_used, reason = "these are tests")]
 

@@ -1,5 +1,5 @@
-//! Descriptors or memory gone: what needs them is refused with its reason, nothing is said that is not so, everything can be
-//! stopped and deleted, and when they are there again all is as before.
+//! Descriptors or memory gone: what needs them is refused with its reason, nothing is said that is not so, everything
+//! can be stopped and deleted, and when they are there again all is as before.
 
 use std::{
     fs::{self, File},

@@ -1,7 +1,7 @@
 //! Every named step of every act made to fail, and the daemon killed before and after each.
 //!
-//! Whatever happens: nothing half-made stays, the same request works afterwards, as a kubelet repeats it, how a container
-//! ended stays known, and nothing is leaked. A pod beside it notices nothing, and none of its lines is lost.
+//! Whatever happens: nothing half-made stays, the same request works afterwards, as a kubelet repeats it, how a
+//! container ended stays known, and nothing is leaked. A pod beside it notices nothing, and none of its lines is lost.
 
 use std::{
     fs,
@@ -33,8 +33,8 @@ const SOON: Duration = Duration::from_secs(20);
 /// After this a call counts as one that its client gave up.
 const GIVEN_UP: Duration = Duration::from_secs(1);
 
-/// From the start of the daemon after a crash until all is settled: it answers, what was cut short is taken back, and what
-/// was asked for is done when it is asked for again.
+/// From the start of the daemon after a crash until all is settled: it answers, what was cut short is taken back, and
+/// what was asked for is done when it is asked for again.
 const SETTLED: Duration = Duration::from_secs(1);
 
 /// What the witness writes, megabytes a second: a little more than the ten of a busy program.
@@ -204,8 +204,8 @@ impl<'w> Life<'w> {
         Ok(self.cri.runtime.container_status(request).await?.into_inner().status.expect("a status"))
     }
 
-    /// After an act that was refused and taken back: nothing of it is seen, and its name is free, since the same request
-    /// fails at the same step again.
+    /// After an act that was refused and taken back: nothing of it is seen, and its name is free, since the same
+    /// request fails at the same step again.
     async fn is_taken_back(&mut self, act: Act, step: Step, refused: &Status) {
         assert!(refused.message().contains(step.name()), "{step}: {refused}");
         match act {
@@ -238,8 +238,9 @@ async fn pods(cri: &mut Cri) -> Vec<(String, PodSandboxState)> {
     listed.into_iter().map(|pod| (pod.id.clone(), pod.state())).collect()
 }
 
-/// Lives a whole life on a node whose daemon does not run, with something happening at `step`; where that stops an act, the
-/// next daemon is asked for it again. The node's daemon does not run afterwards. Answers how long it took to settle.
+/// Lives a whole life on a node whose daemon does not run, with something happening at `step`; where that stops an act,
+/// the next daemon is asked for it again. The node's daemon does not run afterwards. Answers how long it took to
+/// settle.
 async fn live(node: &mut TempNode, witness: &mut Witness, step: Step, how: How) -> Duration {
     let case = format!("{step}={}", how.name());
     node.set_environment(faults(&case));

@@ -74,7 +74,8 @@ async fn refused(cri: &mut Cri, reference: &str, auth: Option<AuthConfig>) -> St
     cri.images.pull_image(request).await.unwrap_err()
 }
 
-/// The kubelet takes the bare message of code Unknown and looks how it begins; of every other code it looks at the code.
+/// The kubelet takes the bare message of code Unknown and looks how it begins; of every other code it looks at the
+/// code.
 #[ignore = "needs root: runs a node"]
 #[tokio::test(flavor = "multi_thread")]
 async fn a_registry_that_is_away_or_busy_is_told_in_the_words_that_the_kubelet_looks_for() {

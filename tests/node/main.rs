@@ -4,7 +4,7 @@
     clippy::unwrap_used,
     clippy::cloned_ref_to_slice_refs,
     clippy::print_stdout,
-    reason = "these are tests, a list of one reads as a list, and what was measured is told to whoever looks (--nocapture)"
+    reason = "these are tests, a list of one reads as a list, and what was measured is told to whoever looks"
 )]
 
 mod log_file;

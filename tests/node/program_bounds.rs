@@ -1,4 +1,5 @@
-//! The most that a container or a command can be given: at each bound it works or is refused by name, and nothing hangs.
+//! The most that a container or a command can be given: at each bound it works or is refused by name, and nothing
+//! hangs.
 
 use std::time::Duration;
 

@@ -1,9 +1,9 @@
-//! A storm: the daemon, or what it has beside pods, killed at random instants, while many clients make, use and remove pods
-//! without a pause.
+//! A storm: the daemon, or what it has beside pods, killed at random instants, while many clients make, use and remove
+//! pods without a pause.
 //!
-//! `CORACLE_STORM_KILLS` says how many kills; `CORACLE_STORM_SEED` has a storm come again, as far as chance is ours. What is
-//! promised: what was acknowledged is there, how a container ended is told as it was, no line of a log is lost, and when it
-//! is over nothing is left.
+//! `CORACLE_STORM_KILLS` says how many kills; `CORACLE_STORM_SEED` has a storm come again, as far as chance is ours.
+//! What is promised: what was acknowledged is there, how a container ended is told as it was, no line of a log is lost,
+//! and when it is over nothing is left.
 
 mod client;
 
@@ -29,8 +29,8 @@ const CLIENTS: usize = 20;
 /// Kills of an ordinary run; `tests/run storm` asks for more.
 const FEW_KILLS: usize = 10;
 
-/// Longest time from the start of a daemon to the next kill. The shortest is none: many die before they answer, some while
-/// they settle what the last one left, most in the middle of their work.
+/// Longest time from the start of a daemon to the next kill. The shortest is none: many die before they answer, some
+/// while they settle what the last one left, most in the middle of their work.
 const LONGEST_LIFE: Duration = Duration::from_millis(800);
 
 /// What the witness writes, megabytes a second: the machine is busy enough.

@@ -1,7 +1,7 @@
 //! A pod that must notice nothing of what happens to the daemon, and that sees whether it does.
 //!
-//! One container writes numbered lines as fast as a busy program does, one waits, one has ended, and one ends while there
-//! is no daemon.
+//! One container writes numbered lines as fast as a busy program does, one waits, one has ended, and one ends while
+//! there is no daemon.
 
 use std::{
     collections::HashMap,
@@ -44,8 +44,8 @@ pub(crate) struct Witness {
 }
 
 impl Witness {
-    /// Begins on a node whose daemon runs, and which has no other pod. `rate`: what the writer writes, as an argument of the
-    /// probe, megabytes a second.
+    /// Begins on a node whose daemon runs, and which has no other pod. `rate`: what the writer writes, as an argument
+    /// of the probe, megabytes a second.
     pub(crate) async fn begin(node: &TempNode, rate: &str) -> Witness {
         let mut cri = node.client().await;
         let config = pod("witness", node.dir());
@@ -130,14 +130,14 @@ impl Witness {
         self.bear(cri).await;
     }
 
-    /// Has the log swapped as a kubelet does, and looks at the old file: no line is missing. Safe to repeat after a call that
-    /// failed.
+    /// Has the log swapped as a kubelet does, and looks at the old file: no line is missing. Safe to repeat after a
+    /// call that failed.
     pub(crate) async fn rotate(&mut self, cri: &mut Cri) -> Result<(), Status> {
         self.poured.rotate(cri).await
     }
 
-    /// Stops the writer: it has ended as it should, and from its first line to its last none is missing. Answers the rate in
-    /// megabytes a second.
+    /// Stops the writer: it has ended as it should, and from its first line to its last none is missing. Answers the
+    /// rate in megabytes a second.
     pub(crate) async fn end(mut self, cri: &mut Cri) -> f64 {
         let writer = self.poured.container.clone();
         let request = StopContainerRequest { container_id: writer.clone(), timeout: 20 };

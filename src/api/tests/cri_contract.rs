@@ -1,7 +1,7 @@
 //! Our CRI contract is the published one: every message, field number, type, label, enum value and call, both ways.
 //!
-//! The table in `tests/contract/` was made from the published contract. Here it and our descriptors are each turned into
-//! a set of sentences, and the sets must be equal.
+//! The table in `tests/contract/` was made from the published contract. Here it and our descriptors are each turned
+//! into a set of sentences, and the sets must be equal.
 
 #![allow(clippy::unwrap_used, reason = "a test's panic is its report")]
 

@@ -121,8 +121,8 @@ pub(crate) fn echoed(field: &Field<'_>, map: HashMap<String, String>) -> Result<
     Ok(map.into_iter().collect())
 }
 
-/// The bytes of all texts of a field, which are bounded one by one elsewhere: a container is described to its monitor in one
-/// message, which has a length.
+/// The bytes of all texts of a field, which are bounded one by one elsewhere: a container is described to its monitor
+/// in one message, which has a length.
 pub(crate) fn together(field: &Field<'_>, bytes: usize, most: usize) -> Result<(), Error> {
     if bytes > most {
         return Err(Error::invalid(field, format_args!("{bytes} bytes"), format!("at most {most} bytes together")));

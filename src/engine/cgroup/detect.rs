@@ -25,7 +25,8 @@ pub enum Layout {
 pub struct V1 {
     /// Every mounted hierarchy, named ones (`name=systemd`) included.
     pub hierarchies: Vec<Hierarchy>,
-    /// The root of a version 2 tree beside them. Nothing of ours goes there; other runtimes put their containers there too.
+    /// The root of a version 2 tree beside them. Nothing of ours goes there; other runtimes put their containers there
+    /// too.
     pub beside: Option<OwnedFd>,
 }
 

@@ -1,7 +1,8 @@
 //! Every process of a cgroup and of those below it: found, signalled, ended with those they start meanwhile.
 //!
-//! For the daemon, by a path below the hierarchies' roots, and for the monitor, by a descriptor of the one directory that
-//! it was given. Paths below it were made by containers: they are opened one name at a time and never through a link.
+//! For the daemon, by a path below the hierarchies' roots, and for the monitor, by a descriptor of the one directory
+//! that it was given. Paths below it were made by containers: they are opened one name at a time and never through a
+//! link.
 
 use std::{
     collections::HashSet,
@@ -58,8 +59,8 @@ impl Cgroups {
 }
 
 impl Tree<'_> {
-    /// Sends a signal to every process. SIGKILL leaves no way out: not by forking (version 1: they are frozen while it is
-    /// sent; version 2: the kernel does it in one step).
+    /// Sends a signal to every process. SIGKILL leaves no way out: not by forking (version 1: they are frozen while it
+    /// is sent; version 2: the kernel does it in one step).
     pub fn signal(self, number: i32) -> io::Result<()> {
         if number != libc::SIGKILL {
             self.processes()?.into_iter().for_each(|pid| send(pid, number));
@@ -148,7 +149,8 @@ pub(super) fn children(dir: BorrowedFd<'_>) -> io::Result<Vec<String>> {
 
 fn collect(dir: BorrowedFd<'_>, depth: usize, found: &mut Vec<Pid>) -> io::Result<()> {
     let text = read(dir, "cgroup.procs")?;
-    // 0 stands for a process of a pid namespace that is not below ours: not ours to signal, and kill(0) would be ourselves.
+    // 0 stands for a process of a pid namespace that is not below ours: not ours to signal, and kill(0) would be
+    // ourselves.
     found.extend(text.lines().filter_map(|line| line.parse().ok()).filter(|pid| *pid > 1).map(Pid));
     if depth == 0 {
         return Ok(());

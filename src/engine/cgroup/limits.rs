@@ -98,7 +98,8 @@ pub fn v2(resources: &Resources, pids: Option<u64>) -> Result<Vec<Write>> {
     Ok(writes.0)
 }
 
-/// v2's weight for v1's shares: the curve of runc 1.3 and crun, on which the defaults meet (1024 is 100), and both ends.
+/// v2's weight for v1's shares: the curve of runc 1.3 and crun, on which the defaults meet (1024 is 100), and both
+/// ends.
 pub fn weight(shares: u64) -> u64 {
     match shares {
         ..=2 => 1,

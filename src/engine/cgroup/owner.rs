@@ -1,5 +1,5 @@
-//! Whose a cgroup is: an attribute on its directory. Instances may share the cgroup they put their pods in, and one that
-//! finds a pod which it has no record of must not take another's for its own.
+//! Whose a cgroup is: an attribute on its directory. Instances may share the cgroup they put their pods in, and one
+//! that finds a pod which it has no record of must not take another's for its own.
 
 use std::{
     os::{fd::AsFd, unix::ffi::OsStrExt},
@@ -14,8 +14,8 @@ use super::{Cgroups, make::open_dir};
 const OWNER: &std::ffi::CStr = c"trusted.coracle.root";
 
 impl Cgroups {
-    /// Marks a cgroup, in every hierarchy. Where that cannot be done (a node inside a user namespace), what a lost record
-    /// leaves behind stays, which is the lesser harm.
+    /// Marks a cgroup, in every hierarchy. Where that cannot be done (a node inside a user namespace), what a lost
+    /// record leaves behind stays, which is the lesser harm.
     pub(super) fn mark(&self, path: &str, owner: &Path) {
         for root in self.roots() {
             let marked =

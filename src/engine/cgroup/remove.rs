@@ -46,7 +46,8 @@ impl Cgroups {
             }
         }
         if let (Some(root), Some(parent)) = (beside, above(path)) {
-            // Made on the way by the same runtime; the kubelet, of version 1, does not know of it. Refused while others use it.
+            // Made on the way by the same runtime; the kubelet, of version 1, does not know of it. Refused while others
+            // use it.
             let _ = unlinkat(root, relative(parent), UnlinkatFlags::RemoveDir);
         }
         refused

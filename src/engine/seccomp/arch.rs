@@ -120,7 +120,8 @@ fn arm_number(name: &str) -> Option<u32> {
     }
 }
 
-/// Calls whose structures differ with 32-bit pointers have numbers of their own (arch/x86/entry/syscalls/syscall_64.tbl).
+/// Calls whose structures differ with 32-bit pointers have numbers of their own
+/// (arch/x86/entry/syscalls/syscall_64.tbl).
 const X32_OWN: [(&str, u32); 36] = [
     ("rt_sigaction", 512),
     ("rt_sigreturn", 513),

@@ -159,7 +159,8 @@ fn every_action_has_its_verdict() {
         ("SCMP_ACT_ALLOW", ALLOW),
     ] {
         let text = format!(
-            r#"{{"defaultAction":"SCMP_ACT_KILL_PROCESS","syscalls":[{{"names":["read"],"action":"{action}","errnoRet":13}}]}}"#
+            r#"{{"defaultAction":"SCMP_ACT_KILL_PROCESS",
+            "syscalls":[{{"names":["read"],"action":"{action}","errnoRet":13}}]}}"#
         );
         let program = compiled(&profile(&text), usual());
         assert_eq!(run(&program, &Call { arch: Arch::X86_64, number: 0, args: [0; 6] }), verdict, "{action}");

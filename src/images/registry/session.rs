@@ -129,8 +129,8 @@ impl Session {
         Ok(false)
     }
 
-    /// What a refusal says. Of another server, to which the host sent us on, only the status is told: what it answers is
-    /// between it and us, and whoever made the host name it may not be allowed to ask it.
+    /// What a refusal says. Of another server, to which the host sent us on, only the status is told: what it answers
+    /// is between it and us, and whoever made the host name it may not be allowed to ask it.
     pub(crate) async fn refusal(&self, response: Response) -> Outcome {
         let place = |url: &Url| (url.host_str().map(str::to_owned), url.port_or_known_default());
         if place(response.url()) != place(&self.host.base) {

@@ -1,8 +1,8 @@
 //! Sparse files: which bytes of a file an archive holds, in the three ways that programs have written it.
 //!
-//! GNU's own entries (type `S`) carry the list in the header and in blocks behind it; PAX 0.0 and 0.1 in records; PAX 1.0
-//! at the beginning of the content. Whatever the form, a list is believed only when its pieces follow one another within
-//! the file and are together as long as the content: see [`Pieces::checked`].
+//! GNU's own entries (type `S`) carry the list in the header and in blocks behind it; PAX 0.0 and 0.1 in records; PAX
+//! 1.0 at the beginning of the content. Whatever the form, a list is believed only when its pieces follow one another
+//! within the file and are together as long as the content: see [`Pieces::checked`].
 
 use std::{collections::VecDeque, ops::Range};
 

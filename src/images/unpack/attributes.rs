@@ -85,8 +85,8 @@ impl Attributes {
     }
 }
 
-/// Only what means something inside a container. Nothing that overlay reads (it would smuggle redirects and opaque marks
-/// past the path checks), no labels of another machine's policy.
+/// Only what means something inside a container. Nothing that overlay reads (it would smuggle redirects and opaque
+/// marks past the path checks), no labels of another machine's policy.
 fn is_allowed(name: &CStr) -> bool {
     let name = name.to_bytes();
     let is_user = name.starts_with(b"user.") && !name.starts_with(b"user.overlay.");

@@ -14,8 +14,8 @@ use crate::{
 /// Every owner's name begins so; a bridge with another alias, or none, was made by somebody else.
 pub(crate) const OWNER_PREFIX: &str = "coracle ";
 
-/// Finds or makes the bridge. Refuses one that belongs to another instance or that somebody else uses, and a link that is
-/// no bridge.
+/// Finds or makes the bridge. Refuses one that belongs to another instance or that somebody else uses, and a link that
+/// is no bridge.
 pub(super) fn ensure_bridge(links: &mut Links, bridge: &Bridge, owner: Option<&str>) -> Result<Link> {
     let name = &bridge.name;
     if links.by_name(name)?.is_none() {
@@ -48,8 +48,8 @@ pub(super) fn ensure_bridge(links: &mut Links, bridge: &Bridge, owner: Option<&s
             }
             // Made by an instance whose root is no more: it becomes ours.
             Some(alias) if alias.starts_with(OWNER_PREFIX) => label(links, name, owner)?,
-            // Made by somebody else, never by us: a bridge of ours is labelled in the very send that makes it, and before
-            // it gets an address. A bare one becomes ours.
+            // Made by somebody else, never by us: a bridge of ours is labelled in the very send that makes it, and
+            // before it gets an address. A bare one becomes ours.
             _ => {
                 refuse_used(links, &found)?;
                 label(links, name, owner)?;
@@ -150,8 +150,8 @@ fn refuse_used(links: &mut Links, bridge: &Link) -> Result<()> {
     };
     let name = &bridge.name;
     not_ready(format!(
-        "bridge {name} was not made by Coracle and has {used}; choose another network.bridge, or delete {name} if nothing \
-         needs it"
+        "bridge {name} was not made by Coracle and has {used}; choose another network.bridge, or delete {name} if \
+         nothing needs it"
     ))
 }
 

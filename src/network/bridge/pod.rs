@@ -40,8 +40,8 @@ pub(crate) struct Port {
 impl Bridge {
     /// Attaches a pod: on return its addresses answer. Runs on a thread of its own.
     ///
-    /// `ground` is the index of the prepared bridge; `ENODEV` or `EINVAL` from "make veth" mean that it is gone. Links of
-    /// detached pods that `lingering` knows to have had these addresses are cut off.
+    /// `ground` is the index of the prepared bridge; `ENODEV` or `EINVAL` from "make veth" mean that it is gone. Links
+    /// of detached pods that `lingering` knows to have had these addresses are cut off.
     pub(crate) fn add(
         &self,
         links: &mut Links,

@@ -71,7 +71,12 @@ proptest! {
     }
 
     #[test]
-    fn no_json_makes_the_parser_panic(name in ".{0,20}", kind in ".{0,20}", version in "[0-9.]{0,8}", extra in ".{0,30}") {
+    fn no_json_makes_the_parser_panic(
+        name in ".{0,20}",
+        kind in ".{0,20}",
+        version in "[0-9.]{0,8}",
+        extra in ".{0,30}",
+    ) {
         let json = serde_json::json!({
             "name": name, "cniVersion": version, "cniVersions": [extra], "disableGC": extra,
             "plugins": [{"type": kind, "capabilities": {extra.clone(): true}, "ipam": extra}],

@@ -233,8 +233,8 @@ impl Locked<'_> {
     }
 }
 
-/// Overwrites in place: a torn write costs the round robin its place, never an address. What is left of a longer text is
-/// cut off afterwards, since emptying a file first takes longer than all the rest.
+/// Overwrites in place: a torn write costs the round robin its place, never an address. What is left of a longer text
+/// is cut off afterwards, since emptying a file first takes longer than all the rest.
 fn write_over(path: &Path, text: &str) -> io::Result<()> {
     let mut file = OpenOptions::new().write(true).create(true).truncate(false).mode(0o600).open(path)?;
     file.write_all(text.as_bytes())?;

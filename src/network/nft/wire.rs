@@ -1,4 +1,5 @@
-//! The bytes of nfnetlink: messages of attributes, nested and padded. Numbers are big-endian, unlike the rest of netlink.
+//! The bytes of nfnetlink: messages of attributes, nested and padded. Numbers are big-endian, unlike the rest of
+//! netlink.
 
 use crate::netlink::HEADER;
 

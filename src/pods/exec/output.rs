@@ -6,7 +6,8 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 pub(super) const OUTPUT_BYTES: usize = 16 << 20;
 
 /// Most bytes kept of all outputs of the node together: sixteen at their largest. Probes print a line; whoever has a
-/// hundred commands print without end must not have the daemon killed for want of memory, and every pod's calls with it.
+/// hundred commands print without end must not have the daemon killed for want of memory, and every pod's calls with
+/// it.
 const ALL_OUTPUTS_BYTES: usize = 256 << 20;
 
 /// The room for outputs that a node has left.

@@ -1,5 +1,5 @@
-//! What is wanted and not yet true: starts the next job towards it. Looks at the whole state each time, so it can be called
-//! at any time and any number of times, and a job that failed or a crash in between needs no memory of its own.
+//! What is wanted and not yet true: starts the next job towards it. Looks at the whole state each time, so it can be
+//! called at any time and any number of times, and a job that failed or a crash in between needs no memory of its own.
 
 use std::time::{Duration, Instant};
 

@@ -1,9 +1,9 @@
 //! The connection to a pod's monitor: when it is lost it is made again, and every container is settled from what the
 //! monitor says then.
 //!
-//! Connections are lost for smaller reasons than a death: the daemon did not read for too long, the kernel had no memory
-//! for a message, somebody else connected. None of them is a reason to end a pod. Only a monitor that has ended is given
-//! up, or one that stands still, which is ended.
+//! Connections are lost for smaller reasons than a death: the daemon did not read for too long, the kernel had no
+//! memory for a message, somebody else connected. None of them is a reason to end a pod. Only a monitor that has ended
+//! is given up, or one that stands still, which is ended.
 
 use std::{collections::BTreeMap, fs::File, os::fd::AsFd, sync::Arc, time::Duration};
 
@@ -14,8 +14,8 @@ use tokio::sync::mpsc;
 use super::{Finished, Keeper};
 use crate::{container::Making, home::Home, monitor_process::MonitorProcess, run::Sandbox, stop_pod};
 
-/// What is waited for before each try. A monitor that lives needs none of it; later ones are for a machine that is too busy
-/// for a while.
+/// What is waited for before each try. A monitor that lives needs none of it; later ones are for a machine that is too
+/// busy for a while.
 const PAUSES: [Duration; 5] = [
     Duration::from_millis(10),
     Duration::from_millis(100),
@@ -71,7 +71,8 @@ impl Keeper {
             let state = now.remove(&id);
             self.settle(&id, state);
         }
-        // What nobody can name and still runs was given up while it was being made, and is killed by whoever gave it up.
+        // What nobody can name and still runs was given up while it was being made, and is killed by whoever gave it
+        // up.
         let ended = now.into_iter().filter(|(_, state)| matches!(state, NowState::Exited { .. }));
         ended.for_each(|(id, _)| self.drop_unknown(id));
         self.publish();

@@ -209,7 +209,8 @@ impl Keeper {
         self.news = None;
         self.sandbox = None;
         if self.record.stage == PodStage::Ready {
-            tracing::error!(pod = %self.record.id, monitor = self.record.monitor.map(|process| process.pid), "the pod's monitor died");
+            let monitor = self.record.monitor.map(|process| process.pid);
+            tracing::error!(pod = %self.record.id, monitor, "the pod's monitor died");
             self.record.stage = PodStage::Stopping;
             self.record.trouble = Some("its monitor died; its containers were ended with it".to_owned());
             self.save(Step::StopPodIntent);
@@ -220,8 +221,8 @@ impl Keeper {
         self.publish();
     }
 
-    /// Ends a container of which no monitor speaks: whatever of it is left is killed. How it ended a monitor that died may
-    /// have written down; else nobody knows.
+    /// Ends a container of which no monitor speaks: whatever of it is left is killed. How it ended a monitor that died
+    /// may have written down; else nobody knows.
     pub(super) fn end_unseen(&mut self, id: &ContainerId, why: &str) {
         let Some(Container { making: Making::Done { made, phase, .. }, .. }) = self.containers.get(id) else { return };
         let waits = match phase {
@@ -283,8 +284,8 @@ impl Keeper {
         });
     }
 
-    /// What became of a signal. A monitor that does not take the order to kill stands in the way of every stop: one that
-    /// the whole pod waits for is worth the monitor, one of a single container is not.
+    /// What became of a signal. A monitor that does not take the order to kill stands in the way of every stop: one
+    /// that the whole pod waits for is worth the monitor, one of a single container is not.
     fn signalled(&mut self, id: &ContainerId, act: Act, result: Result<(), Unsent>) {
         let Some(kept) = self.containers.get_mut(id) else { return };
         let pid = kept.pid();

@@ -48,7 +48,11 @@ pub(super) fn scan<T: serde::Serialize + serde::de::DeserializeOwned>(
         if bad.path == store.path(&bad.name) {
             in_place.insert(bad.name.clone());
         }
-        tracing::error!(record = what, path = %bad.path.display(), why = &bad.why as &(dyn std::error::Error + 'static), "a record cannot be read: what it stands for is left as it is");
+        let why = &bad.why as &(dyn std::error::Error + 'static);
+        tracing::error!(
+            record = what, path = %bad.path.display(), why,
+            "a record cannot be read: what it stands for is left as it is"
+        );
         unread.insert(bad.name);
     }
     // A good one of the same name is a backup that somebody has put back.

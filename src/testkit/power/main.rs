@@ -1,15 +1,15 @@
-//! `coracle-power`: what a power cut is survived by. One verb keeps a daemon busy and says what it has acknowledged; the
-//! other, after the cut and a boot, holds the daemon to it.
+//! `coracle-power`: what a power cut is survived by. One verb keeps a daemon busy and says what it has acknowledged;
+//! the other, after the cut and a boot, holds the daemon to it.
 //!
 //! ```text
 //!   coracle-power churn SOCKET CERTS PROBE FIRST    until it is killed; a line for each thing acknowledged
 //!   coracle-power check SOCKET < LINES              1 and a reason if a promise is broken
 //! ```
 //! A line is `<seconds since boot> image|pod|removing|removed <name or id>`, and ten times a second
-//! `<seconds since boot> beat <number of the others so far>`: the last one says how long the guest has lived. Promised is
-//! (ARCHITECTURE, "What survives what"): a listed image is whole; what was acknowledged more than a second before the cut
-//! is listed, a pod as not ready; whatever is listed can be stopped and removed; new pods run. A cut before which nothing
-//! was promised proves nothing, and fails too.
+//! `<seconds since boot> beat <number of the others so far>`: the last one says how long the guest has lived. Promised
+//! is (ARCHITECTURE, "What survives what"): a listed image is whole; what was acknowledged more than a second before
+//! the cut is listed, a pod as not ready; whatever is listed can be stopped and removed; new pods run. A cut before
+//! which nothing was promised proves nothing, and fails too.
 
 #![allow(clippy::print_stdout, clippy::print_stderr, reason = "printing is what this program is for")]
 

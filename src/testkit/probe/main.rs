@@ -4,7 +4,8 @@
 //! limits, mounts, namespaces, devices, what is masked. With a verb it does one small thing that a test needs. It is
 //! static and needs no file beside it, so that an image can consist of it alone.
 //!
-//! Exit codes: that of the verb; 1 when the verb could not be done (the reason on standard error); 64 for an unknown one.
+//! Exit codes: that of the verb; 1 when the verb could not be done (the reason on standard error); 64 for an unknown
+//! one.
 
 #![allow(clippy::print_stdout, clippy::print_stderr, reason = "printing is what this program is for")]
 

@@ -19,8 +19,8 @@ use std::os::fd::AsFd;
 
 use crate::{Done, argument};
 
-/// Waits for this long, or for ever; a polite signal ends it with 128+n. Process 1 of a namespace has no default actions,
-/// so the signals are blocked and read instead.
+/// Waits for this long, or for ever; a polite signal ends it with 128+n. Process 1 of a namespace has no default
+/// actions, so the signals are blocked and read instead.
 fn wait(limit: Option<Duration>) -> Done {
     let mut polite = SigSet::empty();
     for signal in [Signal::SIGTERM, Signal::SIGINT, Signal::SIGHUP, Signal::SIGUSR1] {

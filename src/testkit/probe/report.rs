@@ -237,9 +237,10 @@ fn guarded(path: &str) -> Value {
     // Only the first byte: some of these never end.
     let mut byte = [0];
     let read = fs::File::open(path).and_then(|mut file| io::Read::read(&mut file, &mut byte));
+    let read = read.map(|bytes| if bytes == 0 { "empty" } else { "content" }.to_owned());
     json!({
         "kind": kind(&about),
-        "read": read.map(|n| if n == 0 { "empty".to_owned() } else { "content".to_owned() }).unwrap_or_else(|e| name(&e)),
+        "read": read.unwrap_or_else(|error| name(&error)),
         "write": tried(Path::new(path))["write"],
     })
 }

@@ -1,7 +1,8 @@
 //! Many pods: made in a row, idle, listed, stopped and removed. What a node pays for how many pods it has.
 //!
-//! containerd gets half as many: a shim of 5 MiB and a dozen threads for each of 500 pods, and a second or so for the life of
-//! each container, are more than it is sane to ask of a machine of two cores. Rows that cannot be compared have no ratio.
+//! containerd gets half as many: a shim of 5 MiB and a dozen threads for each of 500 pods, and a second or so for the
+//! life of each container, are more than it is sane to ask of a machine of two cores. Rows that cannot be compared have
+//! no ratio.
 
 use std::time::Duration;
 

@@ -2,15 +2,16 @@
 //!
 //! `tests/bench/beside-containerd --help` says how to run it. Its parts:
 //! - `alone`: each call of a pod's life on Coracle, with no other engine on the machine.
-//! - `calls`: the same on both engines, alternating in one run: a round is one pod's whole life on one, then on the other,
-//!   so that whatever the machine does meanwhile meets both.
+//! - `calls`: the same on both engines, alternating in one run: a round is one pod's whole life on one, then on the
+//!   other, so that whatever the machine does meanwhile meets both.
 //! - `memory`: of the daemon, and of what stands beside a pod.
 //! - `pace`: whole pod lives a second, with one client and with several.
 //! - `crowd`: many pods in a row; the daemon while they idle; lists of them; their end.
 //!
-//! Both engines have a bridge, addresses from a /16 and masquerading; both run the same static program from the same image in
-//! pods as a kubelet asks for them. IPv4 only: with IPv6 the reference bridge plugin waits a second for duplicate address detection. A call counts only when
-//! its effect is complete: what it promises is looked at after it, outside the measured time.
+//! Both engines have a bridge, addresses from a /16 and masquerading; both run the same static program from the same
+//! image in pods as a kubelet asks for them. IPv4 only: with IPv6 the reference bridge plugin waits a second for
+//! duplicate address detection. A call counts only when its effect is complete: what it promises is looked at after it,
+//! outside the measured time.
 
 #![allow(clippy::print_stdout, clippy::unwrap_used, reason = "a benchmark prints its table and may give up")]
 

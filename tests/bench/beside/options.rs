@@ -64,8 +64,8 @@ impl Options {
         self.parts.iter().any(|part| *part != Part::Alone)
     }
 
-    /// The rest between two calls is part of the method: on a node calls do not follow one another at once, and in a tight
-    /// loop the kernel's RCU waits are shared between rounds and hide.
+    /// The rest between two calls is part of the method: on a node calls do not follow one another at once, and in a
+    /// tight loop the kernel's RCU waits are shared between rounds and hide.
     pub(super) fn pause(&self) -> Duration {
         Duration::from_millis(self.pause_ms)
     }

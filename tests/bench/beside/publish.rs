@@ -1,5 +1,5 @@
-//! Puts a run's numbers where people read them: `numbers.json` beside this program, and the tables that are made from it in
-//! README.md and ARCHITECTURE.md, between two comments each.
+//! Puts a run's numbers where people read them: `numbers.json` beside this program, and the tables that are made from
+//! it in README.md and ARCHITECTURE.md, between two comments each.
 
 use std::{fs, path::Path};
 

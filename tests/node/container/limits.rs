@@ -19,8 +19,8 @@ fn limited(mut config: ContainerConfig, resources: LinuxContainerResources) -> C
     config
 }
 
-/// A file of the cgroup that a process is in: of the v1 controller where the host has it, of v2 otherwise. With it, what
-/// of the two expectations holds.
+/// A file of the cgroup that a process is in: of the v1 controller where the host has it, of v2 otherwise. With it,
+/// what of the two expectations holds.
 fn of_cgroup<'e>(pid: i32, v1: (&str, &str, &'e str), v2: (&str, &'e str)) -> (String, &'e str) {
     let cgroups = fs::read_to_string(format!("/proc/{pid}/cgroup")).unwrap();
     let path_of = |wanted: &str| {

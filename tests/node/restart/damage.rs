@@ -1,5 +1,5 @@
-//! Every kind of record torn, garbage, of a newer release, and missing: what is promised of what it stood for, and of all
-//! that lies beside it.
+//! Every kind of record torn, garbage, of a newer release, and missing: what is promised of what it stood for, and of
+//! all that lies beside it.
 
 use std::{
     collections::BTreeMap,

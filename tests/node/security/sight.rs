@@ -97,7 +97,8 @@ async fn a_container_sees_its_own_processes_and_devices_and_cannot_make_others()
 #[tokio::test]
 #[ignore = "needs root: runs a node"]
 async fn a_pod_without_a_shared_pid_namespace_still_hides_the_host_when_nothing_is_said() {
-    // No security context at all: protobuf's zeros ask for a shared pid namespace, which is the pod's and not the host's.
+    // No security context at all: protobuf's zeros ask for a shared pid namespace, which is the pod's and not the
+    // host's.
     let mut scene = Scene::with(|pod| pod.linux = None).await;
     let report = scene.report(&testkit::container("zeros", PROBE, &["report"])).await;
     let host = fs::read_link("/proc/self/ns/pid").unwrap().display().to_string();

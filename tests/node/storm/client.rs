@@ -1,5 +1,5 @@
-//! One client of a storm: makes a pod, uses it, removes it, and begins again. It looks before it repeats what it does not
-//! know the outcome of, as a kubelet does.
+//! One client of a storm: makes a pod, uses it, removes it, and begins again. It looks before it repeats what it does
+//! not know the outcome of, as a kubelet does.
 
 use std::{
     error::Error as _,
@@ -23,8 +23,9 @@ use tonic::{Code, Status};
 use super::Storm;
 use crate::{log_file, support::PROBE};
 
-/// How long an answer may take to come, over all the daemons that are asked for it. Each lives less than a second, and what it
-/// does not finish the next one takes back: on a busy machine many die before one of twenty clients has its turn.
+/// How long an answer may take to come, over all the daemons that are asked for it. Each lives less than a second, and
+/// what it does not finish the next one takes back: on a busy machine many die before one of twenty clients has its
+/// turn.
 const ANSWERED: Duration = Duration::from_secs(300);
 
 /// How long one daemon may take for one call.
@@ -84,7 +85,8 @@ pub(crate) struct Client {
     tally: Tally,
 }
 
-/// What a call has come to: `Err` when it is to be asked again, since the daemon died with the question, or asks for that.
+/// What a call has come to: `Err` when it is to be asked again, since the daemon died with the question, or asks for
+/// that.
 pub(crate) async fn answer<T>(call: impl Future<Output = Result<T, Status>>) -> Result<Result<T, Status>, String> {
     match tokio::time::timeout(patience(ONE_CALL), call).await {
         Err(_) => Err(format!("no answer within {ONE_CALL:?}")),
@@ -149,7 +151,8 @@ impl Client {
     where
         F: Future<Output = Result<T, Status>>,
     {
-        // A launcher or monitor that dies during a call may be heard of as a refusal before the pod is known to be lost.
+        // A launcher or monitor that dies during a call may be heard of as a refusal before the pod is known to be
+        // lost.
         loop {
             let cri = &self.cri;
             match eventually_async(ANSWERED, what, || answer(act(cri.clone()))).await {
@@ -182,7 +185,8 @@ impl Client {
             match answer(cri.run(config)).await? {
                 Ok(id) => Ok(id),
                 Err(status) if self.storm == Storm::Daemons => panic!("RunPodSandbox: {status}"),
-                // Its monitor or the launcher died meanwhile. What could not be taken back has the name until it is removed.
+                // Its monitor or the launcher died meanwhile. What could not be taken back has the name until it is
+                // removed.
                 Err(status) => {
                     let listed = answer(cri.runtime.list_pod_sandbox(ListPodSandboxRequest::default())).await?;
                     let listed = listed.map_err(|status| status.to_string())?.into_inner().items;

@@ -129,7 +129,8 @@ fn a_profile_of_every_comparison_is_what_libseccomp_makes_of_it() {
     ] {
         for (index, value) in [(0, 38_u64), (1, 0x1_0000_0008), (3, 0xFFFF_FFFF)] {
             rules.push(format!(
-                r#"{{"names":["{name}"],"action":"SCMP_ACT_TRAP","args":[{{"index":{index},"value":{value},"valueTwo":8,"op":"{op}"}}]}}"#
+                r#"{{"names":["{name}"],"action":"SCMP_ACT_TRAP",
+                "args":[{{"index":{index},"value":{value},"valueTwo":8,"op":"{op}"}}]}}"#
             ));
         }
     }

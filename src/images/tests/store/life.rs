@@ -255,7 +255,8 @@ async fn archives_come_in_by_the_same_way() {
     assert_eq!(leased.facts.cmd, ["sh"]);
     drop(leased);
     // As `docker save` wrote it for years, with a layer shared by a link.
-    let saved = serde_json::json!([{ "Config": "config.json", "RepoTags": ["demo:2"], "Layers": ["a/layer.tar", "b/layer.tar"] }]);
+    let layers = ["a/layer.tar", "b/layer.tar"];
+    let saved = serde_json::json!([{ "Config": "config.json", "RepoTags": ["demo:2"], "Layers": layers }]);
     let archive = Layer::new()
         .file("config.json", 0o644, &built.config)
         .file("c/layer.tar", 0o644, &built.layers[0])

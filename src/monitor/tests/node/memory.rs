@@ -10,8 +10,8 @@ use crate::node::{Node, Pod};
 /// The budget, 0.1 MiB, rounded down. It holds for the program without optimisation too.
 const BUDGET_KIB: u64 = 100;
 
-/// For one that has been replaced in place: it is no fork any more, so what the program touches in its beginning (addresses
-/// put in their places, the C library's own memory) it shares with nobody. That holds until its pod ends.
+/// For one that has been replaced in place: it is no fork any more, so what the program touches in its beginning
+/// (addresses put in their places, the C library's own memory) it shares with nobody. That holds until its pod ends.
 const REPLACED_BUDGET_KIB: u64 = 240;
 
 /// Pods of the measurement: a node has many, and what they share is shared by all.

@@ -1,5 +1,5 @@
-//! Daemon and monitor of different releases: everything that both have to do with each other goes on in the words of the
-//! link's first version.
+//! Daemon and monitor of different releases: everything that both have to do with each other goes on in the words of
+//! the link's first version.
 //!
 //! Between the two stands an interpreter that knows only the frozen `v1/monitor.proto`: what it does not know it leaves
 //! out, on both ways. So the daemon's end of today meets a monitor of then, and the monitor of today a daemon of then.
