@@ -272,7 +272,10 @@ fn spawn(work: &Work<'_>) -> Result<(Pid, OwnedFd), Failure> {
     .during(|| "clone the runtime".into())
 }
 
-/// See the law of [`crate::child`].
+/// Keeps the law of [`crate::child`] but for one point: it looks up paths of the host. The runtime and its bundle are
+/// in the daemon's mount namespace, and a descriptor from before the copy of that namespace would lead to the daemon's
+/// mounts, not to the copy's. Each of these paths comes from the settings or lies in the daemon's state, where only
+/// root may look: no container has a say in them.
 fn steps(work: &Work<'_>) -> Result<Infallible, Failure> {
     let runtime = work.runtime;
     let mut needed = vec![work.word, runtime.mounts.as_fd()];

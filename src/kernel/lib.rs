@@ -29,7 +29,6 @@ pub mod process;
 pub mod seccomp;
 pub mod signal;
 pub mod socket;
-pub mod trial;
 pub mod tty;
 pub mod xattr;
 

@@ -14,6 +14,7 @@ mod net;
 mod processes;
 mod report;
 mod system_call;
+mod trial;
 mod view;
 
 use std::{env, ffi::OsString, process::ExitCode};

@@ -2,10 +2,12 @@
 
 use std::collections::BTreeMap;
 
-use kernel::trial::{Outcome, system_call};
 use nix::{errno::Errno, libc};
 
-use crate::Done;
+use crate::{
+    Done,
+    trial::{Outcome, system_call},
+};
 
 /// Above every number of any kernel so far.
 const LAST: i64 = 480;

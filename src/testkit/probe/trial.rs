@@ -1,6 +1,7 @@
 //! System calls tried by number: what the kernel, or a filter on the way to it, says to each (`seccomp(2)`).
 //!
-//! For witnesses inside containers under test. Each call is made in a child of its own, which its outcome may end.
+//! Each call is made in a child of its own, which its outcome may end.
+#![allow(unsafe_code, reason = "any call with any arguments: no program of a node may do that")]
 
 use std::{
     io::{self, Read},
@@ -8,16 +9,18 @@ use std::{
     time::Duration,
 };
 
-use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
-
-use crate::process::{self, Ended, exit_now, fork, pidfd_send_signal, wait_blocking};
+use kernel::process::{Ended, exit_now, fork, pidfd_send_signal, wait_blocking};
+use nix::{
+    libc,
+    poll::{PollFd, PollFlags, PollTimeout, poll},
+};
 
 /// How long a call may take before it counts as one that waits.
 const PATIENCE: Duration = Duration::from_millis(300);
 
 /// What came of a system call.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Outcome {
+pub(crate) enum Outcome {
     /// It was done.
     Done,
     /// It returned this errno.
@@ -31,8 +34,8 @@ pub enum Outcome {
 /// Makes a system call with these arguments, in a child. Most numbers refuse arguments that are all ones; what an
 /// argument means is the caller's affair. The child may be forked by it too: both copies say what came of it, and end.
 ///
-/// For a process of one thread, as [`process::clone3`] says.
-pub fn system_call(number: i64, arguments: [i64; 6]) -> io::Result<Outcome> {
+/// For a process of one thread, as [`kernel::process::clone3`] says.
+pub(crate) fn system_call(number: i64, arguments: [i64; 6]) -> io::Result<Outcome> {
     let (mut hears, says) = io::pipe()?;
     let (_, pidfd) = fork(|| {
         let [a, b, c, d, e, f] = arguments;
@@ -53,7 +56,7 @@ pub fn system_call(number: i64, arguments: [i64; 6]) -> io::Result<Outcome> {
     }
     let mut errno = [0; 4];
     let said = hears.read_exact(&mut errno);
-    let ended = process::wait_blocking(pidfd.as_fd())?;
+    let ended = wait_blocking(pidfd.as_fd())?;
     Ok(match said {
         Ok(()) if errno == [0; 4] => Outcome::Done,
         Ok(()) => Outcome::Refused(i32::from_ne_bytes(errno)),
