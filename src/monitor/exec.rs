@@ -1,7 +1,9 @@
 //! A process that was started inside a container, and all it starts.
 //!
 //! Each has a cgroup of its own below the container's, so that ending it ends its children too. What an exec leaves
-//! running when its first process ends belongs to the container from then on.
+//! running when its first process ends belongs to the container from then on. The container sees that cgroup, where it
+//! sees its own: on version 2 as one directory more (`exec-7`) in `/sys/fs/cgroup` while the exec runs, on version 1 in
+//! the freezer's hierarchy.
 
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 
