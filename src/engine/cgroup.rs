@@ -8,6 +8,7 @@
 mod detect;
 mod device_program;
 mod kill;
+mod lack;
 mod limits;
 mod make;
 mod owner;
@@ -87,6 +88,7 @@ impl Cgroups {
             self.mark(&pod.path, owner);
         }
         if let (true, Some(pids)) = (pod.ours, pids) {
+            self.check_controller(&pod.path, "pids", || format!("engine.pod_pids ({pids})"))?;
             pod_limits::set_pids(&pod.path, pids)?;
         }
         Ok(())

@@ -57,6 +57,7 @@ impl Engine {
         // Refuses a wrong name now, not at the first container.
         CapabilitySet::of(&config.capabilities)?;
         let cgroups = Cgroups::find()?;
+        notes.extend(cgroups.notes());
         let host = HostFacts::read(cgroups.layout().is_unified(), &mut notes)?;
         let layers = if overlay_takes_layers_one_by_one() { LayerOption::Each } else { LayerOption::Joined };
         if layers == LayerOption::Joined {

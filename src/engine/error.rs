@@ -124,6 +124,16 @@ pub enum Error {
     /// The machine has no cgroup hierarchy that we could use.
     #[error("no cgroup hierarchy is mounted: mount cgroup2 on /sys/fs/cgroup")]
     NoCgroups,
+    /// A limit that this host cannot keep.
+    #[error("{asked} needs the {controller} controller, which cgroup {path} does not have")]
+    NoController {
+        /// What was asked for, with the name of the field or setting.
+        asked: String,
+        /// The controller that would keep it.
+        controller: String,
+        /// The cgroup that lacks it.
+        path: String,
+    },
     /// A directory or file of a cgroup refused.
     #[error("{act} of cgroup {path}")]
     Cgroup {
@@ -216,6 +226,8 @@ impl Error {
             | Error::MountSource { source, .. }
             | Error::Host { source, .. } => Class::of_kernel(source),
             Error::Launch { source } => of_launch(source),
+            // The same request may be kept once the host is set up otherwise.
+            Error::NoController { .. } => Class::Precondition,
             Error::NoCgroups => Class::Internal,
         }
     }

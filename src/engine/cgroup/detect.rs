@@ -11,6 +11,9 @@ use kernel::mount_table::{self, MountEntry};
 
 use crate::{Error, Result};
 
+/// Controllers of version 1 that limit what a container uses: the host is one of version 1 where any of them is on it.
+const LIMITS: [&str; 6] = ["cpu", "cpuset", "memory", "pids", "blkio", "hugetlb"];
+
 /// The shape of a host's cgroups.
 #[derive(Debug)]
 pub enum Layout {
@@ -133,11 +136,14 @@ fn sort(mounts: &[MountEntry], own: &str) -> Found {
         }
     }
     let v2 = mounts.iter().find(|mount| mount.fstype == "cgroup2").map(|mount| mount.mount_point.clone());
-    // systemd keeps a named hierarchy beside version 2 on some hosts: it limits nothing and counts for nothing.
-    if hierarchies.iter().flat_map(|(names, _)| names).any(|name| !name.starts_with("name=")) {
-        return Found::V1(hierarchies, v2);
+    let any = |is_one: fn(&str) -> bool| hierarchies.iter().flat_map(|(names, _)| names).any(|name| is_one(name));
+    match v2 {
+        // A named hierarchy of systemd's, or one of a lone controller that marks packets: they limit nothing and count
+        // for nothing where there is a version 2 beside them.
+        Some(v2) if !any(|name| LIMITS.contains(&name)) => Found::V2(v2),
+        v2 if any(|name| !name.starts_with("name=")) => Found::V1(hierarchies, v2),
+        _ => Found::Nothing,
     }
-    v2.map_or(Found::Nothing, Found::V2)
 }
 
 #[cfg(test)]
@@ -190,6 +196,22 @@ mod tests {
         let named = [v2, mount("/sys/fs/cgroup/systemd", "cgroup", "rw,name=systemd")];
         assert_eq!(sort(&named, "1:name=systemd:/\n0::/\n"), Found::V2("/sys/fs/cgroup".into()));
         assert_eq!(sort(&[], "0::/\n"), Found::Nothing);
+    }
+
+    #[test]
+    fn a_lone_controller_of_version_1_that_limits_nothing_does_not_hide_version_2() {
+        let mounts = [
+            mount("/sys/fs/cgroup", "cgroup2", "rw,nsdelegate"),
+            mount("/opt/vpn/net_cls", "cgroup", "rw,net_cls"),
+            mount("/mnt/freezer", "cgroup", "rw,freezer"),
+        ];
+        let own = "2:freezer:/\n1:net_cls:/\n0::/init.scope\n";
+        assert_eq!(sort(&mounts, own), Found::V2("/sys/fs/cgroup".into()));
+        assert!(matches!(sort(&mounts[1..], own), Found::V1(found, None) if found.len() == 2), "all that there is");
+        // Some controllers on each version: version 1 is what limits.
+        let mut hybrid = mounts.to_vec();
+        hybrid.push(mount("/mnt/cpu", "cgroup", "rw,cpu"));
+        assert!(matches!(sort(&hybrid, "3:cpu:/\n0::/\n"), Found::V1(found, Some(_)) if found.len() == 1));
     }
 
     #[test]

@@ -7,8 +7,10 @@ use crate::{Error, Result};
 /// One value for one file.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Write {
-    /// Controller whose hierarchy (v1) has the file.
-    pub controller: &'static str,
+    /// Who asks for it: a field as the CRI spells it, or a setting.
+    pub field: &'static str,
+    /// Controller whose hierarchy (v1) has the file, or that makes the file (v2).
+    pub controller: String,
     /// File name.
     pub file: String,
     /// What is written.
@@ -17,14 +19,25 @@ pub struct Write {
     pub if_missing: IfMissing,
 }
 
+impl Write {
+    /// What is asked for, in words.
+    pub(super) fn asked(&self) -> String {
+        format!("{} ({} {})", self.field, self.file, self.value)
+    }
+}
+
 /// What a missing file means.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum IfMissing {
     /// The limit cannot be kept: refuse.
     Refuse,
-    /// The kernel was built or started without it, and everyone lives with that: huge pages, swap accounting.
+    /// The kernel was built or started without it, and everyone lives with that: huge pages, swap accounting. Or
+    /// nothing is to be limited.
     PassOver,
 }
+
+/// The setting that limits processes of a container.
+const CONTAINER_PIDS: &str = "engine.container_pids";
 
 /// Length of a CPU period when only a quota is given, microseconds: the kernel's default.
 const DEFAULT_PERIOD: u64 = 100_000;
@@ -39,21 +52,23 @@ pub fn v1(resources: &Resources, pids: Option<u64>) -> Result<Vec<Write>> {
         });
     }
     let mut writes = Writes::default();
-    writes.number("cpu", "cpu.shares", positive(resources.cpu_shares));
-    writes.number("cpu", "cpu.cfs_period_us", positive(resources.cpu_period_us));
-    writes.signed("cpu", "cpu.cfs_quota_us", resources.cpu_quota_us.filter(|quota| *quota != 0));
-    writes.text("cpuset", "cpuset.cpus", resources.cpuset_cpus.as_deref());
-    writes.text("cpuset", "cpuset.mems", resources.cpuset_mems.as_deref());
+    writes.number("linux.resources.cpu_shares", "cpu", "cpu.shares", positive(resources.cpu_shares));
+    writes.number("linux.resources.cpu_period", "cpu", "cpu.cfs_period_us", positive(resources.cpu_period_us));
+    let quota = resources.cpu_quota_us.filter(|quota| *quota != 0);
+    writes.most("linux.resources.cpu_quota", "cpu", "cpu.cfs_quota_us", quota, "-1");
+    writes.text("linux.resources.cpuset_cpus", "cpuset", "cpuset.cpus", resources.cpuset_cpus.as_deref());
+    writes.text("linux.resources.cpuset_mems", "cpuset", "cpuset.mems", resources.cpuset_mems.as_deref());
     let memory = resources.memory_limit_bytes.filter(|limit| *limit != 0);
-    writes.signed("memory", "memory.limit_in_bytes", memory);
+    writes.most("linux.resources.memory_limit_in_bytes", "memory", "memory.limit_in_bytes", memory, "-1");
     // Nobody asked for swap: the container gets none, where the kernel counts it.
     let with_swap = resources.memory_swap_limit_bytes.filter(|limit| *limit != 0).or(memory);
-    writes.optional("memory", "memory.memsw.limit_in_bytes", with_swap.map(|limit| limit.to_string()));
-    writes.number("pids", "pids.max", pids);
+    let (field, with_swap) = ("linux.resources.memory_swap_limit_in_bytes", with_swap.map(|limit| limit.to_string()));
+    writes.optional(field, "memory", "memory.memsw.limit_in_bytes", with_swap);
+    writes.number(CONTAINER_PIDS, "pids", "pids.max", pids);
     for page in &resources.hugepages {
         for file in ["limit_in_bytes", "rsvd.limit_in_bytes"] {
             let file = format!("hugetlb.{}.{file}", page_size(&page.page_size)?);
-            writes.optional("hugetlb", file, Some(page.limit_bytes.to_string()));
+            writes.optional("linux.resources.hugepage_limits", "hugetlb", &file, Some(page.limit_bytes.to_string()));
         }
     }
     Ok(writes.0)
@@ -62,23 +77,27 @@ pub fn v1(resources: &Resources, pids: Option<u64>) -> Result<Vec<Write>> {
 /// Version 2. What the request says in the kernel's own words (`unified`) comes last and wins.
 pub fn v2(resources: &Resources, pids: Option<u64>) -> Result<Vec<Write>> {
     let mut writes = Writes::default();
-    writes.number("cpu", "cpu.weight", positive(resources.cpu_shares).map(weight));
+    writes.number("linux.resources.cpu_shares", "cpu", "cpu.weight", positive(resources.cpu_shares).map(weight));
     let (quota, period) = (resources.cpu_quota_us.filter(|quota| *quota != 0), positive(resources.cpu_period_us));
     if quota.is_some() || period.is_some() {
-        let quota = quota.filter(|quota| *quota > 0).map_or_else(|| "max".to_owned(), |quota| quota.to_string());
-        let limit = format!("{quota} {}", period.unwrap_or(DEFAULT_PERIOD));
-        writes.text("cpu", "cpu.max", Some(&limit));
+        let most = quota.filter(|quota| *quota > 0).map_or_else(|| "max".to_owned(), |quota| quota.to_string());
+        let limit = format!("{most} {}", period.unwrap_or(DEFAULT_PERIOD));
+        match quota {
+            Some(1..) => writes.text("linux.resources.cpu_quota", "cpu", "cpu.max", Some(&limit)),
+            _ => writes.optional("linux.resources.cpu_period", "cpu", "cpu.max", Some(limit)),
+        }
     }
-    writes.text("cpuset", "cpuset.cpus", resources.cpuset_cpus.as_deref());
-    writes.text("cpuset", "cpuset.mems", resources.cpuset_mems.as_deref());
+    writes.text("linux.resources.cpuset_cpus", "cpuset", "cpuset.cpus", resources.cpuset_cpus.as_deref());
+    writes.text("linux.resources.cpuset_mems", "cpuset", "cpuset.mems", resources.cpuset_mems.as_deref());
     let memory = resources.memory_limit_bytes.filter(|limit| *limit != 0);
-    writes.text("memory", "memory.max", memory.map(limit_text).as_deref());
-    writes.optional("memory", "memory.swap.max", swap(memory, resources.memory_swap_limit_bytes)?);
-    writes.number("pids", "pids.max", pids);
+    writes.most("linux.resources.memory_limit_in_bytes", "memory", "memory.max", memory, "max");
+    let swap = swap(memory, resources.memory_swap_limit_bytes)?;
+    writes.optional("linux.resources.memory_swap_limit_in_bytes", "memory", "memory.swap.max", swap);
+    writes.number(CONTAINER_PIDS, "pids", "pids.max", pids);
     for page in &resources.hugepages {
         for file in ["max", "rsvd.max"] {
             let file = format!("hugetlb.{}.{file}", page_size(&page.page_size)?);
-            writes.optional("hugetlb", file, Some(page.limit_bytes.to_string()));
+            writes.optional("linux.resources.hugepage_limits", "hugetlb", &file, Some(page.limit_bytes.to_string()));
         }
     }
     for (file, value) in &resources.unified {
@@ -93,7 +112,9 @@ pub fn v2(resources: &Resources, pids: Option<u64>) -> Result<Vec<Write>> {
                 want: "the name of a cgroup v2 file, such as memory.high",
             });
         }
-        writes.text("unified", file, Some(value));
+        // The kernel names each file after its controller.
+        let controller = file.split('.').next().unwrap_or_default();
+        writes.text("linux.resources.unified", controller, file, Some(value));
     }
     Ok(writes.0)
 }
@@ -132,10 +153,6 @@ fn swap(memory: Option<i64>, both: Option<i64>) -> Result<Option<String>> {
     })
 }
 
-fn limit_text(limit: i64) -> String {
-    if limit < 0 { "max".to_owned() } else { limit.to_string() }
-}
-
 fn positive(number: Option<u64>) -> Option<u64> {
     number.filter(|number| *number > 0)
 }
@@ -156,24 +173,36 @@ fn page_size(text: &str) -> Result<&str> {
 struct Writes(Vec<Write>);
 
 impl Writes {
-    fn text(&mut self, controller: &'static str, file: &str, value: Option<&str>) {
-        if let Some(value) = value {
-            let (file, value) = (file.to_owned(), value.to_owned());
-            self.0.push(Write { controller, file, value, if_missing: IfMissing::Refuse });
+    fn text(&mut self, field: &'static str, controller: &str, file: &str, value: Option<&str>) {
+        self.push(field, controller, file, value.map(str::to_owned), IfMissing::Refuse);
+    }
+
+    fn number(&mut self, field: &'static str, controller: &str, file: &str, value: Option<u64>) {
+        self.push(field, controller, file, value.map(|value| value.to_string()), IfMissing::Refuse);
+    }
+
+    /// A negative number asks for no limit, which needs nothing to keep it.
+    fn most(&mut self, field: &'static str, controller: &str, file: &str, value: Option<i64>, unlimited: &str) {
+        match value {
+            Some(..0) => self.optional(field, controller, file, Some(unlimited.to_owned())),
+            value => self.push(field, controller, file, value.map(|value| value.to_string()), IfMissing::Refuse),
         }
     }
 
-    fn number(&mut self, controller: &'static str, file: &str, value: Option<u64>) {
-        self.text(controller, file, value.map(|value| value.to_string()).as_deref());
+    fn optional(&mut self, field: &'static str, controller: &str, file: &str, value: Option<String>) {
+        self.push(field, controller, file, value, IfMissing::PassOver);
     }
 
-    fn signed(&mut self, controller: &'static str, file: &str, value: Option<i64>) {
-        self.text(controller, file, value.map(|value| value.to_string()).as_deref());
-    }
-
-    fn optional(&mut self, controller: &'static str, file: impl Into<String>, value: Option<String>) {
+    fn push(
+        &mut self,
+        field: &'static str,
+        controller: &str,
+        file: &str,
+        value: Option<String>,
+        if_missing: IfMissing,
+    ) {
         if let Some(value) = value {
-            self.0.push(Write { controller, file: file.into(), value, if_missing: IfMissing::PassOver });
+            self.0.push(Write { field, controller: controller.to_owned(), file: file.to_owned(), value, if_missing });
         }
     }
 }
@@ -244,6 +273,32 @@ mod tests {
                 "memory.oom.group = 1",
             ]
         );
+    }
+
+    #[test]
+    fn each_limit_says_who_asks_for_it_and_which_controller_keeps_it() {
+        let resources = Resources { unified: [("io.max".to_owned(), "8:0 rbps=1".to_owned())].into(), ..full() };
+        let told = |writes: Result<Vec<Write>>| -> Vec<String> {
+            writes.unwrap().iter().map(|write| format!("{}: {}", write.controller, write.asked())).collect()
+        };
+        assert_eq!(
+            told(v2(&resources, Some(7))),
+            [
+                "cpu: linux.resources.cpu_shares (cpu.weight 100)",
+                "cpu: linux.resources.cpu_quota (cpu.max 50000 100000)",
+                "cpuset: linux.resources.cpuset_cpus (cpuset.cpus 0-1)",
+                "cpuset: linux.resources.cpuset_mems (cpuset.mems 0)",
+                "memory: linux.resources.memory_limit_in_bytes (memory.max 1048576)",
+                "memory: linux.resources.memory_swap_limit_in_bytes (memory.swap.max 0)",
+                "pids: engine.container_pids (pids.max 7)",
+                "hugetlb: linux.resources.hugepage_limits (hugetlb.2MB.max 0)",
+                "hugetlb: linux.resources.hugepage_limits (hugetlb.2MB.rsvd.max 0)",
+                "io: linux.resources.unified (io.max 8:0 rbps=1)",
+            ]
+        );
+        let of_v1 = told(v1(&full(), None));
+        assert_eq!(of_v1[1], "cpu: linux.resources.cpu_period (cpu.cfs_period_us 100000)");
+        assert_eq!(of_v1[5], "memory: linux.resources.memory_limit_in_bytes (memory.limit_in_bytes 1048576)");
     }
 
     #[test]

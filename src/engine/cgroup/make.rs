@@ -14,7 +14,9 @@ use nix::{
 };
 
 use super::{
-    Cgroups, Hierarchy, IfMissing, Layout, Opened, V2, device_program, failed, relative, v1_limits, v2_limits,
+    Cgroups, Hierarchy, IfMissing, Layout, Opened, V2, device_program, failed,
+    lack::{has_controller, no_controller},
+    relative, v1_limits, v2_limits,
 };
 use crate::{Error, Result, device::DeviceRule, launch_plan};
 
@@ -23,6 +25,9 @@ const RACES: usize = 8;
 
 /// Controllers that containers use; version 2 hands each down by name.
 const V2_CONTROLLERS: [&str; 6] = ["cpuset", "cpu", "io", "memory", "hugetlb", "pids"];
+
+/// What the files are named after that a cgroup of version 2 has without any controller.
+const CORE: &str = "cgroup";
 
 /// A container's directories.
 pub(crate) enum Made<'a> {
@@ -91,19 +96,27 @@ impl Made<'_> {
         match self {
             Made::V1 { path, dirs } => {
                 for write in v1_limits(&plan.resources, plan.pids_limit)? {
-                    let dir = dirs.iter().find(|(hierarchy, _)| hierarchy.has(write.controller));
-                    put(dir.map(|(_, dir)| dir.as_fd()), path, &write)?;
+                    let dir = dirs.iter().find(|(hierarchy, _)| hierarchy.has(&write.controller));
+                    match dir {
+                        Some((_, dir)) => put_v1(dir.as_fd(), path, &write)?,
+                        None if write.if_missing == IfMissing::PassOver => {}
+                        None => return Err(no_controller(path, &write.controller, write.asked())),
+                    }
+                }
+                if plan.devices == [DeviceRule::ANY] {
+                    return Ok(());
                 }
                 match dirs.iter().find(|(hierarchy, _)| hierarchy.has("devices")) {
                     Some((_, dir)) => {
                         limit_devices_v1(dir.as_fd(), &plan.devices).map_err(failed("limit devices", path))
                     }
-                    None => Ok(()),
+                    // It would have every device of the host whose node it makes.
+                    None => Err(no_controller(path, "devices", "a container that is not privileged".to_owned())),
                 }
             }
             Made::V2 { path, dir } => {
                 for write in v2_limits(&plan.resources, plan.pids_limit)? {
-                    put(Some(dir.as_fd()), path, &write)?;
+                    put_v2(dir.as_fd(), path, &write)?;
                 }
                 if plan.devices == [DeviceRule::ANY] {
                     return Ok(());
@@ -201,8 +214,7 @@ fn fill_cpuset(root: BorrowedFd<'_>, path: &str) -> io::Result<()> {
     Ok(())
 }
 
-/// Hands the controllers down from the root to the children of `path`. Each by itself: one that a parent lacks, or that
-/// a process in the way forbids, must not take the others with it.
+/// Hands the controllers down from the root to the children of `path`.
 fn hand_down(v2: &V2, path: &str) -> io::Result<()> {
     let mut at = String::new();
     let parts = path.split('/').filter(|part| !part.is_empty());
@@ -211,42 +223,50 @@ fn hand_down(v2: &V2, path: &str) -> io::Result<()> {
             at.push('/');
             at.push_str(part);
         }
-        let dir = open_dir(v2.root.as_fd(), &at)?;
-        let (available, enabled) =
-            (read(dir.as_fd(), "cgroup.controllers")?, read(dir.as_fd(), "cgroup.subtree_control")?);
-        let has = |list: &str, name: &str| list.split_whitespace().any(|known| known == name);
-        for name in V2_CONTROLLERS {
-            if has(&available, name)
-                && !has(&enabled, name)
-                && let Err(error) = write(dir.as_fd(), "cgroup.subtree_control", &format!("+{name}"))
-            {
-                tracing::debug!(cgroup = at, controller = name, %error, "controller is not handed down");
-            }
+        for (name, error) in hand_down_from(open_dir(v2.root.as_fd(), &at)?.as_fd())? {
+            tracing::debug!(cgroup = at, controller = name, %error, "controller is not handed down");
         }
     }
     Ok(())
 }
 
-fn put(dir: Option<BorrowedFd<'_>>, path: &str, limit: &super::Write) -> Result<()> {
-    let Some(dir) = dir else {
-        return match limit.if_missing {
-            IfMissing::PassOver => Ok(()),
-            IfMissing::Refuse => {
-                let source = io::Error::new(io::ErrorKind::NotFound, format!("no {} controller", limit.controller));
-                Err(failed(format!("write {}", limit.file), path)(source))
-            }
-        };
-    };
+/// Hands the controllers of one cgroup down to its children. Each by itself: one that the parent lacks, or that a
+/// process in the way forbids, must not take the others with it. Answers those that it has and that were refused.
+pub(super) fn hand_down_from(dir: BorrowedFd<'_>) -> io::Result<Vec<(&'static str, io::Error)>> {
+    let (available, enabled) = (read(dir, "cgroup.controllers")?, read(dir, "cgroup.subtree_control")?);
+    let has = |list: &str, name: &str| list.split_whitespace().any(|known| known == name);
+    let wanted = V2_CONTROLLERS.into_iter().filter(|name| has(&available, name) && !has(&enabled, name));
+    let refused = wanted.filter_map(|name| {
+        let handed_down = write(dir, "cgroup.subtree_control", &format!("+{name}"));
+        handed_down.err().map(|error| (name, error))
+    });
+    Ok(refused.collect())
+}
+
+/// Writes a limit into the hierarchy of its controller.
+fn put_v1(dir: BorrowedFd<'_>, path: &str, limit: &super::Write) -> Result<()> {
     match write(dir, &limit.file, &limit.value) {
-        Err(error) if error.kind() == io::ErrorKind::NotFound && limit.if_missing == IfMissing::PassOver => Ok(()),
+        Err(error) if is_missing(&error) && limit.if_missing == IfMissing::PassOver => Ok(()),
         written => written.map_err(failed(format!("write {} to {}", limit.value, limit.file), path)),
     }
 }
 
-fn limit_devices_v1(dir: BorrowedFd<'_>, rules: &[DeviceRule]) -> io::Result<()> {
-    if rules == [DeviceRule::ANY] {
-        return Ok(());
+/// Writes a limit. Without its controller a cgroup does not have the file.
+fn put_v2(dir: BorrowedFd<'_>, path: &str, limit: &super::Write) -> Result<()> {
+    match write(dir, &limit.file, &limit.value) {
+        Err(error) if is_missing(&error) && limit.if_missing == IfMissing::PassOver => Ok(()),
+        Err(error) if is_missing(&error) && limit.controller != CORE && !has_controller(dir, &limit.controller) => {
+            Err(no_controller(path, &limit.controller, limit.asked()))
+        }
+        written => written.map_err(failed(format!("write {} to {}", limit.value, limit.file), path)),
     }
+}
+
+fn is_missing(error: &io::Error) -> bool {
+    error.kind() == io::ErrorKind::NotFound
+}
+
+fn limit_devices_v1(dir: BorrowedFd<'_>, rules: &[DeviceRule]) -> io::Result<()> {
     write(dir, "devices.deny", "a")?;
     let mut allow = File::from(open_file(dir, "devices.allow", OFlag::O_WRONLY)?);
     for line in rules.iter().filter_map(DeviceRule::v1_line) {
