@@ -7,6 +7,7 @@
 use std::time::Duration;
 
 use super::{
+    belongings::Belongings,
     engine::Engine,
     life::{self, timed},
     options::Part,
@@ -91,7 +92,8 @@ pub(super) async fn of_both([ours, theirs]: &mut [Engine; 2], pause: Duration) -
 }
 
 async fn of(engine: &mut Engine, pods: usize, pause: Duration) -> Found {
-    let (mut ids, mut one) = (Vec::new(), String::new());
+    // Of each pod, and of its last container.
+    let (mut ids, mut containers) = (Vec::new(), Vec::new());
     let mut made = Vec::new();
     let (mut idle, mut lists) = (None, None);
     for number in 0..pods {
@@ -99,31 +101,41 @@ async fn of(engine: &mut Engine, pods: usize, pause: Duration) -> Found {
         let pause = if number < ENDS || number >= pods - ENDS { pause } else { Duration::ZERO };
         let config = engine.pod(&format!("crowd-{number}"));
         let (pod_id, run) = life::run(engine, &config, pause).await;
-        let mut calls = [run, Duration::ZERO, Duration::ZERO];
+        let (mut calls, mut last) = ([run, Duration::ZERO, Duration::ZERO], String::new());
         for container in 0..CONTAINERS {
             let (id, create) = life::create(engine, &pod_id, &config, &format!("main-{container}"), pause).await;
             let start = life::start(engine, &id, pause).await;
             if container == 0 {
                 (calls[1], calls[2]) = (create, start);
             }
-            one = id;
+            last = id;
         }
         made.push(calls);
         ids.push(pod_id);
+        containers.push(last);
         if number + 1 == IDLE_AT {
             idle = Some(idle_share(engine.daemon).await);
         }
         if number + 1 == LIST_AT {
-            lists = Some(list(engine, &ids, &one, pause).await);
+            lists = Some(list(engine, &ids, &containers[number], pause).await);
         }
     }
-    let long_lists = if pods > LIST_AT { Some(list(engine, &ids, &one, pause).await) } else { None };
+    let long_lists = if pods > LIST_AT { Some(list(engine, &ids, &containers[pods - 1], pause).await) } else { None };
+    let mut belongings = Vec::new();
+    for (id, container) in ids.iter().zip(&containers) {
+        belongings.push(Belongings::of(engine, id, container).await);
+    }
     let (mut stops, mut removes) = (Vec::new(), Vec::new());
     for id in &ids {
         stops.push(life::stop_pod(engine, id, Duration::ZERO).await);
         assert!(!engine.leases_to(id), "its address is given back");
         removes.push(life::remove_pod(engine, id, Duration::ZERO).await);
     }
+    // Not after each: it would be a rest between the calls.
+    for one in &belongings {
+        assert_eq!(one.kept(engine), [""; 0], "all that a pod had is given back");
+    }
+    Belongings::await_end(&belongings);
     let left = engine.cri.runtime.list_containers(ListContainersRequest::default()).await.unwrap().into_inner();
     assert!(left.containers.is_empty(), "no container is left");
     let ends =

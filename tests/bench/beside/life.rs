@@ -15,6 +15,7 @@ use testkit::container;
 use tonic::Code;
 
 use super::{
+    belongings::Belongings,
     engine::Engine,
     options::{Options, Part},
     report::{Row, Spread, Unit},
@@ -42,10 +43,13 @@ const WARM_UP: usize = 3;
 
 /// The calls on one engine.
 pub(super) async fn of_one(engine: &mut Engine, options: &Options) -> Vec<Row> {
-    let mut lives = Vec::new();
+    let (mut lives, mut lived) = (Vec::new(), Vec::new());
     for round in 0..WARM_UP + options.rounds {
-        lives.push(live(engine, &format!("alone-{round}"), options.pause()).await);
+        let (life, belongings) = live(engine, &format!("alone-{round}"), options.pause()).await;
+        lives.push(life);
+        lived.push(belongings);
     }
+    Belongings::await_end(&lived);
     rows(|call| Row {
         part: Part::Alone,
         what: CALLS[call].into(),
@@ -57,12 +61,16 @@ pub(super) async fn of_one(engine: &mut Engine, options: &Options) -> Vec<Row> {
 
 /// The calls on both, alternating.
 pub(super) async fn of_both(engines: &mut [Engine; 2], options: &Options) -> Vec<Row> {
-    let mut lives = [Vec::new(), Vec::new()];
+    let (mut lives, mut lived) = ([Vec::new(), Vec::new()], Vec::new());
     for round in 0..WARM_UP + options.rounds {
         for (engine, lives) in engines.iter_mut().zip(&mut lives) {
-            lives.push(live(engine, &format!("bench-{round}"), options.pause()).await);
+            let (life, belongings) = live(engine, &format!("bench-{round}"), options.pause()).await;
+            lives.push(life);
+            lived.push(belongings);
         }
     }
+    // Not after each: what goes by itself goes while the next pod is made, as on a node.
+    Belongings::await_end(&lived);
     rows(|call| {
         let [ours, theirs] = [&lives[0], &lives[1]].map(|lives| spread(lives, call));
         Row { part: Part::Calls, what: CALLS[call].into(), unit: Unit::Ms, coracle: ours, containerd: Some(theirs) }
@@ -77,8 +85,9 @@ fn spread(lives: &[Life], call: usize) -> Spread {
     Spread::of_times(lives[WARM_UP..].iter().map(|life| life[call]))
 }
 
-/// Runs a pod through its life. Every call has to succeed, and what it promises has to be true after it.
-async fn live(engine: &mut Engine, name: &str, pause: Duration) -> Life {
+/// Runs a pod through its life. Every call has to succeed, and what it promises has to be true after it. What the pod
+/// had is answered too: some of it goes by itself.
+async fn live(engine: &mut Engine, name: &str, pause: Duration) -> (Life, Belongings) {
     let config = engine.pod(name);
     let (pod_id, run) = run(engine, &config, pause).await;
     let status = engine.cri.runtime.pod_sandbox_status(request_of(&pod_id)).await.unwrap().into_inner().status.unwrap();
@@ -93,6 +102,7 @@ async fn live(engine: &mut Engine, name: &str, pause: Duration) -> Life {
     let (state, process) = look(engine, &container_id).await;
     assert_eq!(state, ContainerState::ContainerRunning);
     assert_eq!(kill(process, None), Ok(()), "it runs");
+    let belongings = Belongings::of(engine, &pod_id, &container_id).await;
 
     let runtime = &mut engine.cri.runtime;
     let request = ExecSyncRequest {
@@ -119,7 +129,8 @@ async fn live(engine: &mut Engine, name: &str, pause: Duration) -> Life {
     let remove_pod = remove_pod(engine, &pod_id, pause).await;
     let gone = engine.cri.runtime.pod_sandbox_status(request_of(&pod_id)).await.unwrap_err();
     assert_eq!(gone.code(), Code::NotFound);
-    [run, create, start, create + start, exec, stop, remove, stop_pod, remove_pod]
+    assert_eq!(belongings.kept(engine), [""; 0], "all that it had is given back");
+    ([run, create, start, create + start, exec, stop, remove, stop_pod, remove_pod], belongings)
 }
 
 /// A container's state, and its process as the host numbers it.

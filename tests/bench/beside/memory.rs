@@ -1,11 +1,12 @@
 //! User memory, as proportional share (PSS): of the daemon, and of all that stands beside one pod.
 
-use std::fs;
+use std::{fs, path::Path, time::Duration};
 
-use api::cri::v1::PodSandboxStatusRequest;
-use testkit::{Process, container};
+use api::cri::v1::{ContainerState, ContainerStatus, ContainerStatusRequest};
+use testkit::{container, eventually_async};
 
 use super::{
+    belongings::supporters,
     engine::Engine,
     options::Part,
     report::{Row, Spread, Unit},
@@ -15,8 +16,12 @@ use super::{
 /// Pods whose memory is measured: as many as a small node has.
 const PODS: usize = 30;
 
-/// Lines that each container has logged before it is measured: more than 1 MiB.
+/// Lines that each container has logged before it is measured, and how much of a log they are at least, bytes.
 const LINES: &str = "40000";
+const LOGGED: u64 = 1 << 20;
+
+/// How long they may take.
+const PATIENCE: Duration = Duration::from_secs(30);
 
 /// Commands that each container has run before it is measured.
 const EXECS: usize = 100;
@@ -55,7 +60,10 @@ async fn of_pods(engine: &mut Engine) -> Cost {
         let id = engine.cri.run(&config).await.unwrap();
         if number < WORKED {
             let once = container("log", PROBE, &["write-lines", "0", LINES]);
-            engine.cri.start(&id, &config, &once).await.unwrap();
+            let writer = engine.cri.start(&id, &config, &once).await.unwrap();
+            let ended = ended(engine, &writer).await;
+            let log = fs::metadata(Path::new(&config.log_directory).join(&once.log_path)).unwrap().len();
+            assert!(ended.exit_code == 0 && log >= LOGGED, "{log} bytes are logged: {ended:?}");
         }
         let main = engine.cri.start(&id, &config, &container("main", PROBE, &["sleep", "forever"])).await.unwrap();
         if number < WORKED {
@@ -74,16 +82,17 @@ async fn of_pods(engine: &mut Engine) -> Cost {
     cost
 }
 
-/// The processes that hold a pod up and are not its containers': our monitor; a shim and a pause process.
-async fn supporters(engine: &mut Engine, pod: &str) -> Vec<i32> {
-    let request = PodSandboxStatusRequest { pod_sandbox_id: pod.to_owned(), verbose: true };
-    let told = engine.cri.runtime.pod_sandbox_status(request).await.unwrap().into_inner();
-    let info: serde_json::Value = serde_json::from_str(&told.info["info"]).unwrap();
-    if let Some(monitor) = info["monitorPid"].as_i64() {
-        return vec![monitor as i32];
-    }
-    let pause = info["pid"].as_i64().unwrap() as i32;
-    vec![pause, Process::of(pause).unwrap().parent]
+/// How a container has ended.
+async fn ended(engine: &Engine, container: &str) -> ContainerStatus {
+    eventually_async(PATIENCE, "the writer of the log has ended", || {
+        let mut runtime = engine.cri.runtime.clone();
+        let request = ContainerStatusRequest { container_id: container.to_owned(), verbose: false };
+        async move {
+            let status = runtime.container_status(request).await.unwrap().into_inner().status.unwrap();
+            if status.state() == ContainerState::ContainerExited { Ok(status) } else { Err(status.state()) }
+        }
+    })
+    .await
 }
 
 /// Proportional share, KiB.

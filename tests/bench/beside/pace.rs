@@ -30,7 +30,7 @@ pub(super) async fn of_both(engines: &mut [Engine; 2]) -> Vec<Row> {
                 paces.push(pace(engine, clients, lives, time).await);
             }
         }
-        let [ours, theirs] = paces.map(Spread::of);
+        let [ours, theirs] = paces.map(Spread::of_rates);
         let plural = if clients == 1 { "" } else { "s" };
         rows.push(Row {
             part: Part::Pace,

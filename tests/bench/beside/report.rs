@@ -17,7 +17,7 @@ pub(super) struct Report {
 }
 
 /// What the numbers depend on.
-#[derive(Debug, Serialize, Deserialize)]
+#[derive(Debug, Default, Serialize, Deserialize)]
 pub(super) struct Conditions {
     pub(super) date: String,
     pub(super) kernel: String,
@@ -52,19 +52,30 @@ pub(super) enum Unit {
     PerSecond,
 }
 
-/// Median and ninetieth percentile.
-#[derive(Debug, Clone, Copy, Serialize, Deserialize)]
+/// Median, and what nine of ten are no worse than.
+#[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
 pub(super) struct Spread {
     pub(super) median: f64,
+    /// The ninetieth percentile of what costs, the tenth of a rate.
     pub(super) p90: f64,
 }
 
 impl Spread {
+    /// Of costs: the less the better.
     pub(super) fn of(values: impl IntoIterator<Item = f64>) -> Spread {
+        Spread::at(values, 0.9)
+    }
+
+    /// Of rates: the more the better.
+    pub(super) fn of_rates(values: impl IntoIterator<Item = f64>) -> Spread {
+        Spread::at(values, 0.1)
+    }
+
+    fn at(values: impl IntoIterator<Item = f64>, bad: f64) -> Spread {
         let mut values: Vec<f64> = values.into_iter().collect();
         values.sort_by(f64::total_cmp);
         let at = |share: f64| values[((values.len() - 1) as f64 * share).round() as usize];
-        Spread { median: at(0.5), p90: at(0.9) }
+        Spread { median: at(0.5), p90: at(bad) }
     }
 
     /// In milliseconds.
