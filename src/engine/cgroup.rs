@@ -89,7 +89,7 @@ impl Cgroups {
         }
         if let (true, Some(pids)) = (pod.ours, pids) {
             self.check_controller(&pod.path, "pids", || format!("engine.pod_pids ({pids})"))?;
-            pod_limits::set_pids(&pod.path, pids)?;
+            self.limit_pids(&pod.path, pids)?;
         }
         Ok(())
     }

@@ -87,6 +87,12 @@ fn a_containers_cgroup_is_limited_and_leaves_nothing_behind() {
     assert!(!directories(&cgroups, &made.path).iter().any(|directory| directory.exists()), "a place makes nothing");
     engine.make_pod_cgroup(&made, Path::new("/nowhere")).unwrap();
     assert_eq!(value(&cgroups, &made.path, "pids", "pids.max"), "500");
+    if is_v1(&cgroups) {
+        // What is made below begins with its CPUs: to write them makes the kernel go through all cpusets.
+        for path in [&root, &made.path] {
+            assert_eq!(value(&cgroups, path, "cpuset", "cgroup.clone_children"), "1", "{path}");
+        }
+    }
 
     let plan = launch_plan::Cgroup {
         path: format!("{}/c", made.path),
