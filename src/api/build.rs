@@ -3,7 +3,12 @@
 use std::{env, error::Error, fs, path::PathBuf};
 
 /// Every contract, relative to the repository's `proto/`. What these import comes along.
-const CONTRACTS: &[&str] = &["cri/v1/runtime_service.proto", "cri/v1/image_service.proto", "monitor/v1/monitor.proto"];
+const CONTRACTS: &[&str] = &[
+    "cri/v1/runtime_service.proto",
+    "cri/v1/image_service.proto",
+    "monitor/v1/monitor.proto",
+    "monitor/v1/hand_over.proto",
+];
 
 fn main() -> Result<(), Box<dyn Error>> {
     let proto = PathBuf::from(env::var("CARGO_MANIFEST_DIR")?).join("../../proto");
