@@ -14,6 +14,7 @@ mod family;
 mod image;
 mod leak;
 mod node;
+mod other_release;
 mod random;
 mod registry;
 
@@ -24,5 +25,6 @@ pub use family::{Process, descendants};
 pub use image::{BuiltImage, ImageBuilder, Layer, digest_of};
 pub use leak::Leaks;
 pub use node::{NodeOptions, RootSize, TempNode, programs};
+pub use other_release::{is_other_release, other_release};
 pub use random::{Random, seed};
 pub use registry::{Access, Gate, TinyRegistry, Trouble};

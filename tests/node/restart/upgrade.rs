@@ -1,34 +1,15 @@
 //! A daemon of another release: launcher and monitors come to run its program, and no pod notices.
 
-use std::{fs, path::Path};
+use std::path::Path;
 
 use api::cri::v1::{ContainerState, RemovePodSandboxRequest};
-use testkit::{TempNode, container, eventually, pod};
+use testkit::{TempNode, container, eventually, is_other_release, pod};
 
 use super::{SOON, exited, lines, pod_status, status};
 use crate::support::{PROBE, node};
 
-/// The end of the other release's program; what stands behind the end of an ELF file changes nothing of it.
-const MARK: &[u8] = b"the next release";
-
 /// Lines that the writer has still to write when the daemon changes.
 const LINES: usize = 6000;
-
-/// Whether a process of the node runs the other release's program.
-fn is_renewed(pid: i32) -> bool {
-    fs::read(format!("/proc/{pid}/exe")).unwrap().ends_with(MARK)
-}
-
-/// Has the node's next daemon bring along the other release's monitor.
-fn upgrade(node: &TempNode) {
-    let mut program = fs::read(testkit::programs().join("coracle-monitor")).unwrap();
-    program.extend_from_slice(MARK);
-    let path = node.dir().join("coracle-monitor");
-    fs::write(&path, program).unwrap();
-    let config = node.dir().join("config.toml");
-    let settings = fs::read_to_string(&config).unwrap();
-    fs::write(&config, format!("monitor = \"{}\"\n\n{settings}", path.display())).unwrap();
-}
 
 /// The launcher and the monitors that were forked since the daemon began.
 fn monitors(node: &TempNode) -> Vec<testkit::Process> {
@@ -53,10 +34,11 @@ async fn an_upgrade_replaces_launcher_and_monitors_while_containers_write() {
     let monitor = monitors(&node).into_iter().find(|process| process.name == "coracle-monitor");
     let monitor = monitor.expect("the pod's monitor");
 
-    upgrade(&node);
+    node.upgrade_monitor();
     node.restart_daemon();
     let mut cri = node.client().await;
-    eventually(SOON, "the monitor runs the other program", || if is_renewed(monitor.pid) { Ok(()) } else { Err(()) });
+    let renewed = || if is_other_release(monitor.pid) { Ok(()) } else { Err(()) };
+    eventually(SOON, "the monitor runs the other program", renewed);
     assert!(monitor.alive(), "the same process");
     assert!(lines(Path::new(&log)).len() < LINES, "the writer was at it all the time");
     assert_eq!((pod_status(&mut cri, &pod_id).await, status(&mut cri, &runs).await), before, "nothing has changed");
@@ -71,7 +53,7 @@ async fn an_upgrade_replaces_launcher_and_monitors_while_containers_write() {
     let second_id = cri.run(&second).await.unwrap();
     let ours = monitors(&node);
     assert_eq!(ours.len(), 2, "a launcher, and the second pod's monitor; the first one's is nobody's child: {ours:?}");
-    assert!(ours.iter().all(|process| is_renewed(process.pid)));
+    assert!(ours.iter().all(|process| is_other_release(process.pid)));
 
     // And once more over a restart with nothing new.
     node.restart_daemon();
