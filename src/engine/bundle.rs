@@ -45,7 +45,8 @@ pub struct Surroundings<'a> {
     pub netns: Option<&'a Path>,
     /// The pod's monitor, which lives in the pod's IPC and UTS namespaces.
     pub monitor: i32,
-    /// The process whose pid namespace is joined: the pod's init, or a container's.
+    /// The process whose pid namespace is joined: the pod's init, or a container's. The runtime is told a number; that
+    /// it was this process's all the time, the monitor makes sure of when the runtime has done its work.
     pub shared_pid: Option<i32>,
 }
 

@@ -84,9 +84,12 @@ struct Work<'a> {
 
 /// Has another runtime bring a container up to just before its program. On return the command is at work, and stands in
 /// for the container's process: when it ends well, [`Runtime::child`] is that process.
-pub fn create(order: &wire::Launch, mut fds: Vec<OwnedFd>) -> Result<(Launched, Runtime), Failure> {
+pub fn create(order: &wire::Launch, fds: Vec<OwnedFd>) -> Result<(Launched, Runtime), Failure> {
     let about = order.runtime.as_ref().ok_or_else(|| Failure::wrong("the order names no runtime"))?;
     let runtime = Runtime::new(about, &fds)?;
+    let root = Beside(&fds).one(order.rootfs_fd, "rootfs_fd")?;
+    let root = root.try_clone_to_owned().during(|| "hold the root filesystem".into())?;
+    let kept = keep(order, fds)?;
     let (word, childs_word) = word_pair()?;
     let streams = if order.tty { Streams::default() } else { Streams::new(order.stdin())? };
     let mut arguments =
@@ -101,13 +104,13 @@ pub fn create(order: &wire::Launch, mut fds: Vec<OwnedFd>) -> Result<(Launched, 
         runtime: &runtime,
         argv: &argv,
         env: &env,
-        root: Some(Beside(&fds).one(order.rootfs_fd, "rootfs_fd")?),
+        root: Some(root.as_fd()),
         attach_shm: about.attach_shm,
         streams: [0, 1, 2].map(|number| streams.theirs[number].as_ref().map(AsFd::as_fd)),
         word: childs_word.as_fd(),
     };
+    // Last of all, so that nothing can fail once it is at work.
     let (pid, pidfd) = spawn(&work)?;
-    let kept = keep(order, std::mem::take(&mut fds))?;
     let [stdin, stdout, stderr] = streams.ours;
     Ok((Launched { pid, pidfd, word, stdin, stdout, stderr, kept }, runtime))
 }

@@ -21,6 +21,8 @@ pub(crate) struct Asker {
 #[derive(Debug, Default)]
 pub(crate) struct Daemon {
     peer: Option<Peer>,
+    /// Whether it has been greeted. What happens before that is in the greeting, and is news no more.
+    greeted: bool,
     /// Counts connections, so that an answer never reaches another daemon than the one that asked.
     connection: u64,
 }
@@ -41,6 +43,7 @@ impl Daemon {
     /// Goes on with a connection that another program had, and with its `request`.
     pub(crate) fn resume(&mut self, epoll: &Epoll, socket: OwnedFd, request: u64) -> Asker {
         self.replace(epoll, socket);
+        self.greeted = true;
         Asker { connection: self.connection, request }
     }
 
@@ -48,6 +51,7 @@ impl Daemon {
     pub(crate) fn replace(&mut self, epoll: &Epoll, socket: OwnedFd) {
         self.drop_peer(epoll);
         self.connection += 1;
+        self.greeted = false;
         let ready = kernel::socket::set_nonblocking(socket.as_fd())
             .and_then(|()| epoll.add(socket.as_fd(), event::PEER, Interest::READ));
         // A connection that cannot be watched is closed here: the daemon sees its end and tries again.
@@ -87,15 +91,23 @@ impl Daemon {
         self.send(epoll, &wire::MonitorReply { id: asker.request, result: Some(result) });
     }
 
-    /// Tells what happened by itself. A daemon that is away learns it at its next greeting.
+    /// From now on it hears the news.
+    pub(crate) fn has_been_greeted(&mut self) {
+        self.greeted = true;
+    }
+
+    /// Tells what happened by itself. A daemon that is away, or has only just come, learns it by its greeting.
     pub(crate) fn tell(&mut self, epoll: &Epoll, news: Reply) {
-        self.send(epoll, &wire::MonitorReply { id: 0, result: Some(news) });
+        if self.greeted {
+            self.send(epoll, &wire::MonitorReply { id: 0, result: Some(news) });
+        }
     }
 
     /// Tells the daemon's log.
     pub(crate) fn trouble(&mut self, epoll: &Epoll, container: Option<&ContainerId>, text: &str) {
         let container_id = container.map(ContainerId::to_string).unwrap_or_default();
-        self.tell(epoll, Reply::Trouble(wire::Trouble { container_id, text: text.to_owned() }));
+        let trouble = Reply::Trouble(wire::Trouble { container_id, text: text.to_owned() });
+        self.send(epoll, &wire::MonitorReply { id: 0, result: Some(trouble) });
     }
 
     /// Sends what waited for room.

@@ -4,10 +4,10 @@
 //!  Preparing ──ready──▶ Waiting ──start──▶ Starting ──exec──▶ Running ──▶ Ending ──▶ Ended
 //!      │ failed            │ forgotten         │ failed          reaped     drained
 //!      ▼                   ▼                   └─────────────────────────▶
-//!   (gone)               (gone)
+//!   (gone)             Forgotten ──reaped──▶ Dismissed ──▶ (gone)
 //! ```
 //! *Ending* lasts while processes that outlived the first one are killed; then the streams are drained, the exit is
-//! recorded, and told.
+//! recorded, and told. *Dismissed* lasts while another runtime, where one has made it, lets go of it.
 
 use std::{
     collections::VecDeque,
@@ -19,11 +19,11 @@ use std::{
 use engine::{
     cgroup::{Tree, remove_tree},
     launch::{Failure, Kept, Launched, hear},
-    runtime::{CREATE, Runtime},
+    runtime::Runtime,
 };
 use kernel::{
     poll::{Epoll, Interest},
-    process::{self, Ended, Pid, pidfd_open, pidfd_send_signal},
+    process::{Ended, Pid, pidfd_send_signal},
 };
 use link::wire;
 use model::{ContainerId, ExitRecord};
@@ -34,6 +34,7 @@ use crate::{
     log::{Change, Log, Stream},
     log_health::LogHealth,
     output::{Found, Output, of_terminal},
+    runtime::Left,
 };
 
 mod hand_over;
@@ -62,6 +63,17 @@ pub(crate) struct Container {
     pub(crate) runtime: Option<Runtime>,
     /// How and when its process ended, while its runtime has not yet said that it had begun.
     pub(crate) early_end: Option<(Ended, i64)>,
+    /// Who hears when it is forgotten.
+    pub(crate) leave: Vec<Then>,
+}
+
+/// Who hears that a container is forgotten.
+#[derive(Debug)]
+pub(crate) enum Then {
+    /// Whoever wanted it so.
+    Done(Asker),
+    /// Whoever wanted it made.
+    Failed(Asker, Failure),
 }
 
 /// What a container needs while it lives.
@@ -97,8 +109,10 @@ pub(crate) enum Phase {
     Starting { asker: Asker },
     /// Its program runs; since when, nanoseconds since 1970.
     Running { since: i64 },
-    /// It is to leave no trace; who hears when it is gone.
-    Forgotten { asker: Asker },
+    /// It is to leave no trace; its end is awaited.
+    Forgotten,
+    /// Nothing of it is awaited any more but that its runtime lets go of it. Its number may be somebody else's.
+    Dismissed,
     /// The first process has ended; others are being killed.
     Ending { started: Option<i64>, record: ExitRecord, leftover: Vec<OwnedFd>, until: Instant },
     /// All of it has ended, and is on record.
@@ -106,15 +120,14 @@ pub(crate) enum Phase {
 }
 
 impl Container {
-    /// Takes a launched container into the watch.
+    /// A launched container.
     pub(crate) fn new(
         number: u64,
         id: ContainerId,
         launched: Launched,
         order: &wire::Launch,
         asker: Asker,
-        epoll: &Epoll,
-    ) -> io::Result<Container> {
+    ) -> Container {
         let Launched { pid, pidfd, word, stdin, stdout, stderr, mut kept } = launched;
         // An entry of no length would never end a line.
         let line_limit = order.log_line_bytes.max(1) as usize;
@@ -134,25 +147,29 @@ impl Container {
             line_limit,
             left_by_execs: VecDeque::new(),
         };
-        live.watch(number, epoll)?;
-        let phase = Phase::Preparing { asker };
-        Ok(Container {
+        Container {
             number,
             id,
             pid,
-            phase,
+            phase: Phase::Preparing { asker },
             pid_space: order.pid(),
             live: Some(live),
             log_health: LogHealth::default(),
             runtime: None,
             early_end: None,
-        })
+            leave: Vec::new(),
+        }
+    }
+
+    /// Has epoll tell what its child says and writes.
+    pub(crate) fn watch(&self, epoll: &Epoll) -> io::Result<()> {
+        self.live.as_ref().map_or(Ok(()), |live| live.watch(self.number, epoll))
     }
 
     /// A handle on its first process, while that has not been reaped.
     pub(crate) fn process(&self) -> Option<BorrowedFd<'_>> {
         match self.phase {
-            Phase::Ending { .. } | Phase::Ended { .. } => None,
+            Phase::Ending { .. } | Phase::Ended { .. } | Phase::Dismissed => None,
             _ => self.live.as_ref().map(|live| live.pidfd.as_fd()),
         }
     }
@@ -164,21 +181,19 @@ impl Container {
     }
 
     /// Takes what its runtime has made: from now on that is its process.
-    pub(crate) fn adopt(&mut self, epoll: &Epoll) -> Result<(), Failure> {
-        let Some(runtime) = &self.runtime else { return Ok(()) };
-        let gone = |error| Failure::new("find the process that the runtime made", &error);
-        let pid = runtime.child(CREATE).map_err(gone)?;
-        let pidfd = pidfd_open(pid).map_err(gone)?;
-        // Ours to reap, and alive.
-        if let Some(ended) = process::wait(pidfd.as_fd()).map_err(gone)? {
-            return Err(Failure::wrong(format!("the container ended too early: {ended:?}")));
-        }
-        let terminal = runtime.terminal().transpose()?;
+    pub(crate) fn adopt(&mut self, epoll: &Epoll, left: Left) -> Result<(), Failure> {
+        let (pid, pidfd) = match left {
+            Left::Alive { pid, pidfd } => (pid, pidfd),
+            Left::Ended { ended, .. } => {
+                return Err(Failure::wrong(format!("the container ended too early: {ended:?}")));
+            }
+        };
+        // First of all: whatever fails from here on, this is what has to be killed.
         self.pid = pid;
         if let Some(live) = &mut self.live {
             live.pidfd = pidfd;
         }
-        match terminal {
+        match self.runtime.as_ref().and_then(Runtime::terminal).transpose()? {
             Some(both) => self.take_terminal(epoll, both).map_err(|error| Failure::new("watch the terminal", &error)),
             None => Ok(()),
         }
@@ -311,7 +326,7 @@ impl Container {
     /// What the greeting says of it; nothing while it is not yet, or no longer, the daemon's.
     pub(crate) fn now(&self) -> Option<wire::ContainerNow> {
         let (started, exited) = match &self.phase {
-            Phase::Preparing { .. } | Phase::Forgotten { .. } => return None,
+            Phase::Preparing { .. } | Phase::Forgotten | Phase::Dismissed => return None,
             Phase::Waiting | Phase::Starting { .. } => (None, None),
             Phase::Running { since } => (Some(*since), None),
             // Not told as ended before its output is in the log: it runs until then.

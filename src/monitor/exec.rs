@@ -14,7 +14,7 @@ use engine::{
 };
 use kernel::{
     poll::{Epoll, Interest},
-    process::{Ended, Pid},
+    process::{Ended, Pid, pidfd_send_signal},
 };
 use link::wire;
 use model::{ContainerId, Exit};
@@ -92,10 +92,9 @@ impl Pod {
             let name = directory_name(order.exec_id);
             let begun =
                 kill::open_directory(kept.kill_dir.as_fd(), &name).map_err(|error| step(&error)).and_then(|dir| {
+                    // The last step that can fail: from here on the runtime is at work, and somebody has to know of
+                    // it. What it says is heard at its end.
                     let run = runtime.exec(container.id.as_str(), &name, order, fds)?;
-                    self.epoll
-                        .add(run.word.as_fd(), Numbered::ExecWord(number).token(), Interest::READ)
-                        .map_err(|error| Failure::new("watch the exec", &error))?;
                     Ok((run, dir))
                 });
             let (run, dir) = begun.inspect_err(|_| _ = remove_tree(kept.kill_dir.as_fd(), &name))?;
@@ -133,23 +132,31 @@ impl Pod {
                 };
                 let door = Door { process: live.pidfd.as_fd(), pid_space, tasks, cgroup };
                 let entered = enter(order, fds, &door, &ready.places)?;
-                self.epoll
-                    .add(entered.word.as_fd(), Numbered::ExecWord(number).token(), Interest::READ)
-                    .map_err(|error| Failure::new("watch the exec", &error))?;
                 Ok((entered, dir))
             });
         match entered {
-            Ok((entered, dir)) => Ok(Exec {
-                number,
-                id: order.exec_id,
-                container: container.number,
-                pid: entered.pid,
-                dir,
-                is_v2: kept.kill_dir_is_v2,
-                word: Some(entered.word),
-                by_runtime: false,
-                phase: ExecPhase::Starting { asker },
-            }),
+            Ok((entered, dir)) => {
+                let token = Numbered::ExecWord(number).token();
+                let phase = match self.epoll.add(entered.word.as_fd(), token, Interest::READ) {
+                    Ok(()) => ExecPhase::Starting { asker },
+                    Err(error) => {
+                        // Nobody would see it begin. Answered when it has gone, as whatever else fails.
+                        let _ = pidfd_send_signal(entered.pidfd.as_fd(), nix::libc::SIGKILL);
+                        ExecPhase::Failed { asker, failure: Failure::new("watch the exec", &error) }
+                    }
+                };
+                Ok(Exec {
+                    number,
+                    id: order.exec_id,
+                    container: container.number,
+                    pid: entered.pid,
+                    dir,
+                    is_v2: kept.kill_dir_is_v2,
+                    word: Some(entered.word),
+                    by_runtime: false,
+                    phase,
+                })
+            }
             Err(failure) => {
                 let _ = remove_tree(kept.kill_dir.as_fd(), &name);
                 Err(failure)

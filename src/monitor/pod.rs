@@ -284,6 +284,14 @@ impl Pod {
         }
     }
 
+    /// The pod's init, where it has one that lives.
+    pub(crate) fn init(&self) -> Option<&PodInit> {
+        match &self.set_up {
+            SetUp::Done(ready) => ready.init.as_ref(),
+            SetUp::No | SetUp::Failed => None,
+        }
+    }
+
     /// Whether a container is there that has not ended.
     pub(crate) fn is_alive(&self) -> bool {
         self.containers.iter().any(|container| !matches!(container.phase, Phase::Ended { .. }))

@@ -23,7 +23,6 @@ use crate::{
     container::{Container, Phase},
     kill,
     pod::{Pod, SetUp, report},
-    runtime::Then,
 };
 
 impl Pod {
@@ -81,7 +80,7 @@ impl Pod {
                 self.drop_container(index);
                 return self.answer(asker, Err(failure));
             }
-            Phase::Forgotten { asker } => return self.dismiss(index, Then::Done(asker)),
+            Phase::Forgotten => return self.dismiss(index),
             Phase::Starting { asker } => {
                 // It never said that exec failed, and its socket is closed: `hear_container` has made it running. So
                 // this is a failure, or it was killed in between.
@@ -92,7 +91,7 @@ impl Pod {
             }
             Phase::Waiting => (None, record(exit(ended))),
             Phase::Running { since } => (Some(since), record(exit(ended))),
-            Phase::Ending { .. } | Phase::Ended { .. } => return,
+            Phase::Ending { .. } | Phase::Ended { .. } | Phase::Dismissed => return,
         };
         if self.containers[index].begin_end(&self.epoll, started, record) {
             self.finish(index);

@@ -1,6 +1,6 @@
 //! What the daemon asks of a monitor. Each request is answered once: at once, or when what it began has come true.
 
-use std::os::fd::{AsFd, OwnedFd};
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 
 use engine::launch::{Failure, PidSpace, launch, say_start};
 use kernel::process::{own_pid, pidfd_send_signal};
@@ -11,9 +11,9 @@ use wire::{monitor_reply::Result as Reply, monitor_request::Act};
 
 use crate::{
     asker::Asker,
-    container::{Container, Phase},
+    container::{Container, Phase, Then},
     pod::{Pod, SetUp},
-    runtime::{Then, kill_session},
+    runtime::kill_session,
 };
 
 impl Pod {
@@ -37,10 +37,6 @@ impl Pod {
 
     fn greet(&mut self, asker: Asker) {
         self.forsaken_at = None;
-        let init = match &self.set_up {
-            SetUp::Done(ready) => ready.init.as_ref(),
-            SetUp::No | SetUp::Failed => None,
-        };
         let hello = wire::MonitorHello {
             protocol: PROTOCOL,
             release: RELEASE.to_owned(),
@@ -48,10 +44,11 @@ impl Pod {
             pid: own_pid().0,
             set_up: matches!(self.set_up, SetUp::Done(_)),
             containers: self.containers.iter().filter_map(Container::now).collect(),
-            init_pid: init.map_or(0, |init| init.pid.0),
+            init_pid: self.init().map_or(0, |init| init.pid.0),
             program: self.program.clone(),
         };
         self.answer(asker, Ok(Reply::Hello(hello)));
+        self.daemon.has_been_greeted();
     }
 
     fn create(&mut self, asker: Asker, order: &wire::Launch, fds: Vec<OwnedFd>) {
@@ -73,25 +70,57 @@ impl Pod {
         if order.runtime.is_some() {
             return self.begin_by_runtime(number, id, asker, order, fds);
         }
-        let pid_space = match order.pid() {
-            wire::launch::Pid::Container => PidSpace::New,
-            wire::launch::Pid::Host => PidSpace::Host,
-            wire::launch::Pid::Pod => {
-                let init = ready.init.as_ref().ok_or_else(|| Failure::wrong("the pod shares no pid namespace"))?;
-                PidSpace::Of(init.pidfd.as_fd())
-            }
+        let pid_space = match (self.joined(order)?, order.pid()) {
+            (Some(process), _) => PidSpace::Of(process),
+            (None, wire::launch::Pid::Host) => PidSpace::Host,
+            (None, _) => PidSpace::New,
+        };
+        // The last step that can fail: from here on a child is at work, and somebody has to know of it.
+        let launched = launch(order, fds, &ready.places, pid_space)?;
+        self.take_in(Container::new(number, id, launched, order, asker), asker);
+        Ok(())
+    }
+
+    /// The process whose pid namespace an order joins: the pod's init, or a container's first. It has not been reaped.
+    pub(crate) fn joined(&self, order: &wire::Launch) -> Result<Option<BorrowedFd<'_>>, Failure> {
+        let (process, why_not) = match order.pid() {
+            wire::launch::Pid::Container | wire::launch::Pid::Host => return Ok(None),
+            wire::launch::Pid::Pod => (self.init().map(|init| init.pidfd.as_fd()), "the pod shares no pid namespace"),
             wire::launch::Pid::Target => {
                 let target = self.position(&order.pid_target).map(|index| &self.containers[index]);
-                let target = target.and_then(Container::process);
-                PidSpace::Of(target.ok_or_else(|| Failure::wrong("the target container does not run"))?)
+                (target.and_then(Container::process), "the target container does not run")
             }
         };
-        let launched = launch(order, fds, &ready.places, pid_space)?;
-        let container = Container::new(number, id, launched, order, asker, &self.epoll)
-            // The child sees the end of its socket and goes; nobody is to hear of it.
-            .map_err(|error| Failure::new("watch the container", &error))?;
+        process.map(Some).ok_or_else(|| Failure::wrong(why_not))
+    }
+
+    /// Takes in a container whose child is at work. One that cannot be watched is given up.
+    pub(crate) fn take_in(&mut self, container: Container, asker: Asker) {
+        let watched = container.watch(&self.epoll);
         self.containers.push(container);
-        Ok(())
+        if let Err(error) = watched {
+            let failure = Failure::new("watch the container", &error);
+            self.give_up(self.containers.len() - 1, Then::Failed(asker, failure));
+        }
+    }
+
+    /// Ends a container whose program has not run. Whoever waits for that hears it when nothing of it is left.
+    fn give_up(&mut self, index: usize, then: Then) {
+        let container = &mut self.containers[index];
+        let before = std::mem::replace(&mut container.phase, Phase::Forgotten);
+        container.leave.push(then);
+        // Seen as the end of its socket already; the signal is for a child that cannot see anything any more.
+        container.drop_word(&self.epoll);
+        if let Some(process) = container.process() {
+            let _ = pidfd_send_signal(process, libc::SIGKILL);
+        }
+        if container.runtime.is_some() {
+            if let Phase::Preparing { .. } = before {
+                // The runtime's command, which ends this phase when it is reaped: the number is still its own.
+                kill_session(container.pid);
+            }
+            container.kill_whole();
+        }
     }
 
     fn start(&mut self, asker: Asker, id: &str) {
@@ -156,28 +185,23 @@ impl Pod {
 
     fn forget(&mut self, asker: Asker, id: &str) {
         let Some(index) = self.position(id) else { return self.done(asker) };
-        let container = &mut self.containers[index];
+        let (container, then) = (&mut self.containers[index], Then::Done(asker));
         match container.phase {
-            Phase::Waiting | Phase::Preparing { .. } => {
-                let before = std::mem::replace(&mut container.phase, Phase::Forgotten { asker });
-                // Seen as the end of its socket already; the signal is for a child that cannot see anything any more.
-                container.drop_word(&self.epoll);
-                if let Some(process) = container.process() {
-                    let _ = pidfd_send_signal(process, libc::SIGKILL);
-                }
-                if container.runtime.is_some() {
-                    if let Phase::Preparing { .. } = before {
-                        kill_session(container.pid);
-                    }
-                    container.kill_whole();
-                }
+            Phase::Waiting => self.give_up(index, then),
+            Phase::Preparing { asker: maker } => {
+                self.give_up(index, then);
                 // Whoever has it made does not wait for it any more, or does so in vain.
-                if let Phase::Preparing { asker: maker } = before {
-                    self.answer(maker, Err(Failure::wrong("the container is to be forgotten")));
-                }
+                self.answer(maker, Err(Failure::wrong("the container is to be forgotten")));
             }
-            Phase::Ended { .. } => self.dismiss(index, Then::Done(asker)),
-            _ => self.answer(asker, Err(Failure::wrong("the container has not ended"))),
+            Phase::Ended { .. } => {
+                container.leave.push(then);
+                self.dismiss(index);
+            }
+            // On its way already.
+            Phase::Forgotten | Phase::Dismissed => container.leave.push(then),
+            Phase::Starting { .. } | Phase::Running { .. } | Phase::Ending { .. } => {
+                self.answer(asker, Err(Failure::wrong("the container has not ended")));
+            }
         }
     }
 
@@ -198,19 +222,14 @@ impl Pod {
             return self.answer(asker, Err(Failure::wrong("a container of the pod has not ended")));
         }
         self.ending = true;
-        let init = match &self.set_up {
-            SetUp::Done(ready) => ready.init.as_ref(),
-            SetUp::No | SetUp::Failed => None,
-        };
         // ESRCH alone can happen here, of an init that has ended and is about to be reaped.
-        let _ = init.map(|init| pidfd_send_signal(init.pidfd.as_fd(), libc::SIGKILL));
+        let _ = self.init().map(|init| pidfd_send_signal(init.pidfd.as_fd(), libc::SIGKILL));
         self.end_asker = Some(asker);
     }
 
     /// Answers whoever has ended the pod, once nothing of it is at work any more.
     pub(crate) fn answer_end(&mut self) {
-        let has_init = matches!(&self.set_up, SetUp::Done(ready) if ready.init.is_some());
-        if !has_init
+        if self.init().is_none()
             && self.commands.is_empty()
             && let Some(asker) = self.end_asker.take()
         {

@@ -29,7 +29,7 @@ use wire::monitor_reply::Result as Reply;
 
 use crate::{
     asker::Asker,
-    container::{Container, Phase},
+    container::{Container, Phase, Then},
     pod::Pod,
     say,
 };
@@ -43,6 +43,9 @@ const SHORT: Duration = Duration::from_secs(4);
 
 /// Orphans whose ends are remembered while commands run: one of them may be what a command has left.
 const STRANGERS: usize = 64;
+
+/// Why a container is not taken whose runtime was told to join a process by its number, which is then anybody's.
+const JOINED_NOBODY: &str = "the process whose pid namespace the container joins has ended meanwhile";
 
 /// The runtime's commands under way.
 #[derive(Debug, Default)]
@@ -67,27 +70,33 @@ struct Command {
 
 #[derive(Debug)]
 enum Purpose {
-    Create,
+    Create {
+        /// The process whose pid namespace the container joins, where it joins one.
+        joined: Option<OwnedFd>,
+    },
     Start,
     Kill {
         asker: Asker,
     },
-    Delete {
-        then: Vec<Then>,
-    },
+    Delete,
     /// Of the exec with this number.
     Exec {
         number: u64,
     },
 }
 
-/// Who hears that a container is forgotten.
+/// What a command has left behind: a child of ours.
 #[derive(Debug)]
-pub(crate) enum Then {
-    /// Whoever wanted it so.
-    Done(Asker),
-    /// Whoever wanted it made.
-    Failed(Asker, Failure),
+pub(crate) enum Left {
+    Alive {
+        pid: Pid,
+        pidfd: OwnedFd,
+    },
+    /// It has been reaped.
+    Ended {
+        pid: Pid,
+        ended: Ended,
+    },
 }
 
 impl Commands {
@@ -129,8 +138,8 @@ impl Commands {
 
     fn add(&mut self, container: u64, name: &str, pid: Pid, word: Option<OwnedFd>, purpose: Purpose) {
         let patience = match purpose {
-            Purpose::Create | Purpose::Start | Purpose::Exec { .. } => LONG,
-            Purpose::Kill { .. } | Purpose::Delete { .. } => SHORT,
+            Purpose::Create { .. } | Purpose::Start | Purpose::Exec { .. } => LONG,
+            Purpose::Kill { .. } | Purpose::Delete => SHORT,
         };
         let deadline = Some(Instant::now() + patience);
         self.under_way.push(Command { pid, name: name.to_owned(), deadline, word, container, purpose });
@@ -138,6 +147,11 @@ impl Commands {
 
     fn is_starting(&self, container: u64) -> bool {
         self.under_way.iter().any(|command| command.container == container && matches!(command.purpose, Purpose::Start))
+    }
+
+    fn is_deleting(&self, container: u64) -> bool {
+        let of_it = |command: &&Command| command.container == container;
+        self.under_way.iter().filter(of_it).any(|command| matches!(command.purpose, Purpose::Delete))
     }
 }
 
@@ -173,12 +187,13 @@ impl Pod {
         order: &wire::Launch,
         fds: Vec<OwnedFd>,
     ) -> Result<(), Failure> {
+        let joined = self.joined(order)?.map(|process| process.try_clone_to_owned()).transpose();
+        let joined = joined.map_err(|error| Failure::new("hold the process whose pid namespace is joined", &error))?;
+        // The last step that can fail: from here on the runtime is at work, and somebody has to know of it.
         let (launched, runtime) = runtime::create(order, fds)?;
-        let pid = launched.pid;
-        let container = Container::new(number, id, launched, order, asker, &self.epoll)
-            .map_err(|error| Failure::new("watch the container", &error))?;
-        self.containers.push(Container { runtime: Some(runtime), ..container });
-        self.commands.add(number, CREATE, pid, None, Purpose::Create);
+        self.commands.add(number, CREATE, launched.pid, None, Purpose::Create { joined });
+        let container = Container::new(number, id, launched, order, asker);
+        self.take_in(Container { runtime: Some(runtime), ..container }, asker);
         Ok(())
     }
 
@@ -211,34 +226,34 @@ impl Pod {
         true
     }
 
-    /// Lets go of a container that has ended, or never began: its runtime first.
-    pub(crate) fn dismiss(&mut self, index: usize, then: Then) {
-        let container = &self.containers[index];
+    /// Lets go of a container that has ended, or never began: its runtime first. Safe to repeat.
+    pub(crate) fn dismiss(&mut self, index: usize) {
+        let container = &mut self.containers[index];
         let number = container.number;
-        let deleting = self.commands.under_way.iter_mut().find(|command| command.container == number);
-        if let Some(Command { purpose: Purpose::Delete { then: others }, .. }) = deleting {
-            return others.push(then);
+        if !matches!(container.phase, Phase::Ended { .. }) {
+            container.phase = Phase::Dismissed;
         }
-        let Some(runtime) = &container.runtime else { return self.dismissed(number, vec![then]) };
+        if self.commands.is_deleting(number) {
+            return;
+        }
+        let Some(runtime) = &container.runtime else { return self.dismissed(number) };
         match runtime.delete(container.id.as_str(), "delete") {
-            Ok(run) => {
-                let purpose = Purpose::Delete { then: vec![then] };
-                self.commands.add(number, "delete", run.pid, Some(run.word), purpose);
-            }
+            Ok(run) => self.commands.add(number, "delete", run.pid, Some(run.word), Purpose::Delete),
             Err(failure) => {
                 say(&format!("container {}: {failure}", container.id));
-                self.dismissed(number, vec![then]);
+                self.dismissed(number);
             }
         }
     }
 
-    fn dismissed(&mut self, number: u64, then: Vec<Then>) {
+    fn dismissed(&mut self, number: u64) {
         let Some(index) = self.numbered(number) else { return };
         let unrecorded = self.forget_record(index);
+        let leave = std::mem::take(&mut self.containers[index].leave);
         if unrecorded.is_none() {
             self.drop_container(index);
         }
-        for then in then {
+        for then in leave {
             match (then, unrecorded.clone()) {
                 (Then::Done(asker), None) => self.done(asker),
                 (Then::Done(asker), Some(failure)) | (Then::Failed(asker, failure), _) => {
@@ -266,7 +281,10 @@ impl Pod {
         let container = index.map(|index| &self.containers[index]);
         let failure = command.failure(container, ended);
         match (command.purpose, index) {
-            (Purpose::Create, Some(index)) => self.made_by_runtime(index, failure),
+            (Purpose::Create { joined }, Some(index)) => {
+                let joined_nobody = || joined.filter(is_reaped).map(|_| Failure::wrong(JOINED_NOBODY));
+                self.made_by_runtime(index, failure.or_else(joined_nobody));
+            }
             (Purpose::Start, Some(index)) => self.started_by_runtime(index, failure),
             (Purpose::Kill { asker }, index) => {
                 let is_over = index.is_none_or(|index| self.containers[index].has_ended());
@@ -275,15 +293,15 @@ impl Pod {
                     None => self.done(asker),
                 }
             }
-            (Purpose::Delete { then }, Some(index)) => {
+            (Purpose::Delete, Some(index)) => {
                 if let (Some(failure), id) = (failure, &self.containers[index].id) {
                     // What is left of it goes with its bundle and its cgroup.
                     say(&format!("container {id}: {failure}"));
                 }
-                self.dismissed(command.container, then);
+                self.dismissed(command.container);
             }
             (Purpose::Exec { number }, _) => self.entered_by_runtime(number, &command.name, failure),
-            (Purpose::Create | Purpose::Start | Purpose::Delete { .. }, None) => {}
+            (Purpose::Create { .. } | Purpose::Start | Purpose::Delete, None) => {}
         }
         if let Some(runtime) = self.numbered(command.container).and_then(|i| self.containers[i].runtime.as_ref()) {
             runtime.tidy(&command.name);
@@ -295,11 +313,18 @@ impl Pod {
         // Why it could not become the runtime may lie unread beside the news of its end.
         let number = self.containers[index].number;
         self.hear_container(number);
+        let left = self.left(number, CREATE);
         let container = &mut self.containers[index];
         let said = container.live.as_mut().and_then(|live| live.failure.take());
-        let made = match said.or(failure) {
-            Some(failure) => Err(failure),
-            None => container.adopt(&self.epoll),
+        let made = match (said.or(failure), left) {
+            (None, left) => left.and_then(|left| container.adopt(&self.epoll, left)),
+            (Some(failure), left) => {
+                // It may have been cut short after its work was done.
+                if let Ok(left) = left {
+                    left.kill();
+                }
+                Err(failure)
+            }
         };
         match (&container.phase, made) {
             (Phase::Preparing { asker }, Ok(())) => {
@@ -308,14 +333,15 @@ impl Pod {
                 self.answer(asker, Ok(Reply::Created(wire::Created { pid })));
             }
             (Phase::Preparing { asker }, Err(failure)) => {
-                let then = Then::Failed(*asker, failure);
+                container.leave.push(Then::Failed(*asker, failure));
                 container.kill_whole();
-                self.dismiss(index, then);
+                self.dismiss(index);
             }
-            (Phase::Forgotten { asker }, _) => {
-                let then = Then::Done(*asker);
+            // Made after all: its end is still to come.
+            (Phase::Forgotten, Ok(())) => container.kill_whole(),
+            (Phase::Forgotten, Err(_)) => {
                 container.kill_whole();
-                self.dismiss(index, then);
+                self.dismiss(index);
             }
             _ => {}
         }
@@ -346,27 +372,64 @@ impl Pod {
 
     fn entered_by_runtime(&mut self, number: u64, name: &str, failure: Option<Failure>) {
         let Some(exec) = self.execs.iter().find(|exec| exec.is(number)) else { return };
-        let runtime = self.numbered(exec.container).and_then(|index| self.containers[index].runtime.as_ref());
-        let left = runtime.and_then(|runtime| runtime.child(name).ok());
-        let pidfd = left.and_then(|pid| pidfd_open(pid).ok());
-        if let Some(failure) = failure {
-            // It may have been cut short after its work was done.
-            let _ = pidfd.map(|process| pidfd_send_signal(process.as_fd(), libc::SIGKILL));
-            return self.exec_entered(number, Err(failure), None);
+        match (failure, self.left(exec.container, name)) {
+            (Some(failure), left) => {
+                // As above.
+                if let Ok(left) = left {
+                    left.kill();
+                }
+                self.exec_entered(number, Err(failure), None);
+            }
+            (None, Ok(Left::Alive { pid, .. })) => self.exec_entered(number, Ok(pid), None),
+            (None, Ok(Left::Ended { pid, ended })) => self.exec_entered(number, Ok(pid), Some(ended)),
+            (None, Err(failure)) => self.exec_entered(number, Err(failure), None),
         }
-        let end = match pidfd.map(|process| process::wait(process.as_fd())) {
-            Some(Ok(end)) => Some(end),
-            // Reaped already, before anybody knew whose it was; or never there.
-            _ => self.commands.strangers.iter().find(|(pid, _)| Some(*pid) == left).map(|(_, ended)| Some(*ended)),
-        };
-        match (left, end) {
-            (Some(pid), Some(early_end)) => self.exec_entered(number, Ok(pid), early_end),
-            _ => {
-                let unseen = Failure::wrong("the runtime left no process that could be watched");
-                self.exec_entered(number, Err(unseen), None);
+    }
+
+    /// What a command has left. It wrote down a number, which may be anybody's by now, or have been from the beginning:
+    /// the process is a child of ours that is nothing else yet, or there is none.
+    fn left(&self, container: u64, name: &str) -> Result<Left, Failure> {
+        let none = |error| Failure::new("find the process that the runtime has left", &error);
+        let runtime = self.numbered(container).and_then(|index| self.containers[index].runtime.as_ref());
+        let runtime = runtime.ok_or_else(|| Failure::wrong("the container has no other runtime"))?;
+        let pid = runtime.child(name).map_err(none)?;
+        if self.has(pid) {
+            return Err(Failure::wrong(format!("the runtime has left a process that is another's: {}", pid.0)));
+        }
+        let looked = pidfd_open(pid).and_then(|pidfd| Ok((process::wait(pidfd.as_fd())?, pidfd)));
+        match looked {
+            Ok((None, pidfd)) => Ok(Left::Alive { pid, pidfd }),
+            Ok((Some(ended), _)) => Ok(Left::Ended { pid, ended }),
+            // Reaped already, before anybody knew whose it was; or never ours.
+            Err(error) => {
+                let stranger = self.commands.strangers.iter().find(|(stranger, _)| *stranger == pid);
+                stranger.map(|(_, ended)| Left::Ended { pid, ended: *ended }).ok_or_else(|| none(error))
             }
         }
     }
+
+    /// Whether an unreaped process of this number has a purpose already.
+    fn has(&self, pid: Pid) -> bool {
+        let init = self.init().map(|init| init.pid);
+        let containers = self.containers.iter().filter(|container| container.process().is_some());
+        let commands = self.commands.under_way.iter().map(|command| command.pid);
+        let execs = self.execs.iter().map(|exec| exec.pid);
+        containers.map(|container| container.pid).chain(execs).chain(commands).chain(init).any(|other| other == pid)
+    }
+}
+
+impl Left {
+    fn kill(self) {
+        if let Left::Alive { pidfd, .. } = self {
+            // ESRCH alone can happen here: it has ended meanwhile.
+            let _ = pidfd_send_signal(pidfd.as_fd(), libc::SIGKILL);
+        }
+    }
+}
+
+/// Whether a child of ours has ended and been reaped. Until then its number was its own.
+fn is_reaped(process: &OwnedFd) -> bool {
+    pidfd_send_signal(process.as_fd(), 0).is_err()
 }
 
 /// Kills a command with everything it has started. Not reaped, so the number is still its own.

@@ -10,7 +10,7 @@ use api::cri::v1::{
     ContainerConfig, ContainerState, KeyValue, LinuxContainerResources, NamespaceMode, NamespaceOption, Signal,
     StatusRequest,
 };
-use testkit::{NodeOptions, TempNode, eventually, eventually_async};
+use testkit::{NodeOptions, TempNode, eventually, eventually_async, is_other_release};
 use tonic::Code;
 
 use crate::{
@@ -147,6 +147,13 @@ async fn processes_are_shared_as_the_pod_says_and_a_container_joins_anothers() {
         let seen = scene.look(&debugger, &["/probe", "processes"]).await;
         assert!(seen.starts_with("1 0 "), "{handler}: the target is process 1:\n{seen}");
         assert_eq!(seen.lines().count(), 3, "{handler}: target, debugger, this command:\n{seen}");
+
+        // A target that has ended has no processes to join, and its number may be anybody's.
+        scene.stop(&alone, 0).await;
+        config.metadata.as_mut().unwrap().name = "late".into();
+        let refused = scene.try_create(&config).await.unwrap_err();
+        assert_eq!(refused.code(), Code::InvalidArgument, "{handler}: {}", refused.message());
+        assert!(refused.message().contains("namespace_options.target_id"), "{handler}: {}", refused.message());
         scene.finish().await;
     }
 }
@@ -188,18 +195,11 @@ async fn a_monitor_of_another_release_takes_the_containers_over() {
         let lives = scene.start(&sleeper("lives")).await;
         let waits = scene.create(&probe("waits", &["exit", "4"])).await;
         let monitor = parent(scene.pid(&lives).await);
-        let mut program = fs::read(testkit::programs().join("coracle-monitor")).unwrap();
-        // What stands behind the end of an ELF file changes nothing of it.
-        program.extend_from_slice(b"another release");
-        let (path, config) = (scene.node.dir().join("coracle-monitor"), scene.node.dir().join("config.toml"));
-        fs::write(&path, program).unwrap();
-        let settings = fs::read_to_string(&config).unwrap();
-        fs::write(&config, format!("monitor = \"{}\"\n\n{settings}", path.display())).unwrap();
+        scene.node.upgrade_monitor();
         scene.node.restart_daemon();
         scene.reconnect().await;
         eventually(SOON, "the monitor runs the other program", || {
-            let program = fs::read(format!("/proc/{monitor}/exe")).unwrap();
-            if program.ends_with(b"another release") { Ok(()) } else { Err(program.len()) }
+            if is_other_release(monitor) { Ok(()) } else { Err(()) }
         });
         assert_eq!(scene.look(&lives, &["/probe", "print", "here"]).await, "here\n", "{handler}");
         scene.begin(&waits).await.unwrap();

@@ -66,7 +66,18 @@ impl Container {
             live.watch(number, epoll)?;
         }
         let log_health = LogHealth::default();
-        Ok(Container { number, id, pid, phase, pid_space, live, log_health, runtime, early_end: None })
+        Ok(Container {
+            number,
+            id,
+            pid,
+            phase,
+            pid_space,
+            live,
+            log_health,
+            runtime,
+            early_end: None,
+            leave: Vec::new(),
+        })
     }
 
     /// Every descriptor that it owns.
@@ -150,7 +161,7 @@ impl Live {
         })
     }
 
-    /// Has epoll tell what its child says and writes.
+    /// As [`Container::watch`].
     pub(super) fn watch(&self, number: u64, epoll: &Epoll) -> std::io::Result<()> {
         let outputs = self.outputs.iter().zip([Numbered::Stdout(number), Numbered::Stderr(number)]);
         let outputs = outputs.filter_map(|(output, token)| Some((output.as_ref()?.as_fd(), token)));

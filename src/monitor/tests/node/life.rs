@@ -2,11 +2,11 @@
 
 use std::{fs::File, os::fd::AsFd, path::Path};
 
-use link::{News, NowState, Whole, wire};
+use link::{News, NowState, Whole, frame, wire};
 use model::{Exit, Signal};
 use wire::step::Act;
 
-use crate::node::{Node, entries, filesystem, process, records, step};
+use crate::node::{Node, PATIENCE, entries, filesystem, process, records, step};
 
 #[tokio::test]
 #[ignore = "needs root: namespaces, mounts and cgroups"]
@@ -368,11 +368,37 @@ async fn a_start_whose_connection_was_lost_is_told_to_the_next_one_and_may_be_as
 
 #[tokio::test]
 #[ignore = "needs root: namespaces, mounts and cgroups"]
+async fn what_happened_before_a_greeting_is_in_it_and_is_no_news() {
+    let node = Node::start().await;
+    let mut pod = node.pod().await;
+    pod.run(&["probe", "sleep", "forever"]).await;
+    let NowState::Running { pid, .. } = pod.reconnect().await.containers[0].state else { panic!("it runs") };
+    // A daemon that has come, as the one before it is told, and has not said anything yet.
+    let socket = kernel::socket::connect_at(pod.pod_dir.as_fd(), link::MONITOR_SOCKET).unwrap();
+    while pod.next().await != News::Lost {}
+    kill(pid);
+    let recorded = || if records(&pod.dir).is_empty() { Err(()) } else { Ok(()) };
+    testkit::eventually(PATIENCE, "its end is on record", recorded);
+    let hello = wire::Hello { protocol: link::PROTOCOL, release: String::new() };
+    let hello = wire::MonitorRequest { id: 7, act: Some(wire::monitor_request::Act::Hello(hello)) };
+    kernel::socket::send(socket.as_fd(), &frame::seal(&hello).unwrap().packet, &[]).unwrap();
+    let mut packet = vec![0; frame::MAX_PACKET];
+    let mut receive = || kernel::socket::receive(socket.as_fd(), &mut packet, frame::MAX_FDS);
+    let (length, _) = testkit::eventually(PATIENCE, "it answers", &mut receive);
+    let (first, _) = frame::open::<wire::MonitorReply>(&packet[..length], Vec::new()).unwrap();
+    let Some(wire::monitor_reply::Result::Hello(greeting)) = first.result else { panic!("{first:?}") };
+    assert!(greeting.containers[0].exited.is_some(), "{greeting:?}");
+    pod.end().await;
+    node.end().await;
+}
+
+#[tokio::test]
+#[ignore = "needs root: namespaces, mounts and cgroups"]
 async fn a_monitor_that_nobody_greets_ends_and_one_that_was_greeted_stays() {
     let node = Node::start().await;
     let pod = node.pod().await;
     let unheard = testkit::Process::of(node.unheard().await).expect("it was forked");
-    testkit::eventually(crate::node::PATIENCE, "it goes", || if unheard.alive() { Err("it lives") } else { Ok(()) });
+    testkit::eventually(PATIENCE, "it goes", || if unheard.alive() { Err("it lives") } else { Ok(()) });
     assert!(
         pod.monitor.kill(&crate::node::container_id(), Signal::KILL, Whole::Every).await.is_err_and(|e| !e.is_lost())
     );

@@ -6,4 +6,5 @@ mod life;
 mod memory;
 mod node;
 mod replace;
+mod runtime;
 mod v1;

@@ -305,6 +305,17 @@ impl Pod {
         self.remove_cgroups().await;
     }
 
+    /// Stops whatever enters the cgroup of a container that has been ordered.
+    pub(crate) fn freeze(&self, id: &ContainerId) -> Frozen {
+        let dir = kill_dir(id);
+        let frozen = match dir.join("freezer.state").exists() {
+            true => Frozen { dir, file: "freezer.state", words: ["FROZEN", "THAWED"] },
+            false => Frozen { dir, file: "cgroup.freeze", words: ["1", "0"] },
+        };
+        fs::write(frozen.dir.join(frozen.file), frozen.words[0]).unwrap();
+        frozen
+    }
+
     pub(crate) async fn remove_cgroups(&self) {
         // A process that is being reaped may hold its cgroup a moment longer than its parent can see it.
         for dir in &self.cgroups {
@@ -316,6 +327,31 @@ impl Pod {
             });
             removed.await.unwrap_or_else(|_| panic!("{} is still used", dir.display()));
         }
+    }
+}
+
+/// The cgroup through which a container's processes are found.
+pub(crate) fn kill_dir(id: &ContainerId) -> PathBuf {
+    let root = Path::new("/sys/fs/cgroup");
+    let of_v1 = root.join("freezer");
+    let hierarchy = if of_v1.exists() { &of_v1 } else { root };
+    hierarchy.join(format!("crt-monitor-{}", id.as_str()))
+}
+
+/// A cgroup in which nothing goes on.
+pub(crate) struct Frozen {
+    dir: PathBuf,
+    file: &'static str,
+    words: [&'static str; 2],
+}
+
+impl Frozen {
+    pub(crate) fn is_empty(&self) -> bool {
+        fs::read_to_string(self.dir.join("cgroup.procs")).unwrap().is_empty()
+    }
+
+    pub(crate) fn thaw(self) {
+        fs::write(self.dir.join(self.file), self.words[1]).unwrap();
     }
 }
 

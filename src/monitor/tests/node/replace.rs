@@ -5,8 +5,9 @@ use std::{fs::File, io::Write, os::fd::OwnedFd};
 use kernel::memfd;
 use link::{NowState, Whole};
 use model::{Exit, Signal};
+use testkit::{eventually_async, is_other_release, other_release};
 
-use crate::node::{Node, PROGRAM, built, container_id};
+use crate::node::{Node, PATIENCE, PROGRAM, built, container_id};
 
 /// What the other program is called.
 const OTHER: &str = "the second";
@@ -16,17 +17,8 @@ fn sealed(bytes: &[u8]) -> OwnedFd {
     memfd::sealed_program(c"coracle-monitor", &mut &*bytes).unwrap()
 }
 
-/// The monitor as another file: what stands behind an ELF file's end changes nothing of the program.
 fn other_program() -> OwnedFd {
-    let mut bytes = std::fs::read(built("coracle-monitor")).unwrap();
-    bytes.extend_from_slice(OTHER.as_bytes());
-    sealed(&bytes)
-}
-
-/// The end of what a process runs, as far as it tells programs apart.
-fn end_of_program(pid: i32) -> Vec<u8> {
-    let bytes = std::fs::read(format!("/proc/{pid}/exe")).unwrap();
-    bytes[bytes.len() - OTHER.len()..].to_vec()
+    sealed(&other_release("coracle-monitor"))
 }
 
 fn descriptors(pid: i32) -> usize {
@@ -53,7 +45,7 @@ async fn all_that_a_pod_has_goes_on_in_another_program() {
 
     for _ in 0..3 {
         pod.monitor.replace(&other_program(), OTHER).await.unwrap();
-        assert_eq!(end_of_program(pod.pid), OTHER.as_bytes());
+        assert!(is_other_release(pod.pid));
         assert_eq!(descriptors(pod.pid), open, "descriptors");
     }
     // Over the connection that there was: the end of an exec, the end of a container.
@@ -117,7 +109,7 @@ async fn a_program_that_cannot_go_on_is_refused_and_nothing_has_changed() {
     ] {
         let error = pod.monitor.replace(&file, OTHER).await.unwrap_err().to_string();
         assert!(error.contains(want), "{what}: {error}");
-        assert_ne!(end_of_program(pod.pid), OTHER.as_bytes());
+        assert!(!is_other_release(pod.pid));
         assert_eq!(pod.exec(&id, &["probe", "print", "here"]).await.1, "here\n", "{what}");
     }
     assert_eq!(pod.reconnect().await.program, PROGRAM);
@@ -132,15 +124,19 @@ async fn while_somebody_waits_for_a_container_the_program_stays() {
     let mut pod = node.pod().await;
     let id = container_id();
     let (launch, fds) = pod.order(&id, &["probe", "sleep", "forever"], |_, _| ());
+    // Its child stops where it joins its cgroup.
+    let held = pod.freeze(&id);
     let monitor = pod.monitor.clone();
     let making = tokio::spawn(async move { monitor.create(launch, fds).await });
-    let asked = pod.monitor.replace(&other_program(), OTHER).await;
-    // Whichever came first, both are whole: refused while the container was being made, or done before or after it.
+    let is_held = || std::future::ready(if held.is_empty() { Err(()) } else { Ok(()) });
+    eventually_async(PATIENCE, "the child is held", is_held).await;
+    let refused = pod.monitor.replace(&other_program(), OTHER).await.unwrap_err().to_string();
+    assert!(refused.contains("a container is being made, started or ended"), "{refused}");
+    assert!(!is_other_release(pod.pid));
+    held.thaw();
     making.await.unwrap().unwrap();
-    if let Err(error) = asked {
-        assert!(error.to_string().contains("being made, started or ended"), "{error}");
-        pod.monitor.replace(&other_program(), OTHER).await.unwrap();
-    }
+    pod.monitor.replace(&other_program(), OTHER).await.unwrap();
+    assert!(is_other_release(pod.pid));
     pod.monitor.start(&id).await.unwrap();
     assert_eq!(pod.exec(&id, &["probe", "print", "here"]).await.1, "here\n");
     pod.end().await;
