@@ -106,7 +106,7 @@ async fn steps(
         let (home, id) = (home.clone(), id.clone());
         async move { home.steps.pass(Step::RemoveRootfs, remove::container_dir(&home, &id)).await }
     });
-    undo.push(Step::CreatePrepare, {
+    undo.push(Step::CreateCgroup, {
         let (home, sandbox, id) = (home.clone(), sandbox.clone(), id.clone());
         async move {
             let Some(pod) = &sandbox.record.cgroup else { return Ok(()) };
@@ -229,10 +229,13 @@ fn make_beside(
     id: &ContainerId,
     plan: &ContainerPlan,
 ) -> Result<Option<log_file::Opened>, Error> {
-    if let Some(pod) = &sandbox.record.cgroup {
-        let made = home.engine.make_container_cgroup(pod, id);
-        made.map_err(|error| Error::at(Step::CreatePrepare, error.class(), error))?;
-    }
+    home.steps.pass_now(Step::CreateCgroup, || match &sandbox.record.cgroup {
+        Some(pod) => home
+            .engine
+            .make_container_cgroup(pod, id)
+            .map_err(|error| Error::at(Step::CreateCgroup, error.class(), error)),
+        None => Ok(()),
+    })?;
     home.steps.pass_now(Step::CreateLog, || match (&sandbox.plan.log_directory, &plan.log_path) {
         (Some(directory), Some(path)) => log_file::open(directory, path).map(Some),
         _ => Ok(None),

@@ -47,7 +47,7 @@ pub(crate) async fn container(
     }
     match (made, pod_cgroup) {
         (Some(made), _) => steps.pass(Step::ExitCgroup, cgroup(home, made.launch)).await?,
-        (None, Some(pod)) => unplanned_cgroup(home, pod, id).await?,
+        (None, Some(pod)) => steps.pass(Step::ExitCgroup, unplanned_cgroup(home, pod, id)).await?,
         (None, None) => {}
     }
     steps.pass(Step::RemoveRootfs, container_dir(home, id)).await?;

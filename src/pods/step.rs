@@ -56,13 +56,15 @@ steps! {
     CreateIntent = "create.intent",
     /// Make the writable layer and the overlay.
     CreateRootfs = "create.rootfs",
+    /// Make the cgroup, still without limits.
+    CreateCgroup = "create.cgroup",
     /// Turn request and image into a launch plan.
     CreatePlan = "create.plan",
     /// Copy the content of the image's volumes.
     CreateVolumes = "create.volumes",
     /// Open the log.
     CreateLog = "create.log",
-    /// Make the cgroup, open every mount source.
+    /// Limit the cgroup, open every mount source.
     CreatePrepare = "create.prepare",
     /// Have the monitor clone the first process.
     CreateLaunch = "create.launch",
@@ -268,6 +270,7 @@ mod tests {
             assert!(wrong.parse::<Faults>().is_err(), "{wrong}");
         }
     }
+
     #[tokio::test]
     async fn a_step_that_is_to_fail_once_is_done_the_next_time() {
         let steps = Steps::new("remove.rootfs=fail-once".parse().unwrap());

@@ -81,6 +81,7 @@ fn act_of(step: Step) -> Act {
         Step::CreateImage
         | Step::CreateIntent
         | Step::CreateRootfs
+        | Step::CreateCgroup
         | Step::CreatePlan
         | Step::CreateVolumes
         | Step::CreateLog
