@@ -47,6 +47,7 @@ mod remove_image;
 mod stream_images;
 
 mod image_service;
+mod kept_out;
 mod runtime_service;
 mod serve;
 mod unbuilt;

@@ -1,6 +1,12 @@
 //! Both services on one socket.
 
-use std::{future::Future, io, path::Path, sync::Arc, time::Duration};
+use std::{
+    future::Future,
+    io,
+    path::Path,
+    sync::Arc,
+    time::{Duration, Instant},
+};
 
 use api::cri::v1::{image_service_server::ImageServiceServer, runtime_service_server::RuntimeServiceServer};
 use futures_util::stream;
@@ -14,7 +20,7 @@ use tokio::{
 use tokio_stream::Stream;
 use tonic::transport::Server;
 
-use crate::{Config, request::Host, version};
+use crate::{Config, kept_out::KeptOut, request::Host, version};
 
 /// Largest message either way, bytes: what every client of the contract allows itself, and containerd too.
 const MESSAGE_MAX: usize = 16 << 20;
@@ -83,15 +89,23 @@ impl Cri {
 /// Whoever connects. A want of descriptors ends no server: a connection that would take the last is closed, and one
 /// that cannot be taken waits in the socket's queue.
 fn connections(listener: UnixListener) -> impl Stream<Item = io::Result<UnixStream>> {
-    stream::unfold(listener, async |listener| {
+    stream::unfold((listener, KeptOut::default()), async |(listener, mut kept_out)| {
         loop {
             match listener.accept().await {
                 Ok((connection, _)) if kernel::descriptor::left().is_ok_and(|left| left >= KEPT_DESCRIPTORS) => {
-                    return Some((Ok(connection), listener));
+                    if let Some(times) = kept_out.is_over() {
+                        tracing::info!(times, "clients are let in again");
+                    }
+                    return Some((Ok(connection), (listener, kept_out)));
                 }
-                Ok(_) => tracing::warn!("a client is sent away: hardly any file descriptor is left"),
+                Ok(_) if kept_out.one_more(Instant::now()) => {
+                    tracing::warn!("clients are sent away: hardly any file descriptor is left");
+                }
+                Ok(_) => {}
                 Err(error) => {
-                    tracing::warn!(%error, "a client waits: its connection cannot be taken");
+                    if kept_out.one_more(Instant::now()) {
+                        tracing::warn!(%error, "clients wait: their connections cannot be taken");
+                    }
                     tokio::time::sleep(PAUSE).await;
                 }
             }

@@ -13,12 +13,12 @@ use api::cri::v1::{
     PodSandboxConfig, RemoveContainerRequest, RemovePodSandboxRequest, StopContainerRequest, StopPodSandboxRequest,
 };
 use nix::sys::signal::{Signal, kill};
-use testkit::{Cri, Process, TempNode, container, eventually, eventually_async, pod};
+use testkit::{Cri, NodeOptions, Process, TempNode, container, eventually, eventually_async, pod};
 use tonic::Code;
 
 use crate::{
     scene::SOON,
-    support::{PROBE, node},
+    support::{PROBE, node, node_with},
     witness::Witness,
 };
 
@@ -133,6 +133,14 @@ fn hoard(socket: &Path) -> Vec<UnixStream> {
     kept
 }
 
+/// The log says that it is over, once, when somebody connects again.
+fn clients_are_let_in_again(node: &TempNode) {
+    eventually(SOON, "clients are let in again", || match node.log().matches("clients are let in again").count() {
+        1 => Ok(()),
+        count => Err(count),
+    });
+}
+
 #[ignore = "needs root: runs a node"]
 #[tokio::test(flavor = "multi_thread")]
 async fn with_few_descriptors_left_nothing_is_begun_and_everything_can_be_ended() {
@@ -142,6 +150,13 @@ async fn with_few_descriptors_left_nothing_is_begun_and_everything_can_be_ended(
     limit(&node, descriptors(&node) + KEPT + 40);
     let hoard = hoard(&node.socket());
     assert!(hoard.len() > 40, "{}", hoard.len());
+    // Whoever is sent away comes again, and the log has heard of it.
+    for _ in 0..30 {
+        let mut connection = UnixStream::connect(node.socket()).unwrap();
+        connection.set_read_timeout(Some(SOON)).unwrap();
+        let _ = connection.read(&mut [0; 64]);
+    }
+    assert_eq!(node.log().matches("clients are sent away").count(), 1);
 
     scene.nothing_can_be_made(&node, &mut cri, "descriptors").await;
     assert_eq!(cri.exec(&scene.ids[3], &["/probe", "print", "here"], 10).await.unwrap().stdout, b"here\n");
@@ -155,6 +170,8 @@ async fn with_few_descriptors_left_nothing_is_begun_and_everything_can_be_ended(
     let pod_id = begun.await;
     let config = pod("after", node.dir());
     cri.start(&pod_id, &config, &container("runs", PROBE, &["sleep", "forever"])).await.unwrap();
+    let _in = node.client().await;
+    clients_are_let_in_again(&node);
     node.finish().await;
 }
 
@@ -175,9 +192,14 @@ async fn without_any_descriptor_nothing_is_told_that_is_not_so_and_all_goes_on_w
     scene.a_death_is_known(&mut cri).await;
     assert_eq!(status(&mut cri, &scene.ids[3]).await.state(), ContainerState::ContainerRunning);
 
+    // Tried ten times a second, and told once.
+    let told = ["clients wait", "clients are sent away"].map(|line| node.log().matches(line).count());
+    assert_eq!(told.iter().sum::<usize>(), 1, "{told:?}");
+
     limit(&node, before + 1000);
     drop(waiting);
-    node.client().await;
+    let _in = node.client().await;
+    clients_are_let_in_again(&node);
     assert_eq!(status(&mut cri, &scene.ids[0]).await.exit_code, 137);
     assert_eq!(cri.exec(&scene.ids[3], &["/probe", "print", "here"], 10).await.unwrap().stdout, b"here\n");
     scene.everything_can_be_ended(&node, &mut cri).await;
@@ -188,7 +210,7 @@ async fn without_any_descriptor_nothing_is_told_that_is_not_so_and_all_goes_on_w
 #[ignore = "needs root: runs a node"]
 #[tokio::test(flavor = "multi_thread")]
 async fn a_monitor_that_cannot_be_reached_for_want_of_descriptors_is_not_given_up() {
-    let node = node().await;
+    let node = node_with(NodeOptions { log: "info,pods=debug".to_owned(), ..NodeOptions::default() }).await;
     let mut cri = node.client().await;
     let scene = Scene::new(&node, &mut cri, "cut-off").await;
     let before = status(&mut cri, &scene.ids[3]).await;
@@ -198,9 +220,10 @@ async fn a_monitor_that_cannot_be_reached_for_want_of_descriptors_is_not_given_u
     let rival = kernel::socket::connect_at(dir.as_fd(), "monitor.sock").unwrap();
     // More often than one is tried that does not answer.
     eventually(SOON, "the daemon tries and tries again", || {
-        let tries = node.log().matches("cannot be reached for now").count();
+        let tries = node.log().matches("the pod's monitor is tried again").count();
         if tries > 6 { Ok(()) } else { Err(tries) }
     });
+    assert_eq!(node.log().matches("cannot be reached for now").count(), 1, "and says so once");
     assert_eq!(status(&mut cri, &scene.ids[3]).await, before);
     drop(rival);
     limit(&node, 1000);
@@ -209,6 +232,7 @@ async fn a_monitor_that_cannot_be_reached_for_want_of_descriptors_is_not_given_u
         async move { cri.exec(&id, &["/probe", "print", "here"], 10).await }
     })
     .await;
+    assert_eq!(node.log().matches("was lost, and is made again").count(), 1, "and so is the end");
     assert_eq!(status(&mut cri, &scene.ids[3]).await, before);
     scene.everything_can_be_ended(&node, &mut cri).await;
     node.finish().await;

@@ -108,6 +108,7 @@ impl Keeper {
 async fn connect_again(home: &Home, id: &PodId, process: Option<MonitorProcess>) -> Option<Connection> {
     let mut pauses = PAUSES.into_iter();
     let mut next = pauses.next();
+    let mut is_told = false;
     while let Some(pause) = next {
         if process.is_some_and(MonitorProcess::has_ended) {
             return None;
@@ -117,7 +118,11 @@ async fn connect_again(home: &Home, id: &PodId, process: Option<MonitorProcess>)
             Ok(connection) => return Some(connection),
             // It is us who lack something, which says nothing about the monitor.
             Err(error) if error.class() == Class::Exhausted => {
-                tracing::warn!(pod = %id, %error, "the pod's monitor cannot be reached for now");
+                // Once: it may go on for hours, for every pod of the node, and that it is over is told too.
+                if !std::mem::replace(&mut is_told, true) {
+                    tracing::warn!(pod = %id, %error, "the pod's monitor cannot be reached for now");
+                }
+                tracing::debug!(pod = %id, %error, "the pod's monitor is tried again");
                 next = Some(pause.max(LACKING));
             }
             Err(error) => {
