@@ -19,8 +19,8 @@ use std::{
 };
 
 use kernel::{
-    mount::{PropagationType, bind, set_propagation},
-    mount_table,
+    mount::{PropagationType, bind, set_propagation, umount_detach},
+    mount_table::{self, MountEntry},
     namespace::{self, Namespaces},
 };
 use link::{ExecOrder, wire};
@@ -131,6 +131,25 @@ pub fn make_private(dir: &Path) -> Result<()> {
         set_propagation(&real, PropagationType::Private, false)
     })();
     made.map_err(failed("make a private mount", dir))
+}
+
+/// Takes back what [`make_private`] has made of `dir`. Where that has made nothing, since somebody else's mount is
+/// there, or none, all stays as it is.
+pub fn unmake_private(dir: &Path) -> Result<()> {
+    let unmade = (|| {
+        let real = dir.canonicalize()?;
+        let table = mount_table::read()?;
+        let at_itself = |mount: &MountEntry| {
+            let outer = real.parent().and_then(|parent| mount_table::holding(&table, parent))?;
+            let place = outer.root.join(real.strip_prefix(&outer.mount_point).ok()?);
+            Some(outer.device == mount.device && place == mount.root)
+        };
+        match mount_table::holding(&table, &real).filter(|mount| mount.mount_point == real) {
+            Some(mount) if at_itself(mount) == Some(true) => umount_detach(&real),
+            _ => Ok(()),
+        }
+    })();
+    unmade.map_err(failed("take back the private mount", dir))
 }
 
 /// What the specification takes is text.

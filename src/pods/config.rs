@@ -7,9 +7,10 @@ use images::Images;
 use network::Network;
 
 use crate::{
+    bundles,
     error::Error,
     exec::Budget,
-    home::Home,
+    home::{BUNDLES, Home},
     index::Index,
     launcher::LauncherKeeper,
     record::Records,
@@ -46,15 +47,14 @@ pub struct Config {
 pub(crate) async fn open(rooms: Rooms, config: Config) -> Result<Arc<Home>, Error> {
     use std::os::unix::fs::DirBuilderExt;
     let Config { root, state, handlers, faults } = config;
-    let bundles = state.join("bundles");
+    let bundles = state.join(BUNDLES);
     for dir in [root.join("containers"), root.join("records"), state.join("pods"), bundles.clone()] {
         // Containers' layers hold other people's set-uid programs: nobody but root passes through here.
         let made = std::fs::DirBuilder::new().recursive(true).mode(0o700).create(&dir);
         made.map_err(|error| Error::file("make directory", dir, error))?;
     }
-    if !handlers.handlers.is_empty() {
-        let made = engine::make_private(&bundles);
-        made.map_err(|error| Error::file("make ready", bundles, std::io::Error::other(error)))?;
+    if bundles::are_wanted(&handlers) {
+        bundles::make_ready(&bundles)?;
     }
     let trash = root.join("trash");
     let trash_bin = TrashBin::start(trash.clone()).map_err(|error| Error::file("open the trash", trash, error))?;

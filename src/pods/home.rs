@@ -28,6 +28,9 @@ use crate::{
     trash::TrashBin,
 };
 
+/// Name of the directory in the state that holds what other runtimes are told about containers.
+pub(crate) const BUNDLES: &str = "bundles";
+
 /// The shared ground of all keepers.
 pub(crate) struct Home {
     pub(crate) engine: Arc<Engine>,
@@ -75,7 +78,12 @@ impl Home {
 
     /// What another runtime is told about a container, and keeps of it.
     pub(crate) fn bundle_dir(&self, id: &ContainerId) -> PathBuf {
-        self.state.join("bundles").join(id.as_str())
+        self.bundles().join(id.as_str())
+    }
+
+    /// Where those are.
+    pub(crate) fn bundles(&self) -> PathBuf {
+        self.state.join(BUNDLES)
     }
 
     /// Where directories wait to be deleted slowly, on the same filesystem as the writable layers.

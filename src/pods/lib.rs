@@ -6,6 +6,7 @@
 //! and `recover` finishes at start what a crash cut short.
 //! Never knows: the CRI, protobuf, how a namespace is made or a layer unpacked.
 
+mod bundles;
 mod config;
 mod container;
 mod create;
@@ -65,6 +66,9 @@ impl Pods {
         let home = config::open(rooms, config).await?;
         let pods = Self { home, keepers: TaskTracker::new() };
         recover::recover(&pods).await?;
+        if !bundles::are_wanted(&pods.home.handlers) {
+            bundles::let_go(&pods.home).await;
+        }
         Ok(pods)
     }
 
@@ -185,6 +189,7 @@ impl Pods {
     /// The daemon goes away cleanly: pods run on, the launcher may end once none is left.
     pub async fn leave(&self) {
         self.home.launcher.retire().await;
+        bundles::let_go(&self.home).await;
         let home = self.home.clone();
         home.clone().blocking(move || home.flusher.settle()).await;
     }

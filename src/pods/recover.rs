@@ -366,7 +366,7 @@ async fn clear(
     let directories = unknown_ids::<PodId>(&home.state.join("pods"), pods);
     stream::iter(directories).for_each_concurrent(CLEARED_AT_ONCE, async |id| sweep_pod(home, &id).await).await;
     stream::iter(orphans).for_each_concurrent(CLEARED_AT_ONCE, async |orphan| clear_orphan(home, &orphan).await).await;
-    let of_containers = [home.root.join("containers"), home.state.join("bundles")];
+    let of_containers = [home.root.join("containers"), home.bundles()];
     for id in of_containers.iter().flat_map(|dir| unknown_ids::<ContainerId>(dir, containers)) {
         if let Err(error) = remove::container_dir(home, &id).await {
             tracing::warn!(container = %id, %error, "remove a directory without a container");

@@ -20,6 +20,8 @@ pub(crate) struct Places<'a> {
     pub(crate) cgroup_root: &'a str,
     /// The node's bridge.
     pub(crate) bridge: &'a str,
+    /// Whether the directory of bundles may be a mount: a daemon with a handler runs, or died.
+    pub(crate) bundles_mounted: bool,
     /// Processes that belong to the node and have to be gone.
     pub(crate) processes: &'a [Process],
 }
@@ -29,10 +31,10 @@ impl Leaks {
         let mut found = Vec::new();
         let dir = places.dir.display().to_string();
         for line in fs::read_to_string("/proc/self/mountinfo").unwrap_or_default().lines() {
-            // The directories of namespaces and of bundles are mounts of the node, as /run/netns is the host's, and a
-            // root of its own is the test's: they stay with it.
-            let own = ["netns", "root", "state/bundles"];
-            let stays = own.iter().any(|below| line.contains(&format!(" {dir}/{below} rw")));
+            // The directory of namespaces is a mount of the node, as /run/netns is the host's, and a root of its own is
+            // the test's: they stay with it.
+            let own = ["netns", "root"].into_iter().chain(places.bundles_mounted.then_some("state/bundles"));
+            let stays = own.into_iter().any(|below| line.contains(&format!(" {dir}/{below} rw")));
             if line.contains(&dir) && !stays {
                 found.push(format!("mount: {line}"));
             }

@@ -1,5 +1,6 @@
 //! What survives what: the daemon, the launcher, a monitor killed; a reboot; records that cannot be read.
 
+mod bundles;
 mod damage;
 mod leftover;
 mod reboot;
