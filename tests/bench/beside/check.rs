@@ -14,9 +14,9 @@ const PART: f64 = 0.5;
 pub(super) type Verdict = (bool, String);
 
 /// Says how each row does, and whether all do.
-pub(super) fn holds(root: &Path, report: &Report) -> bool {
-    let published = Report::read(&root.join(NUMBERS));
-    let outdated = publish::outdated(root, &published);
+pub(super) fn holds(root: &Path, report: &Report, against: &Path) -> bool {
+    let outdated = publish::outdated(root, &Report::read(&root.join(NUMBERS)));
+    let published = Report::read(&root.join(against));
     let where_not = outdated.map_or_else(String::new, |file| format!(": not in {file}"));
     let mut verdicts = vec![(outdated.is_none(), format!("the tables are those of {NUMBERS}{where_not}"))];
     verdicts.extend(compared(report, &published));

@@ -55,7 +55,7 @@ async fn main() {
     if options.publish {
         publish::all(root, &report);
     }
-    if options.check && !check::holds(root, &report) {
+    if options.check && !check::holds(root, &report, &options.against) {
         std::process::exit(1);
     }
 }

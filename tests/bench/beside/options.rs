@@ -29,9 +29,13 @@ pub(super) struct Options {
     /// Makes them the numbers of README.md and ARCHITECTURE.md (all parts, please).
     #[arg(long)]
     pub(super) publish: bool,
-    /// Fails where our advantage is under half of what the README says.
+    /// Fails where our advantage is under half of what was published (see --against).
     #[arg(long)]
     pub(super) check: bool,
+    /// What --check holds the run against, if not what the README says: the results of another run, from the repository's
+    /// root. Programs that were not optimized are held against `tests/bench/unoptimized.json`.
+    #[arg(long, value_name = "FILE", default_value = super::publish::NUMBERS)]
+    pub(super) against: PathBuf,
     /// Said by `cargo bench`.
     #[arg(long, hide = true)]
     bench: bool,
