@@ -63,6 +63,9 @@ pub struct NodeOptions {
     pub descriptors: Option<u64>,
     /// A file system of its own for `root`, which a test can fill up.
     pub root: Option<RootSize>,
+    /// Lines of a shell by which the daemon's host becomes another: in a mount namespace of its own, before the daemon
+    /// takes the shell's place. A line that fails is the end of it.
+    pub host: Option<String>,
 }
 
 /// How much fits into a node's `root`.
@@ -227,9 +230,17 @@ impl TempNode {
         assert!(self.daemon.is_none(), "the daemon runs already");
         let log = File::options().create(true).append(true).open(self.dir.join(LOG)).unwrap();
         let program = programs().join("coracled");
-        let mut command = match (self.boots, self.options.descriptors) {
-            (0, None) => Command::new(program),
-            (0, Some(descriptors)) => {
+        let options = &self.options;
+        assert!(options.host.is_none() || (self.boots, options.descriptors) == (0, None), "one change at a time");
+        let mut command = match (self.boots, options.descriptors, &options.host) {
+            (0, None, None) => Command::new(program),
+            (_, _, Some(lines)) => {
+                let mut command = Command::new("unshare");
+                command.args(["--mount", "--propagation", "unchanged", "sh", "-ec"]);
+                command.args([format!("{lines}\nexec \"$@\""), "host".to_owned()]).arg(program);
+                command
+            }
+            (0, Some(descriptors), _) => {
                 let mut command = Command::new("prlimit");
                 command.arg(format!("--nofile={descriptors}:{descriptors}")).arg(program);
                 command

@@ -3,7 +3,7 @@
 mod device;
 mod environment;
 mod life;
-mod limits;
+pub(crate) mod limits;
 mod list;
 mod mount;
 mod propagation;

@@ -18,6 +18,7 @@ mod exec;
 mod exhausted;
 mod fault;
 mod full_disk;
+mod host;
 mod image;
 mod image_crash;
 mod log;

@@ -12,7 +12,7 @@ use api::cri::v1::{
     PodSandboxConfig, RemoveContainerRequest, StopContainerRequest,
 };
 use serde_json::Value;
-use testkit::{Cri, TempNode, eventually_async};
+use testkit::{Cri, TempNode, eventually_async, patience};
 use tonic::Status;
 
 use crate::{
@@ -22,6 +22,11 @@ use crate::{
 
 /// How long anything here may take that takes milliseconds on a quiet machine.
 pub(crate) const SOON: Duration = Duration::from_secs(20);
+
+/// The same for a command, in the seconds of a request.
+pub(crate) fn a_while() -> i64 {
+    patience(SOON).as_secs() as i64
+}
 
 /// See the head of this file. Behaves as the [`Cri`] client.
 pub(crate) struct Scene {
@@ -165,14 +170,14 @@ impl Scene {
 
     /// Standard output of a command that ends well.
     pub(crate) async fn look(&mut self, container: &str, command: &[&str]) -> String {
-        let done = self.exec(container, command, 20).await.expect("the command runs");
+        let done = self.exec(container, command, a_while()).await.expect("the command runs");
         assert_eq!(done.exit_code, 0, "{command:?}: {}", String::from_utf8_lossy(&done.stderr));
         String::from_utf8_lossy(&done.stdout).into_owned()
     }
 
     /// Exit code and standard error of a command.
     pub(crate) async fn attempt(&mut self, container: &str, command: &[&str]) -> (i32, String) {
-        let done = self.exec(container, command, 20).await.expect("the command runs");
+        let done = self.exec(container, command, a_while()).await.expect("the command runs");
         (done.exit_code, String::from_utf8_lossy(&done.stderr).into_owned())
     }
 

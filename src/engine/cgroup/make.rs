@@ -247,14 +247,25 @@ fn hand_down(v2: &V2, path: &str) -> io::Result<()> {
     Ok(())
 }
 
-/// Hands the controllers of one cgroup down to its children. Each by itself: one that the parent lacks, or that a
-/// process in the way forbids, must not take the others with it. Answers those that it has and that were refused.
+/// Hands the controllers of one cgroup down to its children. Each by itself: one that the parent lacks, or that is
+/// refused, must not take the others with it. Answers those that it has and that were refused.
+///
+/// None is where processes are in it: the kernel would hand down those that it can divide among threads, and no cgroup
+/// below could take a process any more (`domain invalid`). The machine's topmost cgroup, which has no type, is free of
+/// that rule.
 pub(super) fn hand_down_from(dir: BorrowedFd<'_>) -> io::Result<Vec<(&'static str, io::Error)>> {
     let (available, enabled) = (read(dir, "cgroup.controllers")?, read(dir, "cgroup.subtree_control")?);
     let has = |list: &str, name: &str| list.split_whitespace().any(|known| known == name);
-    let wanted = V2_CONTROLLERS.into_iter().filter(|name| has(&available, name) && !has(&enabled, name));
-    let refused = wanted.filter_map(|name| {
-        let handed_down = write(dir, "cgroup.subtree_control", &format!("+{name}"));
+    let wanted: Vec<_> =
+        V2_CONTROLLERS.into_iter().filter(|name| has(&available, name) && !has(&enabled, name)).collect();
+    let holds_processes = !wanted.is_empty()
+        && read(dir, "cgroup.type").is_ok()
+        && read(dir, "cgroup.procs").is_ok_and(|pids| !pids.trim().is_empty());
+    let refused = wanted.into_iter().filter_map(|name| {
+        let handed_down = match holds_processes {
+            true => Err(Errno::EBUSY.into()),
+            false => write(dir, "cgroup.subtree_control", &format!("+{name}")),
+        };
         handed_down.err().map(|error| (name, error))
     });
     Ok(refused.collect())

@@ -13,7 +13,7 @@ use crate::{
 };
 
 /// Changes what a container may use.
-fn limited(mut config: ContainerConfig, resources: LinuxContainerResources) -> ContainerConfig {
+pub(crate) fn limited(mut config: ContainerConfig, resources: LinuxContainerResources) -> ContainerConfig {
     security(&mut config);
     config.linux.as_mut().unwrap().resources = Some(resources);
     config
@@ -21,7 +21,7 @@ fn limited(mut config: ContainerConfig, resources: LinuxContainerResources) -> C
 
 /// A file of the cgroup that a process is in: of the v1 controller where the host has it, of v2 otherwise. With it,
 /// what of the two expectations holds.
-fn of_cgroup<'e>(pid: i32, v1: (&str, &str, &'e str), v2: (&str, &'e str)) -> (String, &'e str) {
+pub(crate) fn of_cgroup<'e>(pid: i32, v1: (&str, &str, &'e str), v2: (&str, &'e str)) -> (String, &'e str) {
     let cgroups = fs::read_to_string(format!("/proc/{pid}/cgroup")).unwrap();
     let path_of = |wanted: &str| {
         let mut rows = cgroups.lines().map(|line| line.splitn(3, ':').collect::<Vec<_>>());
