@@ -20,12 +20,15 @@ def copy(target, names):
         shutil.copy(pathlib.Path(directory) / name, target)
 
 
-def copy_node_tests(target):
-    """Copies the test program of tests/node, as Cargo links it."""
-    command = ["cargo", "test", "--locked", "--workspace", "--test", "node", "--no-run", "--message-format=json"]
+def copy_tests(target, names):
+    """Copies test programs of the root package, as Cargo links them."""
+    command = ["cargo", "test", "--locked", "--workspace", "--no-run", "--message-format=json"]
+    command += [word for name in names for word in ("--test", name)]
     built = subprocess.run(command, cwd=ROOT, check=True, stdout=subprocess.PIPE, text=True)
     messages = [json.loads(line) for line in built.stdout.splitlines() if line.startswith("{")]
-    # The monitor's tests have the same name: the whole node's are of the root package.
-    tests = [m["executable"] for m in messages if m.get("reason") == "compiler-artifact" and m["target"]["name"] == "node"
-             and m["target"]["src_path"] == str(ROOT / "tests/node/main.rs")]
-    shutil.copy(tests[0], pathlib.Path(target) / "node")
+    for name in names:
+        # A room's tests may have the same name: those of the root package lie where it has them.
+        source = str(ROOT / "tests" / name / "main.rs")
+        program = next(m["executable"] for m in messages
+                       if m.get("reason") == "compiler-artifact" and m["target"]["src_path"] == source)
+        shutil.copy(program, pathlib.Path(target) / name)
