@@ -15,7 +15,7 @@ use tonic::Code;
 
 use crate::{
     handlers::{self, OTHERS},
-    scene::{SOON, Scene, in_pod_pids, namespaces, probe, security, sleeper},
+    scene::{SOON, Scene, a_while, in_pod_pids, namespaces, probe, security, sleeper},
     support,
 };
 
@@ -63,18 +63,18 @@ async fn commands_run_end_and_are_killed_with_all_they_started() {
         let mut scene = scene(handler).await;
         let id = scene.start(&sleeper("one")).await;
         for code in [0, 3, 255] {
-            let done = scene.exec(&id, &["/probe", "exit", &code.to_string()], 20).await.unwrap();
+            let done = scene.exec(&id, &["/probe", "exit", &code.to_string()], a_while()).await.unwrap();
             assert_eq!((done.exit_code, done.stdout.len(), done.stderr.len()), (code, 0, 0), "{handler}");
         }
-        let done = scene.exec(&id, &["/probe", "signal", "15"], 20).await.unwrap();
+        let done = scene.exec(&id, &["/probe", "signal", "15"], a_while()).await.unwrap();
         assert_eq!(done.exit_code, 143, "{handler}");
-        let done = scene.exec(&id, &["/probe", "print", "to out"], 20).await.unwrap();
+        let done = scene.exec(&id, &["/probe", "print", "to out"], a_while()).await.unwrap();
         assert_eq!((done.stdout.as_slice(), done.stderr.as_slice()), (&b"to out\n"[..], &b""[..]), "{handler}");
-        let done = scene.exec(&id, &["/probe", "print-err", "to err"], 20).await.unwrap();
+        let done = scene.exec(&id, &["/probe", "print-err", "to err"], a_while()).await.unwrap();
         assert_eq!((done.stdout.as_slice(), done.stderr.as_slice()), (&b""[..], &b"to err\n"[..]), "{handler}");
-        assert_eq!(scene.exec(&id, &["/probe", "copy"], 20).await.unwrap().stdout, b"eof\n", "{handler}");
+        assert_eq!(scene.exec(&id, &["/probe", "copy"], a_while()).await.unwrap().stdout, b"eof\n", "{handler}");
 
-        let refused = scene.exec(&id, &["/no/such/program"], 20).await.unwrap_err();
+        let refused = scene.exec(&id, &["/no/such/program"], a_while()).await.unwrap_err();
         assert!(refused.message().to_lowercase().contains("no such file"), "{handler}: {}", refused.message());
         assert!(refused.message().contains(handler), "{handler}: {}", refused.message());
 

@@ -1,6 +1,6 @@
 //! `differences.toml`: what is seen otherwise by another runtime, and why that is right.
 
-use std::{collections::BTreeSet, fmt::Write as _};
+use std::{collections::BTreeSet, fmt::Write as _, path::Path};
 
 use serde::Deserialize;
 
@@ -21,6 +21,9 @@ struct Difference {
     /// Names of cases; all where it says none.
     #[serde(default)]
     cases: Vec<String>,
+    /// What its hosts have in common ([`Host::is`]); any host shows it where it says nothing.
+    #[serde(default)]
+    on: Vec<String>,
     /// Names of things, as `mounts /proc options`.
     what: Vec<String>,
     /// What it is by this engine, and by the other.
@@ -39,7 +42,9 @@ struct Difference {
 impl List {
     /// The list beside this file.
     pub(crate) fn read() -> List {
-        let list: List = toml::from_str(include_str!("differences.toml")).expect("the list of differences");
+        let mut list: List = toml::from_str(include_str!("differences.toml")).expect("the list of differences");
+        let host = Host::find();
+        list.difference.retain(|one| one.on.iter().all(|words| host.is(words)));
         for one in &list.difference {
             assert!(one.reason.len() > 20, "each has a reason: {one:?}");
             let says_something = |text: &String| text.is_empty() || !text.trim_matches('*').is_empty();
@@ -88,6 +93,41 @@ impl List {
     }
 }
 
+/// What a difference may depend on.
+struct Host {
+    has_v2: bool,
+    /// Major and minor number.
+    kernel: (u32, u32),
+}
+
+impl Host {
+    fn find() -> Host {
+        let release = std::fs::read_to_string("/proc/sys/kernel/osrelease").expect("the kernel's release");
+        Host { has_v2: Path::new("/sys/fs/cgroup/cgroup.controllers").exists(), kernel: version(release.trim()) }
+    }
+
+    /// Whether it is what a line of the list says.
+    fn is(&self, words: &str) -> bool {
+        match words {
+            "cgroup v1" => !self.has_v2,
+            "cgroup v2" => self.has_v2,
+            path if path.starts_with('/') => Path::new(path).exists(),
+            _ if words.starts_with("no /") => !Path::new(&words["no ".len()..]).exists(),
+            _ => match (words.strip_prefix("Linux before "), words.strip_prefix("Linux since ")) {
+                (Some(first), _) => self.kernel < version(first),
+                (_, Some(first)) => self.kernel >= version(first),
+                _ => panic!("no host can be said to be {words:?}"),
+            },
+        }
+    }
+}
+
+/// `6.1.0-50-cloud-amd64` is 6.1.
+fn version(release: &str) -> (u32, u32) {
+    let mut numbers = release.split(['.', '-']).map(|number| number.parse().expect("a number of a kernel"));
+    (numbers.next().expect("a kernel's version"), numbers.next().expect("a kernel's version of two numbers"))
+}
+
 /// Whether each text is what its pattern says.
 fn all_like(texts: &[(&str, &str)]) -> bool {
     is_like(texts, &mut Vec::new())
@@ -126,6 +166,17 @@ fn a_star_stands_for_anything_and_a_name_for_the_same_everywhere() {
     assert!(is_like("{a}-{a}", "1-1") && !is_like("{a}-{a}", "1-2"));
     assert!(all_like(&[("1024,{hard}", "1024,20000"), ("{hard},{hard}", "20000,20000")]));
     assert!(!all_like(&[("1024,{hard}", "1024,20000"), ("{hard},{hard}", "20000,30000")]));
+}
+
+#[test]
+fn a_host_is_what_it_is() {
+    let host = Host { has_v2: true, kernel: version("6.1.0-50-cloud-amd64") };
+    for words in ["cgroup v2", "no /no/such/file", "/proc/self", "Linux before 6.8", "Linux since 6.1"] {
+        assert!(host.is(words), "{words}");
+    }
+    for words in ["cgroup v1", "/no/such/file", "no /proc/self", "Linux before 6.1", "Linux since 6.12"] {
+        assert!(!host.is(words), "{words}");
+    }
 }
 
 #[test]
