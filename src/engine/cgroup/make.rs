@@ -202,15 +202,15 @@ fn make_dir(root: BorrowedFd<'_>, path: &str, is_cpuset: bool) -> io::Result<()>
     Err(Errno::ENOENT.into())
 }
 
-/// Has a v1 cpuset's children begin with its CPUs and memory nodes, which costs nothing, rather than empty. Each write to
-/// `cpuset.cpus` or `cpuset.mems` has the kernel go through all cpusets there are (`rebuild_sched_domains`): with 2000
-/// containers that is most of what making one costs.
+/// Has a v1 cpuset's children begin with its CPUs and memory nodes, which costs nothing, rather than empty. Each write
+/// to `cpuset.cpus` or `cpuset.mems` has the kernel go through all cpusets there are (`rebuild_sched_domains`): with
+/// 2000 containers that is most of what making one costs.
 fn hand_on_cpuset(root: BorrowedFd<'_>, path: &str) -> io::Result<()> {
     write(open_dir(root, path)?.as_fd(), "cgroup.clone_children", "1")
 }
 
-/// A v1 cpuset starts empty, unless its parent hands on its own, and refuses processes until it has CPUs and memory nodes:
-/// take the parent's.
+/// A v1 cpuset starts empty, unless its parent hands on its own, and refuses processes until it has CPUs and memory
+/// nodes: take the parent's.
 fn fill_cpuset(root: BorrowedFd<'_>, path: &str) -> io::Result<()> {
     let dir = open_dir(root, path)?;
     for file in ["cpuset.cpus", "cpuset.mems"] {

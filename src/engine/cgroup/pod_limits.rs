@@ -1,7 +1,7 @@
 //! Limits of whole pods, through cgroups-rs: set once a pod.
 //!
-//! Its controllers are given the place that is known already. Left to find it, the crate reads the table of mounts, which
-//! grows with the number of pods: 3 µs for each network namespace that is kept by a mount.
+//! Its controllers are given the place that is known already. Left to find it, the crate reads the table of mounts,
+//! which grows with the number of pods: 3 µs for each network namespace that is kept by a mount.
 
 use std::{io, path::Path};
 

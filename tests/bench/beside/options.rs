@@ -32,8 +32,8 @@ pub(super) struct Options {
     /// Fails where our advantage is under half of what was published (see --against).
     #[arg(long)]
     pub(super) check: bool,
-    /// What --check holds the run against, if not what the README says: the results of another run, from the repository's
-    /// root. Programs that were not optimized are held against `tests/bench/unoptimized.json`.
+    /// What --check holds the run against, if not what the README says: the results of another run, from the
+    /// repository's root. Programs that were not optimized are held against `tests/bench/unoptimized.json`.
     #[arg(long, value_name = "FILE", default_value = super::publish::NUMBERS)]
     pub(super) against: PathBuf,
     /// Said by `cargo bench`.
