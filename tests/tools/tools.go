@@ -1,6 +1,7 @@
 //go:build tools
 
-// Package tools names the programs that `tests/tools/build` makes, so that go.mod and go.sum pin them and all they need.
+// Package tools names the programs that `tests/tools/build` makes, so that go.mod and go.sum pin them and all they
+// need.
 package tools
 
 import (

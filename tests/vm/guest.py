@@ -55,7 +55,8 @@ class Guest:
         source.mkdir(exist_ok=True)
         used = sum(path.stat().st_size for path in source.rglob("*") if path.is_file())
         size = f"{used // (1 << 20) * 5 // 4 + 32}M"
-        subprocess.run(["mke2fs", "-q", "-F", "-t", "ext4", "-O", "^has_journal", "-d", source, self.files, size], check=True)
+        subprocess.run(["mke2fs", "-q", "-F", "-t", "ext4", "-O", "^has_journal", "-d", source, self.files, size],
+                       check=True)
 
     def __enter__(self):
         try:
@@ -79,8 +80,10 @@ class Guest:
             "-M", "q35", "-accel", "tcg,thread=multi", "-cpu", "max", "-smp", self.cores, "-m", self.memory,
             "-nodefaults", "-no-user-config", "-display", "none", "-monitor", "none", "-serial", f"file:{self.console}",
             "-kernel", CACHE / f"vmlinuz-{self.kernel}", "-initrd", CACHE / f"initrd-{self.kernel}.gz",
-            "-append", f"console=ttyS0 root=/dev/vda rw quiet panic=-1 mitigations=off nokaslr no_timer_check {self.append}",
-            "-drive", f"if=none,id=d0,file={self.disk},format=raw,cache=writeback", "-device", "virtio-blk-pci,drive=d0",
+            "-append", "console=ttyS0 root=/dev/vda rw quiet panic=-1 mitigations=off nokaslr no_timer_check "
+            f"{self.append}",
+            "-drive", f"if=none,id=d0,file={self.disk},format=raw,cache=writeback",
+            "-device", "virtio-blk-pci,drive=d0",
             "-drive", f"if=none,id=d1,file={self.files},format=raw,readonly=on", "-device", "virtio-blk-pci,drive=d1",
             "-device", "virtio-serial-pci", "-chardev", f"socket,id=c0,path={self.dir}/exec.sock",
             "-device", "virtserialport,chardev=c0,name=vm.exec",
@@ -125,7 +128,7 @@ class Guest:
         return int(found.group(1)), text.decode(errors="replace")
 
     def run_until_cut(self, script, sign, after, seconds):
-        """Runs a script that does not end, and cuts the power so many seconds after it has written `sign`; what it wrote."""
+        """Runs a script that does not end, and cuts the power so many seconds after it wrote `sign`; what it wrote."""
         nonce = secrets.token_hex(8).encode()
         self.stream.sendall(b"%s %d %s\n" % (nonce, seconds, base64.b64encode(script.encode())))
         deadline = time.monotonic() + seconds
