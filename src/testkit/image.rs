@@ -79,10 +79,17 @@ impl Layer {
     }
 }
 
+/// A layer as a registry has it, and the digest of what it is when it is unpacked.
+struct PackedLayer {
+    diff_id: String,
+    blob: Vec<u8>,
+    media_type: String,
+}
+
 /// An image in the making.
 #[derive(Default)]
 pub struct ImageBuilder {
-    layers: Vec<Vec<u8>>,
+    layers: Vec<PackedLayer>,
     config: BTreeMap<String, Value>,
 }
 
@@ -108,15 +115,21 @@ impl ImageBuilder {
 
     /// Adds a layer on top.
     #[must_use]
-    pub fn layer(mut self, layer: Layer) -> ImageBuilder {
-        self.layers.push(layer.tar());
-        self
+    pub fn layer(self, layer: Layer) -> ImageBuilder {
+        self.layer_bytes(layer.tar())
     }
 
     /// Adds a layer that is these bytes, whatever they are.
     #[must_use]
     pub fn layer_bytes(mut self, tar: Vec<u8>) -> ImageBuilder {
-        self.layers.push(tar);
+        self.layers.push(PackedLayer { diff_id: digest_of(&tar), blob: tar, media_type: LAYER.to_owned() });
+        self
+    }
+
+    /// Adds a layer that is this archive when it is unpacked, and this blob in a registry.
+    #[must_use]
+    pub fn layer_packed(mut self, tar: &[u8], blob: Vec<u8>, media_type: &str) -> ImageBuilder {
+        self.layers.push(PackedLayer { diff_id: digest_of(tar), blob, media_type: media_type.to_owned() });
         self
     }
 
@@ -130,18 +143,18 @@ impl ImageBuilder {
     /// The finished image for this machine's architecture.
     pub fn build(self) -> BuiltImage {
         let architecture = if cfg!(target_arch = "aarch64") { "arm64" } else { "amd64" };
-        let diff_ids: Vec<_> = self.layers.iter().map(|layer| digest_of(layer)).collect();
+        let diff_ids: Vec<_> = self.layers.iter().map(|layer| &layer.diff_id).collect();
         let config = serde_json::to_vec(&json!({
             "architecture": architecture, "os": "linux", "created": "1970-01-01T00:00:00Z",
             "config": self.config, "rootfs": { "type": "layers", "diff_ids": diff_ids },
         }))
         .unwrap();
-        let layers: Vec<_> = self.layers.iter().map(|layer| descriptor(LAYER, layer)).collect();
+        let layers: Vec<_> = self.layers.iter().map(|layer| descriptor(&layer.media_type, &layer.blob)).collect();
         let manifest = serde_json::to_vec(&json!({
             "schemaVersion": 2, "mediaType": MANIFEST, "config": descriptor(CONFIG, &config), "layers": layers,
         }))
         .unwrap();
-        BuiltImage { manifest, config, layers: self.layers }
+        BuiltImage { manifest, config, layers: self.layers.into_iter().map(|layer| layer.blob).collect() }
     }
 }
 
@@ -156,7 +169,7 @@ pub struct BuiltImage {
     pub manifest: Vec<u8>,
     /// The image configuration; its digest is the image's id.
     pub config: Vec<u8>,
-    /// The layers, lowest first, plain tars.
+    /// The layers, lowest first, as a registry has them: plain tars unless they were added otherwise.
     pub layers: Vec<Vec<u8>>,
 }
 
