@@ -42,9 +42,9 @@ impl Default for Config {
 pub struct Limits {
     /// Layers of an image. The kernel's overlay takes 500.
     pub layers: usize,
-    /// Bytes of a layer after inflating.
+    /// Bytes of a layer after inflating, with its holes and what its hard links bring up from below.
     pub layer_bytes: u64,
-    /// Entries of a layer.
+    /// Entries of a layer, and what they make: one path may be that of many directories.
     pub layer_entries: u64,
     /// Directories above an entry. Deletion holds a descriptor for each level.
     pub depth: usize,

@@ -223,10 +223,12 @@ pub enum Fault {
         why: &'static str,
     },
     /// The archive is not one.
-    #[error("read the archive: {why}")]
+    #[error("read the archive{at}: {why}")]
     Archive {
         /// What is wrong with it.
         why: &'static str,
+        /// Where: ` in entry "a"`, ` after entry "a"`; empty at its beginning.
+        at: String,
     },
     /// The stream could not be read or inflated.
     #[error("inflate")]
@@ -235,12 +237,14 @@ pub enum Fault {
         source: io::Error,
     },
     /// It is larger than the configuration allows.
-    #[error("it has more than {limit} {what} (images.limits)")]
+    #[error("it has more than {limit} {what} (images.limits){at}")]
     Budget {
         /// What there is too much of.
         what: &'static str,
         /// How much is allowed.
         limit: u64,
+        /// Where that was seen, as in an archive that is not one.
+        at: String,
     },
     /// Its content is not what the image's configuration says.
     #[error("its diff id is {found}, the configuration says {expected}")]
@@ -256,6 +260,29 @@ pub enum Fault {
 }
 
 impl Fault {
+    pub(crate) fn archive(why: &'static str) -> Self {
+        Fault::Archive { why, at: String::new() }
+    }
+
+    pub(crate) fn budget(what: &'static str, limit: u64) -> Self {
+        Fault::Budget { what, limit, at: String::new() }
+    }
+
+    /// Of the entry with this path, however long that is.
+    pub(crate) fn entry(path: &[u8], why: &'static str) -> Self {
+        Fault::Entry { path: shown(path), why }
+    }
+
+    /// Says where in the archive it was, unless it says so already.
+    pub(crate) fn at(mut self, relation: &str, path: &[u8]) -> Self {
+        if let Fault::Archive { at, .. } | Fault::Budget { at, .. } = &mut self
+            && at.is_empty()
+        {
+            *at = format!(" {relation} entry {:?}", shown(path));
+        }
+        self
+    }
+
     fn class(&self) -> Class {
         match self {
             Fault::Kernel { source, .. } => Class::of_kernel(source),
@@ -264,6 +291,11 @@ impl Fault {
             Fault::Cancelled => Class::Cancelled,
         }
     }
+}
+
+/// The beginning of a path of an archive, for people.
+fn shown(path: &[u8]) -> String {
+    String::from_utf8_lossy(path).chars().take(200).collect()
 }
 
 /// The most telling answer decides: a refusal by name before an absence, an absence before a silence.

@@ -108,7 +108,7 @@ fn produce(
         stream.take(CHUNK as u64).read_to_end(&mut chunk).map_err(|source| Fault::Stream { source })?;
         total += chunk.len() as u64;
         if total > limit {
-            return Err(Fault::Budget { what: "bytes", limit });
+            return Err(Fault::budget("bytes", limit));
         }
         Ok((!chunk.is_empty()).then(|| Arc::new(chunk)))
     };

@@ -16,6 +16,7 @@
 
 mod assemble;
 mod blob;
+mod bounded_json;
 mod chain;
 mod claim;
 mod config;

@@ -4,7 +4,7 @@ use model::Digest;
 use oci_spec::image::{Descriptor, ImageConfiguration, ImageIndex, ImageManifest};
 use serde::Deserialize;
 
-use crate::{Error, Result, chain::chain_ids};
+use crate::{Error, Result, bounded_json::read_json, chain::chain_ids};
 
 /// The largest manifest, index or configuration, bytes. The distribution specification allows 4 MiB, containerd 8.
 pub(crate) const LARGEST_DOCUMENT: u64 = 8 << 20;
@@ -67,7 +67,7 @@ struct Shape {
 /// must not contradict each other, or one digest could mean two things.
 pub(crate) fn read_document(digest: &Digest, told: Option<&str>, bytes: &[u8]) -> Result<Document> {
     let refuse = |why: String| Error::Content { what: "manifest", digest: digest.clone(), why };
-    let shape: Shape = serde_json::from_slice(bytes).map_err(|error| refuse(error.to_string()))?;
+    let shape: Shape = read_json(bytes).map_err(|error| refuse(error.to_string()))?;
     let media_type = shape.media_type.as_deref().or(told).unwrap_or_default();
     if shape.schema_version == Some(1) || DOCKER_SCHEMA_1.contains(&media_type) {
         let media_type = if media_type.is_empty() { DOCKER_SCHEMA_1[0] } else { media_type };
@@ -101,7 +101,7 @@ pub(crate) fn read_configuration(digest: &Digest, bytes: &[u8]) -> Result<ImageC
         digest: digest.clone(),
         why: error.to_string(),
     };
-    serde_json::from_slice(bytes).map_err(refuse)
+    read_json(bytes).map_err(refuse)
 }
 
 /// The digest of a descriptor; only those that the store keys by.

@@ -66,11 +66,22 @@ pub(crate) struct TarStream<R> {
     headers: u64,
     most_headers: u64,
     ended: bool,
+    /// The path of the last entry, for faults.
+    last: Vec<u8>,
 }
 
 /// What earlier headers say about the next entry.
 #[derive(Debug, Default)]
 struct Said {
+    /// GNU's long names, which win over records.
+    path: Option<Vec<u8>>,
+    target: Option<Vec<u8>>,
+    records: Records,
+}
+
+/// The last set of PAX records before an entry: only it counts.
+#[derive(Debug, Default)]
+struct Records {
     path: Option<Vec<u8>>,
     target: Option<Vec<u8>>,
     size: Option<u64>,
@@ -84,11 +95,25 @@ struct Said {
 impl<R: Read> TarStream<R> {
     /// Begins an archive that may have `most_headers` entries, counting those that only describe others.
     pub(crate) fn new(reader: R, most_headers: u64) -> Self {
-        Self { reader, content: 0, padding: 0, pieces: Pieces::default(), headers: 0, most_headers, ended: false }
+        let last = Vec::new();
+        Self { reader, content: 0, padding: 0, pieces: Pieces::default(), headers: 0, most_headers, ended: false, last }
     }
 
     /// The next entry; what is left of the one before is skipped. `None` at the archive's end.
     pub(crate) fn next(&mut self) -> Result<Option<Entry>, Fault> {
+        let entry = self.next_entry().map_err(|fault| self.placed("after", fault))?;
+        if let Some(entry) = &entry {
+            self.last.clone_from(&entry.path);
+        }
+        Ok(entry)
+    }
+
+    /// A fault and where it was.
+    fn placed(&self, relation: &str, fault: Fault) -> Fault {
+        if self.last.is_empty() { fault } else { fault.at(relation, &self.last) }
+    }
+
+    fn next_entry(&mut self) -> Result<Option<Entry>, Fault> {
         let mut said = Said::default();
         loop {
             self.skip(self.content + self.padding)?;
@@ -96,17 +121,15 @@ impl<R: Read> TarStream<R> {
             let Some(header) = self.header()? else { return Ok(None) };
             self.headers += 1;
             if self.headers > self.most_headers {
-                return Err(Fault::Budget { what: "entries", limit: self.most_headers });
+                return Err(Fault::budget("entries", self.most_headers));
             }
             let old = header.as_old();
-            let size = number(&old.size).ok_or(Fault::Archive { why: "a size is not a number" })?;
+            let size = number(&old.size).ok_or(Fault::archive("a size is not a number"))?;
             match old.linkflag[0] {
                 b'x' => {
                     let records = self.document(size, LARGEST_PAX, "PAX records larger than 1 MiB")?;
-                    // Only the last set counts: nothing may add up over headers that describe headers.
-                    said.xattrs.clear();
-                    said.sparse = sparse::Said::default();
-                    said.take_pax(&records)?;
+                    // Nothing may add up over headers that describe headers.
+                    said.records = Records::read(&records)?;
                 }
                 b'g' => {
                     self.document(size, LARGEST_PAX, "PAX records larger than 1 MiB")?;
@@ -123,8 +146,9 @@ impl<R: Read> TarStream<R> {
     pub(crate) fn read_content(&mut self, buffer: &mut [u8]) -> Result<Option<(u64, usize)>, Fault> {
         let Some((at, length)) = self.pieces.next() else { return Ok(None) };
         let wanted = usize::try_from(length).unwrap_or(usize::MAX).min(buffer.len());
-        match retry(|| self.reader.read(&mut buffer[..wanted])).map_err(stream_fault)? {
-            0 => Err(Fault::Archive { why: "it ends within an entry" }),
+        let read = retry(|| self.reader.read(&mut buffer[..wanted])).map_err(stream_fault);
+        match read.map_err(|fault| self.placed("in", fault))? {
+            0 => Err(self.placed("in", Fault::archive("it ends within an entry"))),
             n => {
                 self.content -= n as u64;
                 self.pieces.advance(n as u64);
@@ -136,14 +160,19 @@ impl<R: Read> TarStream<R> {
     /// Reads to the end of the stream, beyond the archive's own.
     pub(crate) fn drain(&mut self) -> Result<(), Fault> {
         let mut buffer = [0; 8192];
-        while retry(|| self.reader.read(&mut buffer)).map_err(stream_fault)? > 0 {}
-        Ok(())
+        loop {
+            let read = retry(|| self.reader.read(&mut buffer)).map_err(stream_fault);
+            if read.map_err(|fault| self.placed("after", fault))? == 0 {
+                return Ok(());
+            }
+        }
     }
 
     fn entry(&mut self, header: &Header, size: u64, said: Said) -> Result<Entry, Fault> {
         let old = header.as_old();
-        let mut path = said.path.unwrap_or_else(|| path_of(header));
-        let named = |why| Fault::Entry { path: String::from_utf8_lossy(&path).chars().take(200).collect(), why };
+        let Said { path, target, records } = said;
+        let mut path = path.or(records.path).unwrap_or_else(|| path_of(header));
+        let named = |why| Fault::entry(&path, why);
         let device = || {
             let ustar = header.as_ustar();
             let part = |field: Option<&[u8; 8]>| {
@@ -157,7 +186,7 @@ impl<R: Read> TarStream<R> {
         };
         let kind = match old.linkflag[0] {
             // Before ustar, a slash at the end made a directory.
-            0 | b'0' | b'7' if path.ends_with(b"/") => Kind::Directory,
+            0 if path.ends_with(b"/") => Kind::Directory,
             0 | b'0' | b'7' | b'S' => Kind::File,
             b'1' => Kind::HardLink,
             b'2' => Kind::Symlink,
@@ -172,33 +201,41 @@ impl<R: Read> TarStream<R> {
             None => number(field).and_then(|id| u32::try_from(id).ok()).ok_or_else(|| named(why)),
         };
         let (uid, gid) = (
-            id(&old.uid, said.uid, "its owner is not a user id")?,
-            id(&old.gid, said.gid, "its group is not a group id")?,
+            id(&old.uid, records.uid, "its owner is not a user id")?,
+            id(&old.gid, records.gid, "its group is not a group id")?,
         );
+        // Those above the permissions tell the type once more.
+        let mode = number(&old.mode).and_then(|mode| u32::try_from(mode & 0o7777).ok());
+        let mode = mode.ok_or_else(|| named("its mode is not a number"))?;
+        let modified = records.modified.or_else(|| read_number(&old.mtime).map(|seconds| (seconds, 0)));
+        let modified = modified.ok_or_else(|| named("its time is not a number"))?;
         // Only a file has content. What other entries say about a size describes what they stand for.
-        let mut size = if matches!(old.linkflag[0], 0 | b'0' | b'7' | b'S') { said.size.unwrap_or(size) } else { 0 };
-        self.content = size;
-        self.padding = size.checked_next_multiple_of(BLOCK).ok_or(Fault::Archive { why: "a size is absurd" })? - size;
+        let mut size = if matches!(old.linkflag[0], 0 | b'0' | b'7' | b'S') { records.size.unwrap_or(size) } else { 0 };
+        let padded = size.checked_next_multiple_of(BLOCK).ok_or_else(|| named("its size is absurd"))?;
+        (self.content, self.padding) = (size, padded - size);
         if kind == Kind::File {
-            let (name, real_size) = self.begin_content(header, said.sparse)?;
+            // What is wrong with a list of pieces is wrong with this entry.
+            self.last.clone_from(&path);
+            let begun = self.begin_content(header, records.sparse);
+            let (name, real_size) = begun.map_err(|fault| self.placed("in", fault))?;
             (path, size) = (name.unwrap_or(path), real_size);
         }
         Ok(Entry {
-            target: said.target.unwrap_or_else(|| until_nul(&old.linkname).to_vec()),
+            target: target.or(records.target).unwrap_or_else(|| until_nul(&old.linkname).to_vec()),
             kind,
-            mode: u32::try_from(number(&old.mode).unwrap_or(0) & 0o7777).unwrap_or(0),
+            mode,
             uid,
             gid,
-            modified: said.modified.unwrap_or_else(|| (signed(&old.mtime), 0)),
+            modified,
             size,
-            xattrs: said.xattrs,
+            xattrs: records.xattrs,
             path,
         })
     }
 
     /// Finds out which bytes of a file the content holds: its name, where the sparse list tells another, and its size.
     fn begin_content(&mut self, header: &Header, said: sparse::Said) -> Result<(Option<Vec<u8>>, u64), Fault> {
-        let wrong = |why| Fault::Archive { why };
+        let wrong = Fault::archive;
         if header.as_old().linkflag[0] == b'S' {
             let gnu = header.as_gnu().ok_or(wrong("a sparse file's header is not GNU's"))?;
             let size = number(&gnu.realsize).ok_or(wrong("the size of a sparse file is not a number"))?;
@@ -235,9 +272,9 @@ impl<R: Read> TarStream<R> {
 
     fn block_of_content(&mut self) -> Result<[u8; 512], Fault> {
         let mut block = [0; 512];
-        self.content = self.content.checked_sub(BLOCK).ok_or(Fault::Archive { why: "it ends within a sparse list" })?;
+        self.content = self.content.checked_sub(BLOCK).ok_or(Fault::archive("it ends within a sparse list"))?;
         if (self.fill(&mut block)? as u64) < BLOCK {
-            return Err(Fault::Archive { why: "it ends within an entry" });
+            return Err(Fault::archive("it ends within an entry"));
         }
         Ok(block)
     }
@@ -252,7 +289,7 @@ impl<R: Read> TarStream<R> {
             let mut header = Header::new_old();
             match self.fill(header.as_mut_bytes())? {
                 0 => break,
-                n if (n as u64) < BLOCK => return Err(Fault::Archive { why: "it ends within a header" }),
+                n if (n as u64) < BLOCK => return Err(Fault::archive("it ends within a header")),
                 _ => {}
             }
             if header.as_bytes().iter().all(|b| *b == 0) {
@@ -263,7 +300,7 @@ impl<R: Read> TarStream<R> {
                 continue;
             }
             if empty > 0 {
-                return Err(Fault::Archive { why: "an empty block lies between its entries" });
+                return Err(Fault::archive("an empty block lies between its entries"));
             }
             check_sum(&header)?;
             return Ok(Some(header));
@@ -280,11 +317,11 @@ impl<R: Read> TarStream<R> {
     /// The content of an entry that describes another.
     fn document(&mut self, size: u64, limit: u64, why: &'static str) -> Result<Vec<u8>, Fault> {
         if size > limit {
-            return Err(Fault::Archive { why });
+            return Err(Fault::archive(why));
         }
         let mut bytes = vec![0; usize::try_from(size).unwrap_or(0)];
         if self.fill(&mut bytes)? < bytes.len() {
-            return Err(Fault::Archive { why: "it ends within an entry" });
+            return Err(Fault::archive("it ends within an entry"));
         }
         self.skip(size.next_multiple_of(BLOCK) - size)?;
         Ok(bytes)
@@ -295,7 +332,7 @@ impl<R: Read> TarStream<R> {
         while bytes > 0 {
             let wanted = usize::try_from(bytes).unwrap_or(usize::MAX).min(buffer.len());
             match retry(|| self.reader.read(&mut buffer[..wanted])).map_err(stream_fault)? {
-                0 => return Err(Fault::Archive { why: "it ends within an entry" }),
+                0 => return Err(Fault::archive("it ends within an entry")),
                 n => bytes -= n as u64,
             }
         }
@@ -315,10 +352,11 @@ impl<R: Read> TarStream<R> {
     }
 }
 
-impl Said {
+impl Records {
     /// `<length> <key>=<value>\n`, the length counting all of it.
-    fn take_pax(&mut self, mut records: &[u8]) -> Result<(), Fault> {
-        let torn = || Fault::Archive { why: "a PAX record is torn" };
+    fn read(mut records: &[u8]) -> Result<Self, Fault> {
+        let mut said = Self::default();
+        let torn = || Fault::archive("a PAX record is torn");
         while !records.is_empty() {
             let space = records.iter().take(8).position(|b| *b == b' ').ok_or_else(torn)?;
             let length: usize =
@@ -326,15 +364,15 @@ impl Said {
             let record = records.get(space + 1..length).ok_or_else(torn)?;
             let record = record.strip_suffix(b"\n").ok_or_else(torn)?;
             let equals = record.iter().position(|b| *b == b'=').ok_or_else(torn)?;
-            self.take_record(&record[..equals], &record[equals + 1..])?;
+            said.take(&record[..equals], &record[equals + 1..])?;
             records = &records[length..];
         }
-        Ok(())
+        Ok(said)
     }
 
-    fn take_record(&mut self, key: &[u8], value: &[u8]) -> Result<(), Fault> {
+    fn take(&mut self, key: &[u8], value: &[u8]) -> Result<(), Fault> {
         let text = || std::str::from_utf8(value).ok();
-        let wrong = |why| move || Fault::Archive { why };
+        let wrong = |why| move || Fault::archive(why);
         match key {
             // An empty value takes back what the record would say.
             b"path" => self.path = (!value.is_empty()).then(|| value.to_vec()),
@@ -360,7 +398,7 @@ impl Said {
                 if let Some(name) = key.strip_prefix(b"SCHILY.xattr.") {
                     self.xattrs.push((name.to_vec(), value.to_vec()));
                 } else if let Some(key) = key.strip_prefix(b"GNU.sparse.") {
-                    self.sparse.take(key, value).map_err(|why| Fault::Archive { why })?;
+                    self.sparse.take(key, value).map_err(Fault::archive)?;
                 }
             }
         }
@@ -399,10 +437,6 @@ fn number(field: &[u8]) -> Option<u64> {
     u64::try_from(read_number(field)?).ok()
 }
 
-fn signed(field: &[u8]) -> i64 {
-    read_number(field).unwrap_or(0)
-}
-
 fn read_number(field: &[u8]) -> Option<i64> {
     let (first, rest) = field.split_first()?;
     if first & 0x80 != 0 {
@@ -431,7 +465,7 @@ fn check_sum(header: &Header) -> Result<(), Fault> {
     if told == Some(sum) || told == Some(signed_sum) {
         Ok(())
     } else {
-        Err(Fault::Archive { why: "a header's checksum does not match: this is not a tar, or a damaged one" })
+        Err(Fault::archive("a header's checksum does not match: this is not a tar, or a damaged one"))
     }
 }
 

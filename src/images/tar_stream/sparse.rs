@@ -140,8 +140,7 @@ pub(super) fn read_list(mut block: impl FnMut() -> Result<[u8; 512], Fault>) -> 
         let mut read = 0;
         while let Some(length) = text[read..].iter().position(|b| *b == b'\n') {
             let line = &text[read..read + length];
-            let number =
-                decimal(line).ok_or(Fault::Archive { why: "the list of a sparse file holds what is no number" })?;
+            let number = decimal(line).ok_or(Fault::archive("the list of a sparse file holds what is no number"))?;
             read += length + 1;
             match wanted {
                 None => wanted = Some(u128::from(number) * 2),
@@ -156,7 +155,7 @@ pub(super) fn read_list(mut block: impl FnMut() -> Result<[u8; 512], Fault>) -> 
             break;
         }
     }
-    Err(Fault::Archive { why: "the list of a sparse file has no end" })
+    Err(Fault::archive("the list of a sparse file has no end"))
 }
 
 /// A part of the list of GNU's own sparse entry.

@@ -113,6 +113,29 @@ fn a_global_header_changes_nothing_and_the_last_word_before_an_entry_counts() {
 }
 
 #[test]
+fn only_the_last_set_of_records_counts_and_a_gnu_name_wins_over_it() {
+    let both = [pax(&[("path", b"one"), ("uid", b"7")]), pax(&[("gid", b"9")]), file("header", b"")].concat();
+    let entry = &all(&both).unwrap()[0].0;
+    assert_eq!((entry.path.as_slice(), entry.uid, entry.gid), (&b"header"[..], 1, 9));
+    for order in [[raw(b'L', b"gnu\0"), pax(&[("path", b"pax")])], [pax(&[("path", b"pax")]), raw(b'L', b"gnu\0")]] {
+        assert_eq!(all(&[order.concat(), file("header", b"")].concat()).unwrap()[0].0.path, b"gnu");
+    }
+}
+
+#[test]
+fn a_fault_says_where_in_the_archive_it_was() {
+    let torn_content = [file("a/b", b"x"), file("c", &[1; 600])[..700].to_vec()].concat();
+    let garbage = [file("a/b", b"x"), vec![7; 512]].concat();
+    let list = [file("a", b""), gnu_sparse(4, &[(3, 3)], b"abc")].concat();
+    for (archive, place) in
+        [(torn_content, " in entry \"c\""), (garbage, " after entry \"a/b\""), (list, " in entry \"real\"")]
+    {
+        assert!(matches!(all(&archive), Err(Fault::Archive { at, .. }) if at == place), "{place}");
+    }
+    assert!(matches!(all(&[7; 512]), Err(Fault::Archive { at, .. }) if at.is_empty()));
+}
+
+#[test]
 fn old_and_odd_headers_are_understood() {
     let mut old = Header::new_old();
     old.as_old_mut().name[..4].copy_from_slice(b"dir/");
@@ -130,6 +153,8 @@ fn old_and_odd_headers_are_understood() {
     link.set_cksum();
     let archive = [link.as_bytes().as_slice(), &file("f", b"x")].concat();
     assert_eq!(all(&archive).unwrap().len(), 2);
+    // Since ustar a file is a file, whatever its name ends in.
+    assert_eq!(all(&file("f/", b"x")).unwrap()[0].0.kind, Kind::File);
 }
 
 #[test]

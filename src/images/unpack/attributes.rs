@@ -27,6 +27,8 @@ use crate::{
     unpack::{Place, failed},
 };
 
+/// The list that what is made in a directory gets.
+const PASSED_ON: &CStr = c"system.posix_acl_default";
 /// What makes a directory of overlay hide everything below it.
 pub(super) const OPAQUE_XATTR: &CStr = c"trusted.overlay.opaque";
 
@@ -56,7 +58,7 @@ impl Attributes {
         }
     }
 
-    /// What a file has. `fd` may be `O_PATH`; attributes are read of files and directories only.
+    /// What a file has. `fd` may be `O_PATH`; extended attributes are read of files and directories only.
     pub(super) fn of_fd(fd: &OwnedFd) -> io::Result<Self> {
         let stat = fstat(fd)?;
         let kind = SFlag::from_bits_truncate(stat.st_mode & SFlag::S_IFMT.bits());
@@ -77,6 +79,11 @@ impl Attributes {
             modified: (stat.st_mtime, nanoseconds),
             xattrs,
         })
+    }
+
+    /// The list that what is made in the directory gets.
+    pub(super) fn passes_on(&self) -> Option<&[u8]> {
+        self.xattrs.iter().rev().find(|(name, _)| name.as_c_str() == PASSED_ON).map(|(_, value)| value.as_slice())
     }
 
     /// What a directory gets that no layer describes.
@@ -100,19 +107,29 @@ pub(super) fn set_on_file(file: &File, attributes: &Attributes) -> io::Result<()
     Ok(futimens(file, &time, &time)?)
 }
 
-/// All but the time, which a directory gets when nothing is made in it any more.
+/// All but what a directory gets when nothing is made in it any more: its time, and the list that it passes on.
 pub(super) fn set_on_directory(fd: BorrowedFd<'_>, attributes: &Attributes) -> io::Result<()> {
     fchown(fd, Some(Uid::from_raw(attributes.uid)), Some(Gid::from_raw(attributes.gid)))?;
-    for (name, value) in &attributes.xattrs {
-        match xattr::set(fd, name, value) {
-            // The file system keeps none of this kind; a container on it would not find them either.
-            Err(error) if error.kind() == io::ErrorKind::Unsupported => {
-                tracing::debug!(?name, "an extended attribute is not supported here");
-            }
-            set => set?,
-        }
+    for (name, value) in attributes.xattrs.iter().filter(|(name, _)| name.as_c_str() != PASSED_ON) {
+        ignore_unsupported(name, xattr::set(fd, name, value))?;
     }
     Ok(fchmod(fd, Mode::from_bits_truncate(attributes.mode))?)
+}
+
+/// Where the file system keeps none of this kind, a container on it would not find them either.
+fn ignore_unsupported(name: &CStr, set: io::Result<()>) -> io::Result<()> {
+    match set {
+        Err(error) if error.kind() == io::ErrorKind::Unsupported => {
+            tracing::debug!(?name, "an extended attribute is not supported here");
+            Ok(())
+        }
+        set => set,
+    }
+}
+
+/// The list that the directory passes on to what is made in it from now on.
+pub(super) fn set_passed_on(fd: BorrowedFd<'_>, list: &[u8]) -> io::Result<()> {
+    ignore_unsupported(PASSED_ON, xattr::set(fd, PASSED_ON, list))
 }
 
 /// The time alone.
@@ -121,11 +138,15 @@ pub(super) fn set_time(fd: BorrowedFd<'_>, modified: (i64, u32)) -> io::Result<(
     Ok(futimens(fd, &time, &time)?)
 }
 
-/// Of links and special files, by name: they cannot be opened. They have no attributes that a container could use.
+/// Of links and special files, by name: they cannot be opened. A special file may have lists of who may open it; a link
+/// has no attributes that a container could use.
 pub(super) fn set_attributes(place: &Place<'_>, attributes: &Attributes, kind: SFlag) -> Result<(), Fault> {
     let set = || {
         set_owner(place.directory.fd(), place.path(), Some(attributes.uid), Some(attributes.gid))?;
         if kind != SFlag::S_IFLNK {
+            for (name, value) in attributes.xattrs.iter().filter(|(name, _)| name.to_bytes().starts_with(b"system.")) {
+                ignore_unsupported(name, xattr::set_at(place.directory.fd(), place.path(), name, value))?;
+            }
             // Made by us a moment ago in a directory that nobody else can reach, and not a link.
             let mode = Mode::from_bits_truncate(attributes.mode);
             fchmodat(place.directory.fd(), place.path(), mode, FchmodatFlags::FollowSymlink)?;

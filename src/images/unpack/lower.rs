@@ -76,6 +76,11 @@ impl Lowers {
         layers.iter().map(open).collect::<io::Result<_>>().map(Self)
     }
 
+    /// The root of the topmost layer.
+    pub(super) fn root(&self) -> Option<&OwnedFd> {
+        self.0.first().map(|(_, root)| root)
+    }
+
     /// What shows at a path that passes through no link. `names` is not empty.
     pub(super) fn look_up(&self, names: &[&[u8]]) -> io::Result<Option<Found>> {
         for (_, layer) in &self.0 {

@@ -20,9 +20,9 @@ use kernel::{
 };
 use nix::{
     errno::Errno,
-    fcntl::{OFlag, openat},
-    sys::stat::{Mode, SFlag, fchmod, major, minor, mkdirat},
-    unistd::symlinkat,
+    fcntl::{AtFlags, OFlag, openat},
+    sys::stat::{Mode, SFlag, fstatat, major, minor, mkdirat},
+    unistd::{UnlinkatFlags, symlinkat, unlinkat},
 };
 
 use crate::{
@@ -30,10 +30,12 @@ use crate::{
     record::LayerSize,
     unpack::{
         BLOCK,
-        attributes::{Attributes, OPAQUE_XATTR, set_attributes, set_on_directory, set_on_file, set_time},
+        attributes::{
+            Attributes, OPAQUE_XATTR, set_attributes, set_on_directory, set_on_file, set_passed_on, set_time,
+        },
         failed,
         lower::{Found, Lowers},
-        remove, to_errno,
+        names_in, remove, to_errno,
     },
 };
 
@@ -55,8 +57,8 @@ pub(crate) struct Tree {
     size: LayerSize,
     /// Bytes that came of fewer in the archive: copied up from layers below, and holes.
     spent: u64,
-    /// Times of directories, by path: set at the end.
-    times: HashMap<Vec<u8>, (i64, u32)>,
+    /// What directories get at the end, by path.
+    endings: HashMap<Vec<u8>, Ending>,
     /// Directories of this layer below which nothing shows through.
     opaque: HashSet<Vec<u8>>,
     names: usize,
@@ -114,15 +116,21 @@ impl Tree {
     pub(crate) fn open(target: &Path, lowers: &[PathBuf], limits: &Limits) -> Result<Self, Fault> {
         let failed = |source| Fault::Kernel { act: "open", path: target.display().to_string(), source };
         let root = Directory { fd: Rc::new(File::open(target).map_err(failed)?.into()), path: Vec::new() };
-        // Without an entry of its own the root is as open as any root.
-        fchmod(root.fd(), Mode::from_bits_truncate(0o755)).map_err(|errno| failed(errno.into()))?;
+        let lowers = Lowers::open(lowers).map_err(failed)?;
+        // Without an entry of its own the root is as it was below, or as open as any root: overlay shows that of the
+        // topmost layer.
+        let attributes = match lowers.root() {
+            Some(below) => Attributes::of_fd(below).map_err(failed)?,
+            None => Attributes::of_nobody(),
+        };
+        set_on_directory(root.fd(), &attributes).map_err(failed)?;
         Ok(Self {
             root,
-            lowers: Lowers::open(lowers).map_err(failed)?,
+            lowers,
             limits: limits.clone(),
             size: LayerSize { bytes: BLOCK, inodes: 1 },
             spent: 0,
-            times: HashMap::new(),
+            endings: HashMap::from([(Vec::new(), Ending::of(&attributes))]),
             opaque: HashSet::new(),
             names: 0,
             last: None,
@@ -133,24 +141,28 @@ impl Tree {
         &self.limits
     }
 
-    /// Counts an inode that was made.
-    pub(super) fn count(&mut self, bytes: u64) {
+    /// Counts an inode that was made, against the limit of entries: one path can make as many directories as it has
+    /// names.
+    pub(super) fn count(&mut self, place: &Place<'_>, bytes: u64) -> Result<(), Fault> {
         self.size.inodes += 1;
         self.size.bytes += bytes;
+        let limit = self.limits.layer_entries;
+        // The root is no entry's.
+        if self.size.inodes - 1 <= limit { Ok(()) } else { Err(over("files and directories", limit, place)) }
     }
 
     /// Counts bytes that the layer gets without holding them, against the limit of a layer.
-    pub(super) fn spend(&mut self, bytes: u64) -> Result<(), Fault> {
+    pub(super) fn spend(&mut self, place: &Place<'_>, bytes: u64) -> Result<(), Fault> {
         self.spent = self.spent.saturating_add(bytes);
         let limit = self.limits.layer_bytes;
-        if self.spent > limit { Err(Fault::Budget { what: "bytes", limit }) } else { Ok(()) }
+        if self.spent <= limit { Ok(()) } else { Err(over("bytes", limit, place)) }
     }
 
     /// Gives the root what the archive says of it.
     pub(super) fn set_root(&mut self, attributes: &Attributes) -> Result<(), Fault> {
         let place = Place { directory: self.root.clone(), name: b"" };
         set_on_directory(self.root.fd(), attributes).map_err(failed("set the attributes of", &place))?;
-        self.remember_time(Vec::new(), attributes.modified)
+        self.remember_ending(Vec::new(), attributes)
     }
 
     /// The directory that these names lead to in the view of all layers, made in this one where it is missing.
@@ -163,21 +175,24 @@ impl Tree {
         let mut links = 0;
         while let Some(name) = todo.pop() {
             let here = walked.last().unwrap_or(&self.root).clone();
+            let place = Place { directory: here, name: &name };
             if name == b".." {
-                // Only from links; above the root is the root.
-                if walked.len() > 1 {
-                    walked.pop();
+                // Only from links.
+                if walked.len() == 1 {
+                    return Err(entry(&place, "a link on the way leads out of the root"));
                 }
+                walked.pop();
                 continue;
             }
-            let place = Place { directory: here, name: &name };
             match self.step(&place)? {
                 Step::Into(directory) if walked.len() <= self.limits.depth => walked.push(directory),
-                Step::Into(_) => return Err(entry(&place, "links lead it deeper than images.limits.depth")),
+                Step::Into(_) => {
+                    return Err(entry(&place, "links on the way lead deeper than is allowed (images.limits.depth)"));
+                }
                 Step::Link(target) => {
                     links += 1;
                     if links > LINKS {
-                        return Err(entry(&place, "too many links lead to it"));
+                        return Err(entry(&place, "too many links are on the way"));
                     }
                     if target.starts_with(b"/") {
                         walked.truncate(1);
@@ -196,11 +211,11 @@ impl Tree {
 
     fn step(&mut self, place: &Place<'_>) -> Result<Step, Fault> {
         let here = Found::at(place.directory.fd(), place.name).map_err(failed("open", place))?;
-        let not_one = || entry(place, "it is used as a directory and is none");
+        let not_one = || entry(place, "something on the way is no directory");
         match here {
             Some(found) if found.is_whiteout() => {
                 self.replace(place)?;
-                let made = self.make_directory(place, &Attributes::of_nobody())?;
+                let made = self.make_undescribed(place)?;
                 self.set_opaque(&made)?;
                 Ok(Step::Into(made))
             }
@@ -210,12 +225,12 @@ impl Tree {
                 _ => Err(not_one()),
             },
             None => match self.below(place)? {
-                None => self.make_directory(place, &Attributes::of_nobody()).map(Step::Into),
+                None => self.make_undescribed(place).map(Step::Into),
                 Some(found) => match found.kind() {
                     SFlag::S_IFDIR => {
                         let attributes = Attributes::of_fd(&found.fd).map_err(failed("read", place))?;
                         let made = self.make_directory(place, &attributes)?;
-                        self.remember_time(made.path.clone(), attributes.modified)?;
+                        self.remember_ending(made.path.clone(), &attributes)?;
                         Ok(Step::Into(made))
                     }
                     SFlag::S_IFLNK => found.target().map(Step::Link).map_err(failed("read the link", place)),
@@ -244,7 +259,7 @@ impl Tree {
             }
             None => self.make_directory(place, attributes)?,
         };
-        self.remember_time(directory.path.clone(), attributes.modified)?;
+        self.remember_ending(directory.path.clone(), attributes)?;
         self.last = Some(directory);
         Ok(())
     }
@@ -273,8 +288,7 @@ impl Tree {
             None if self.below(place)?.is_none() => Ok(()),
             None => {
                 make_special(place.directory.fd(), place.path(), WHITEOUT, 0).map_err(failed("delete", place))?;
-                self.count(0);
-                Ok(())
+                self.count(place, 0)
             }
         }
     }
@@ -296,19 +310,19 @@ impl Tree {
     pub(super) fn bring_up(&mut self, place: &Place<'_>) -> Result<bool, Fault> {
         if let Some(found) = Found::at(place.directory.fd(), place.name).map_err(failed("open", place))? {
             return match found.kind() {
-                SFlag::S_IFDIR => Err(entry(place, "a hard link leads to it, and it is a directory")),
+                SFlag::S_IFDIR => Err(entry(place, "it is a hard link to a directory")),
                 _ => Ok(!found.is_whiteout()),
             };
         }
         let Some(found) = self.below(place)? else { return Ok(false) };
         let attributes = Attributes::of_fd(&found.fd).map_err(failed("read", place))?;
         match found.kind() {
-            SFlag::S_IFDIR => return Err(entry(place, "a hard link leads to it, and it is a directory")),
+            SFlag::S_IFDIR => return Err(entry(place, "it is a hard link to a directory")),
             SFlag::S_IFREG => {
                 let bytes = u64::try_from(found.stat.st_size).unwrap_or(0);
-                self.spend(bytes)?;
+                self.spend(place, bytes)?;
                 copy(place, &found, &attributes).map_err(failed("copy", place))?;
-                self.count(bytes.next_multiple_of(BLOCK));
+                self.count(place, bytes.next_multiple_of(BLOCK))?;
                 return Ok(true);
             }
             SFlag::S_IFLNK => {
@@ -327,17 +341,17 @@ impl Tree {
                 self.create(place, make)?;
             }
         }
-        self.count(0);
+        self.count(place, 0)?;
         set_attributes(place, &attributes, found.kind())?;
         Ok(true)
     }
 
-    /// Gives directories their times, now that nothing is made in them any more.
+    /// Gives directories their times and what they pass on, now that nothing is made in them any more.
     pub(super) fn finish(self) -> Result<LayerSize, Fault> {
-        for (path, modified) in &self.times {
+        for (path, ending) in &self.endings {
             let name = if path.is_empty() { Path::new(".") } else { Path::new(OsStr::from_bytes(path)) };
-            let set = open_no_links(self.root.fd(), name, DIRECTORY, 0).and_then(|fd| set_time(fd.as_fd(), *modified));
-            match set {
+            let opened = open_no_links(self.root.fd(), name, DIRECTORY, 0);
+            match opened.and_then(|fd| ending.give(fd.as_fd())) {
                 // Something else replaced it since.
                 Err(error) if matches!(errno_of(&error), Errno::ENOENT | Errno::ENOTDIR | Errno::ELOOP) => {}
                 set => set.map_err(|source| list_failed(&String::from_utf8_lossy(path), source))?,
@@ -371,17 +385,31 @@ impl Tree {
         let fd = openat(place.directory.fd(), place.path(), DIRECTORY, Mode::empty());
         let fd = fd.map_err(|errno| failed("open", place)(errno.into()))?;
         set_on_directory(fd.as_fd(), attributes).map_err(failed("set the attributes of", place))?;
-        self.count(BLOCK);
+        self.count(place, BLOCK)?;
         Ok(place.directory.below(place.name, fd))
     }
 
+    /// A directory that no entry describes: with the same attributes wherever the layer is unpacked, its time included.
+    fn make_undescribed(&mut self, place: &Place<'_>) -> Result<Directory, Fault> {
+        let attributes = Attributes::of_nobody();
+        let made = self.make_directory(place, &attributes)?;
+        self.remember_ending(made.path.clone(), &attributes)?;
+        Ok(made)
+    }
+
     fn set_opaque(&mut self, directory: &Directory) -> Result<(), Fault> {
-        let shown = || String::from_utf8_lossy(&directory.path).into_owned();
-        let set = reopen(directory.fd(), OFlag::O_RDONLY | OFlag::O_DIRECTORY)
-            .and_then(|fd| xattr::set(fd.as_fd(), OPAQUE_XATTR, b"y"));
-        set.map_err(|source| Fault::Kernel { act: "hide what is below", path: shown(), source })?;
-        self.remember(directory.path.len())?;
-        self.opaque.insert(directory.path.clone());
+        let path = || String::from_utf8_lossy(&directory.path).chars().take(200).collect();
+        let failed = |source| Fault::Kernel { act: "hide what is below", path: path(), source };
+        let fd = reopen(directory.fd(), OFlag::O_RDONLY | OFlag::O_DIRECTORY).map_err(failed)?;
+        xattr::set(fd.as_fd(), OPAQUE_XATTR, b"y").map_err(failed)?;
+        if !self.is_hidden(&directory.path) {
+            let removed = remove_whiteouts(fd, &directory.path, &self.opaque);
+            self.size.inodes -= removed.map_err(|errno| failed(errno.into()))?;
+        }
+        if !self.opaque.contains(&directory.path) {
+            self.remember(directory.path.len())?;
+            self.opaque.insert(directory.path.clone());
+        }
         Ok(())
     }
 
@@ -393,19 +421,42 @@ impl Tree {
         Ok(())
     }
 
-    fn remember_time(&mut self, path: Vec<u8>, modified: (i64, u32)) -> Result<(), Fault> {
-        self.remember(path.len())?;
-        self.times.insert(path, modified);
+    fn remember_ending(&mut self, path: Vec<u8>, attributes: &Attributes) -> Result<(), Fault> {
+        let ending = Ending::of(attributes);
+        self.remember(path.len() + ending.passes_on.as_ref().map_or(0, Vec::len))?;
+        self.endings.insert(path, ending);
         Ok(())
     }
 
     fn remember(&mut self, bytes: usize) -> Result<(), Fault> {
         // With what a map takes for each.
-        self.names += bytes + 64;
+        self.names += bytes + 96;
         if self.names > NAMES {
-            return Err(Fault::Budget { what: "bytes of directory names", limit: NAMES as u64 });
+            return Err(Fault::budget("bytes of directory names", NAMES as u64));
         }
         Ok(())
+    }
+}
+
+/// What a directory gets when nothing is made in it any more.
+#[derive(Debug)]
+struct Ending {
+    /// Every name that is made changes it.
+    modified: (i64, u32),
+    /// The list of who may use what is made in it: of that, archives tell what they mean.
+    passes_on: Option<Vec<u8>>,
+}
+
+impl Ending {
+    fn of(attributes: &Attributes) -> Self {
+        Self { modified: attributes.modified, passes_on: attributes.passes_on().map(<[u8]>::to_vec) }
+    }
+
+    fn give(&self, directory: BorrowedFd<'_>) -> io::Result<()> {
+        if let Some(list) = &self.passes_on {
+            set_passed_on(directory, list)?;
+        }
+        set_time(directory, self.modified)
     }
 }
 
@@ -413,6 +464,28 @@ impl Tree {
 enum Step {
     Into(Directory),
     Link(Vec<u8>),
+}
+
+/// Removes whiteouts below a directory that hides everything by itself: overlay would list them. Answers how many.
+fn remove_whiteouts(directory: OwnedFd, path: &[u8], opaque: &HashSet<Vec<u8>>) -> Result<u64, Errno> {
+    let mut removed = 0;
+    for name in names_in(&directory)? {
+        let stat = fstatat(&directory, name.as_path(), AtFlags::AT_SYMLINK_NOFOLLOW)?;
+        let below = joined(path, name.as_os_str().as_bytes());
+        match SFlag::from_bits_truncate(stat.st_mode & SFlag::S_IFMT.bits()) {
+            SFlag::S_IFCHR if stat.st_rdev == 0 => {
+                unlinkat(&directory, name.as_path(), UnlinkatFlags::NoRemoveDir)?;
+                removed += 1;
+            }
+            // In one that hides by itself there are none any more.
+            SFlag::S_IFDIR if !opaque.contains(&below) => {
+                let inner = openat(&directory, name.as_path(), DIRECTORY, Mode::empty())?;
+                removed += remove_whiteouts(inner, &below, opaque)?;
+            }
+            _ => {}
+        }
+    }
+    Ok(removed)
 }
 
 fn copy(place: &Place<'_>, found: &Found, attributes: &Attributes) -> io::Result<()> {
@@ -430,6 +503,10 @@ fn joined(path: &[u8], name: &[u8]) -> Vec<u8> {
 
 fn entry(place: &Place<'_>, why: &'static str) -> Fault {
     Fault::Entry { path: place.shown(), why }
+}
+
+fn over(what: &'static str, limit: u64, place: &Place<'_>) -> Fault {
+    Fault::budget(what, limit).at("in", &joined(&place.directory.path, place.name))
 }
 
 fn list_failed(path: &str, source: io::Error) -> Fault {
