@@ -6,10 +6,13 @@
 use std::{fs, io::Cursor, path::Path};
 
 use images::{Config, Images};
-use testkit::{BuiltImage, ImageBuilder, Layer, digest_of};
+use testkit::{BuiltImage, ImageBuilder, Layer, digest_of, mend};
 use tokio::runtime::Runtime;
 
-use crate::runner::Target;
+use crate::{corpus, runner::Target};
+
+/// How a layer is packed is told by its bytes, whatever its media type says.
+const ZSTD: &str = "application/vnd.oci.image.layer.v1.tar+zstd";
 
 /// A store in a directory of its own, beside which nothing may appear.
 struct Store {
@@ -104,6 +107,32 @@ fn an_image_configuration_is_an_image_or_an_error() {
     });
 }
 
+/// Larger layers of the corpus cost more time than they reach far, bytes.
+const LARGEST_SEED: usize = 64 << 10;
+
+/// Whatever packs a layer: what comes out is an archive or an error, and no more of it than is allowed.
+#[test]
+#[ignore = "needs root: unpacking keeps owners"]
+fn a_packed_layer_is_unpacked_or_refused() {
+    let store = Store::open();
+    let corpus = corpus::cases().into_iter().flat_map(|case| case.layers).filter(|layer| layer.tar != layer.blob);
+    let mut seeds: Vec<_> = corpus.map(|layer| layer.blob).filter(|blob| blob.len() < LARGEST_SEED).collect();
+    seeds.sort();
+    seeds.dedup();
+    assert!(seeds.len() > 8, "the corpus has lost its packed layers");
+    let words: &[&[u8]] = &[
+        b"\x1f\x8b\x08\0\0\0\0\0\0\xff",
+        b"\x28\xb5\x2f\xfd",
+        b"\x50\x2a\x4d\x18\xff\xff\xff\xff",
+        b"\x5f\x2a\x4d\x18\0\0\0\0",
+        b"SG",
+        b"GNUlInUx",
+    ];
+    Target { name: "packed-layer", seeds, words }.run(|bytes| {
+        store.swallow(&ImageBuilder::new().layer_packed(b"", bytes.to_vec(), ZSTD).build());
+    });
+}
+
 #[test]
 #[ignore = "needs root: unpacking keeps owners"]
 fn a_layer_is_unpacked_below_its_directory_or_refused() {
@@ -131,10 +160,20 @@ fn a_layer_is_unpacked_below_its_directory_or_refused() {
         b"30 path=../../canary\n",
         b"L",
         b"x",
+        b"S",
+        b"g",
         b"\0",
+        b"\x80\0\0\0\0\0\0\xff",
+        b"22 GNU.sparse.major=1\n",
+        b"24 GNU.sparse.map=0,1,9\n",
+        b"40 SCHILY.xattr.security.capability=abc\n",
+        b"20 size=18446744073\n",
     ];
+    let corpus = corpus::cases().into_iter().flat_map(|case| case.layers);
+    let mut seeds: Vec<_> = corpus.map(|layer| layer.tar).filter(|tar| tar.len() < LARGEST_SEED).collect();
+    seeds.extend([plain.tar(), opaque.tar()]);
     // The checksum of a header is mended, or nearly every damage would end there.
-    Target { name: "layer", seeds: vec![plain.tar(), opaque.tar()], words }.run(|bytes| {
+    Target { name: "layer", seeds, words }.run(|bytes| {
         let mut tar = bytes.to_vec();
         for header in tar.chunks_exact_mut(512) {
             if header[257..262] == *b"ustar" {
@@ -144,11 +183,4 @@ fn a_layer_is_unpacked_below_its_directory_or_refused() {
         let image = ImageBuilder::new().layer_bytes(tar).build();
         store.swallow(&image);
     });
-}
-
-/// Writes the checksum that the header's bytes have.
-fn mend(header: &mut [u8]) {
-    header[148..156].fill(b' ');
-    let sum: u32 = header.iter().map(|byte| u32::from(*byte)).sum();
-    header[148..156].copy_from_slice(format!("{sum:06o}\0 ").as_bytes());
 }

@@ -9,6 +9,9 @@
 #![allow(clippy::unwrap_used, clippy::print_stderr, reason = "this is a test")]
 
 mod bytes;
+#[allow(dead_code, reason = "shared with the tests of unpackers, which use all of it")]
+#[path = "../unpackers/corpus.rs"]
+mod corpus;
 mod images;
 mod mutate;
 mod runner;
