@@ -195,8 +195,8 @@ impl Member {
         if self.form == Form::Ustar && name.len() > 100 {
             // The last slash that leaves a prefix and a name which both fit; a path without one is cut, and has its
             // whole in a PAX record.
-            let slashes = name.iter().enumerate().filter(|(_, byte)| **byte == b'/').map(|(at, _)| at);
-            if let Some(at) = slashes.filter(|at| *at <= 155 && name.len() - at - 1 <= 100).next_back() {
+            let mut slashes = name.iter().enumerate().filter(|(_, byte)| **byte == b'/').map(|(at, _)| at);
+            if let Some(at) = slashes.rfind(|at| *at <= 155 && name.len() - at - 1 <= 100) {
                 (prefix, name) = (&self.path[..at], &self.path[at + 1..]);
             }
         }
