@@ -1,9 +1,10 @@
 //! cgroups of pods and containers: found, made, limited, killed, removed.
 //!
 //! Version 2 is what production runs, version 1 (one tree for each group of controllers) what older machines have;
-//! hybrid machines count as version 1. All work goes through descriptors of the hierarchies' roots, opened once:
-//! a container's start writes a dozen small files, and looking up long paths again would cost more than that.
-//! Limits of pods, which are cold, are left to the cgroups-rs crate ([`pod_limits`]).
+//! machines with controllers on both count as version 1 if cpu, memory or pids are among those that are on it. All work
+//! goes through descriptors of the hierarchies' roots, opened once: a container's start writes a dozen small files, and
+//! looking up long paths again would cost more than that. Limits of pods, which are cold, are left to the cgroups-rs
+//! crate ([`pod_limits`]).
 
 mod detect;
 mod device_program;

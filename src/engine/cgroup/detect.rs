@@ -11,7 +11,11 @@ use kernel::mount_table::{self, MountEntry};
 
 use crate::{Error, Result};
 
-/// Controllers of version 1 that limit what a container uses: the host is one of version 1 where any of them is on it.
+/// Controllers without which a node limits next to nothing: the version that has any of them is the one that is used,
+/// version 1 where both have some.
+const CHIEF: [&str; 3] = ["cpu", "memory", "pids"];
+
+/// All that limit what a container uses. Where no version has a chief one, that of any of them is used.
 const LIMITS: [&str; 6] = ["cpu", "cpuset", "memory", "pids", "blkio", "hugetlb"];
 
 /// The shape of a host's cgroups.
@@ -51,6 +55,8 @@ pub struct V2 {
     pub mount: PathBuf,
     /// Its root.
     pub root: OwnedFd,
+    /// Controllers that are on a hierarchy of version 1 beside it, and so are not used.
+    pub on_v1: Vec<String>,
 }
 
 impl Layout {
@@ -58,14 +64,15 @@ impl Layout {
     pub fn find() -> Result<Self> {
         let failed = |source| Error::Host { act: "read which cgroups there are", source };
         let own = fs::read_to_string("/proc/self/cgroup").map_err(failed)?;
-        let found = sort(&mount_table::read().map_err(failed)?, &own);
+        let on_v2 = |mount: &Path| fs::read_to_string(mount.join("cgroup.controllers")).unwrap_or_default();
+        let found = sort(&mount_table::read().map_err(failed)?, &own, on_v2);
         let open = |mount: &Path| -> Result<OwnedFd> {
             let opened: io::Result<File> = File::open(mount);
             opened.map(OwnedFd::from).map_err(super::failed("open root", &mount.display().to_string()))
         };
         match found {
             Found::Nothing => Err(Error::NoCgroups),
-            Found::V2(mount) => Ok(Layout::V2(V2 { root: open(&mount)?, mount })),
+            Found::V2(mount, on_v1) => Ok(Layout::V2(V2 { root: open(&mount)?, mount, on_v1 })),
             Found::V1(found, beside) => {
                 let mut hierarchies = Vec::with_capacity(found.len());
                 for (controllers, mount) in found {
@@ -111,12 +118,13 @@ impl Hierarchy {
 #[derive(Debug, PartialEq, Eq)]
 enum Found {
     V1(Vec<(Vec<String>, PathBuf)>, Option<PathBuf>),
-    V2(PathBuf),
+    V2(PathBuf, Vec<String>),
     Nothing,
 }
 
 /// Hierarchies are matched by controllers: a mount's options hold all that `/proc/self/cgroup` names for one of them.
-fn sort(mounts: &[MountEntry], own: &str) -> Found {
+/// `on_v2` reads which controllers a version 2 tree has.
+fn sort(mounts: &[MountEntry], own: &str, on_v2: impl Fn(&Path) -> String) -> Found {
     let v1_mounts: Vec<(Vec<&str>, &Path)> = mounts
         .iter()
         .filter(|mount| mount.fstype == "cgroup")
@@ -137,10 +145,15 @@ fn sort(mounts: &[MountEntry], own: &str) -> Found {
     }
     let v2 = mounts.iter().find(|mount| mount.fstype == "cgroup2").map(|mount| mount.mount_point.clone());
     let any = |is_one: fn(&str) -> bool| hierarchies.iter().flat_map(|(names, _)| names).any(|name| is_one(name));
+    let v1_is_chief = any(|name| CHIEF.contains(&name));
+    let has_chief = |v2: &Path| on_v2(v2).split_whitespace().any(|name| CHIEF.contains(&name));
     match v2 {
-        // A named hierarchy of systemd's, or one of a lone controller that marks packets: they limit nothing and count
-        // for nothing where there is a version 2 beside them.
-        Some(v2) if !any(|name| LIMITS.contains(&name)) => Found::V2(v2),
+        // A named hierarchy of systemd's, one of a lone controller that marks packets, or one of huge pages: they count
+        // for nothing where there is a version 2 beside them that limits more.
+        Some(v2) if !v1_is_chief && (has_chief(&v2) || !any(|name| LIMITS.contains(&name))) => {
+            let names = hierarchies.into_iter().flat_map(|(names, _)| names);
+            Found::V2(v2, names.filter(|name| !name.starts_with("name=")).collect())
+        }
         v2 if any(|name| !name.starts_with("name=")) => Found::V1(hierarchies, v2),
         _ => Found::Nothing,
     }
@@ -166,6 +179,15 @@ mod tests {
         }
     }
 
+    /// What a version 2 tree of these controllers says.
+    fn having(controllers: &str) -> impl Fn(&Path) -> String + '_ {
+        move |_| controllers.to_owned()
+    }
+
+    fn v2(on_v1: &[&str]) -> Found {
+        Found::V2("/sys/fs/cgroup".into(), on_v1.iter().map(|name| (*name).to_owned()).collect())
+    }
+
     #[test]
     fn version_1_is_found_with_its_co_mounted_controllers() {
         let mounts = [
@@ -175,7 +197,7 @@ mod tests {
             mount("/sys/fs/cgroup/unified", "cgroup2", "rw"),
         ];
         let own = "4:memory:/a\n3:cpu,cpuacct:/\n2:name=systemd:/x\n5:blkio:/\n0::/y\n";
-        let Found::V1(found, beside) = sort(&mounts, own) else { panic!("not version 1") };
+        let Found::V1(found, beside) = sort(&mounts, own, having("hugetlb\n")) else { panic!("not version 1") };
         assert_eq!(beside.as_deref(), Some(Path::new("/sys/fs/cgroup/unified")));
         let found: Vec<(String, &Path)> =
             found.iter().map(|(names, mount)| (names.join(","), mount.as_path())).collect();
@@ -191,27 +213,43 @@ mod tests {
 
     #[test]
     fn version_2_alone_or_beside_a_named_hierarchy_is_version_2() {
-        let v2 = mount("/sys/fs/cgroup", "cgroup2", "rw,nsdelegate");
-        assert_eq!(sort(std::slice::from_ref(&v2), "0::/init.scope\n"), Found::V2("/sys/fs/cgroup".into()));
-        let named = [v2, mount("/sys/fs/cgroup/systemd", "cgroup", "rw,name=systemd")];
-        assert_eq!(sort(&named, "1:name=systemd:/\n0::/\n"), Found::V2("/sys/fs/cgroup".into()));
-        assert_eq!(sort(&[], "0::/\n"), Found::Nothing);
+        let alone = mount("/sys/fs/cgroup", "cgroup2", "rw,nsdelegate");
+        let all = "cpuset cpu io memory hugetlb pids\n";
+        assert_eq!(sort(std::slice::from_ref(&alone), "0::/init.scope\n", having(all)), v2(&[]));
+        let named = [alone, mount("/sys/fs/cgroup/systemd", "cgroup", "rw,name=systemd")];
+        assert_eq!(sort(&named, "1:name=systemd:/\n0::/\n", having(all)), v2(&[]));
+        assert_eq!(sort(&[], "0::/\n", having("")), Found::Nothing);
     }
 
     #[test]
-    fn a_lone_controller_of_version_1_that_limits_nothing_does_not_hide_version_2() {
+    fn a_lone_controller_of_version_1_that_limits_little_does_not_hide_version_2() {
         let mounts = [
             mount("/sys/fs/cgroup", "cgroup2", "rw,nsdelegate"),
             mount("/opt/vpn/net_cls", "cgroup", "rw,net_cls"),
             mount("/mnt/freezer", "cgroup", "rw,freezer"),
         ];
         let own = "2:freezer:/\n1:net_cls:/\n0::/init.scope\n";
-        assert_eq!(sort(&mounts, own), Found::V2("/sys/fs/cgroup".into()));
-        assert!(matches!(sort(&mounts[1..], own), Found::V1(found, None) if found.len() == 2), "all that there is");
-        // Some controllers on each version: version 1 is what limits.
-        let mut hybrid = mounts.to_vec();
-        hybrid.push(mount("/mnt/cpu", "cgroup", "rw,cpu"));
-        assert!(matches!(sort(&hybrid, "3:cpu:/\n0::/\n"), Found::V1(found, Some(_)) if found.len() == 1));
+        for controllers in ["cpu memory pids\n", "", "io\n"] {
+            assert_eq!(sort(&mounts, own, having(controllers)), v2(&["freezer", "net_cls"]), "{controllers}");
+        }
+        assert!(
+            matches!(sort(&mounts[1..], own, having("")), Found::V1(found, None) if found.len() == 2),
+            "all that there is"
+        );
+        for lone in ["hugetlb", "blkio", "cpuset", "cpu", "memory", "pids"] {
+            let mut hybrid = mounts.to_vec();
+            hybrid.push(mount("/mnt/lone", "cgroup", &format!("rw,{lone}")));
+            let own = format!("3:{lone}:/\n1:net_cls:/\n0::/\n");
+            let sort = |controllers: &str| sort(&hybrid, &own, having(controllers));
+            let is_v1 = |found: Found| matches!(found, Found::V1(found, Some(_)) if found.len() == 2);
+            // Chief controllers on each version: version 1 is what limits.
+            match CHIEF.contains(&lone) {
+                true => assert!(is_v1(sort("cpu memory pids\n")), "{lone}"),
+                false => assert_eq!(sort("cpu memory pids\n"), v2(&[lone, "net_cls"])),
+            }
+            assert!(is_v1(sort("")), "{lone}: it limits more than a version 2 without controllers");
+            assert!(is_v1(sort("io misc\n")), "{lone}");
+        }
     }
 
     #[test]

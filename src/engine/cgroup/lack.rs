@@ -8,7 +8,6 @@
 use std::{
     io,
     os::fd::{AsFd, BorrowedFd},
-    path::Path,
 };
 
 use nix::{
@@ -18,7 +17,7 @@ use nix::{
 };
 
 use super::{
-    Cgroups, Layout, failed,
+    Cgroups, Layout, V2, failed,
     make::{hand_down_from, open_dir, read},
 };
 use crate::{Error, Result};
@@ -60,7 +59,7 @@ impl Cgroups {
             Layout::V2(v2) => {
                 // Where even that cannot be asked, it has no controllers either.
                 let refused = hand_down_from(v2.root.as_fd()).unwrap_or_default();
-                lack_of_v2(&v2.mount, &controllers(v2.root.as_fd()), &refused)
+                lack_of_v2(v2, &controllers(v2.root.as_fd()), &refused)
             }
         };
         lack.into_iter().collect()
@@ -98,8 +97,11 @@ fn lack_of_v1(has: impl Fn(&str) -> bool, beside: &[String]) -> Option<String> {
     sentence("cgroup version 1 of this host lacks", missing.collect())
 }
 
-fn lack_of_v2(mount: &Path, there: &[String], refused: &[(&str, io::Error)]) -> Option<String> {
+fn lack_of_v2(v2: &V2, there: &[String], refused: &[(&str, io::Error)]) -> Option<String> {
     let missing = WITHOUT.iter().filter_map(|(name, outcome)| {
+        if v2.on_v1.iter().any(|known| known == name) {
+            return Some(format!("{name} (it is on version 1, and only one version is used): {outcome}"));
+        }
         if !there.iter().any(|known| known == name) {
             return Some(format!("{name}: {outcome}"));
         }
@@ -111,7 +113,7 @@ fn lack_of_v2(mount: &Path, there: &[String], refused: &[(&str, io::Error)]) -> 
         };
         Some(format!("{name} (it cannot be handed down: {why}): {outcome}"))
     });
-    sentence(&format!("cgroup version 2 on {} lacks", mount.display()), missing.collect())
+    sentence(&format!("cgroup version 2 on {} lacks", v2.mount.display()), missing.collect())
 }
 
 fn sentence(beginning: &str, missing: Vec<String>) -> Option<String> {

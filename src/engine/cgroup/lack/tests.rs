@@ -30,7 +30,7 @@ fn v2(dir: &Path, controllers: &str, files: &[&str]) -> Cgroups {
         fs::write(cgroup.join("cgroup.subtree_control"), controllers).unwrap();
     }
     files.iter().for_each(|file| fs::write(leaf.join(file), "").unwrap());
-    Cgroups { layout: Layout::V2(V2 { mount: "/sys/fs/cgroup".into(), root: open(dir) }) }
+    Cgroups { layout: Layout::V2(V2 { mount: "/sys/fs/cgroup".into(), root: open(dir), on_v1: Vec::new() }) }
 }
 
 /// Version 1 with these controllers, each by itself, and beside it version 2 with those.
@@ -101,11 +101,13 @@ fn what_may_not_be_handed_down_is_told_with_its_reason() {
         ("cpu", io::Error::from_raw_os_error(libc::EINVAL)),
         ("io", io::Error::from_raw_os_error(libc::EBUSY)),
     ];
-    let told = lack_of_v2(Path::new("/sys/fs/cgroup"), &there, &refused).unwrap();
+    let root = tempfile::tempdir().unwrap();
+    let v2 = V2 { mount: "/sys/fs/cgroup".into(), root: open(root.path()), on_v1: Vec::new() };
+    let told = lack_of_v2(&v2, &there, &refused).unwrap();
     assert!(told.contains("memory (it cannot be handed down: processes are in it"), "{told}");
     assert!(told.contains("cpu (it cannot be handed down: Invalid argument"), "{told}");
     assert!(!told.contains("pids") && !told.contains("io ("), "{told}");
-    assert_eq!(lack_of_v2(Path::new("/sys/fs/cgroup"), &there, &[]), None);
+    assert_eq!(lack_of_v2(&v2, &there, &[]), None);
 }
 
 #[test]
@@ -116,6 +118,14 @@ fn a_hybrid_host_is_told_which_controllers_are_on_the_other_version() {
     assert!(told.contains("memory (it is on version 2"), "{told}");
     assert!(told.contains("devices: only privileged containers"), "{told}");
     assert!(!told.contains("cpu_shares") && !told.contains("freezer"), "{told}");
+
+    let mut other = v2(&dir.path().join("v2"), "cpu io memory pids\n", &[]);
+    let Layout::V2(found) = &mut other.layout else { unreachable!("it was made so") };
+    found.on_v1 = vec!["hugetlb".to_owned(), "freezer".to_owned()];
+    let told = other.notes();
+    let [told] = told.as_slice() else { panic!("one sentence: {told:?}") };
+    assert!(told.contains("hugetlb (it is on version 1, and only one version is used): hugepage"), "{told}");
+    assert!(told.contains("cpuset: cpuset_cpus") && !told.contains("freezer"), "{told}");
 }
 
 #[test]
@@ -190,7 +200,7 @@ fn hierarchies_that_cannot_be_written_to_are_named() {
     v2(dir.path(), "cpu\n", &[]);
     let root = open_tree_clone(open(dir.path()).as_fd(), Path::new(""), false).unwrap();
     mount_setattr(root.as_fd(), false, MountAttrs::RDONLY, MountAttrs::empty(), None).unwrap();
-    let told = Cgroups { layout: Layout::V2(V2 { mount: "/sys/fs/cgroup".into(), root }) }.notes();
+    let told = Cgroups { layout: Layout::V2(V2 { mount: "/sys/fs/cgroup".into(), root, on_v1: Vec::new() }) }.notes();
     let [told] = told.as_slice() else { panic!("one sentence: {told:?}") };
     assert!(told.contains("read-only on /sys/fs/cgroup"), "{told}");
 }
