@@ -72,7 +72,11 @@ impl Scene {
             assert_eq!(refused.code(), Code::ResourceExhausted, "{}", refused.message());
             assert!(refused.message().contains(reason), "{}", refused.message());
         }
-        assert_eq!(node.leaks(), before, "nothing half-made is left");
+        // What was there may be gone by now: records of earlier calls go to the disk by way of a file of another name.
+        eventually(SOON, "nothing half-made is left", || {
+            let more: Vec<_> = node.leaks().0.into_iter().filter(|leak| !before.0.contains(leak)).collect();
+            if more.is_empty() { Ok(()) } else { Err(more) }
+        });
     }
 
     /// Everything can be stopped and removed.
