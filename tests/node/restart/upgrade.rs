@@ -1,9 +1,9 @@
 //! A daemon of another release: launcher and monitors come to run its program, and no pod notices.
 
-use std::path::Path;
+use std::{path::Path, time::Duration};
 
 use api::cri::v1::{ContainerState, RemovePodSandboxRequest};
-use testkit::{TempNode, container, eventually, is_other_release, pod};
+use testkit::{TempNode, container, eventually, is_other_release, patience, pod};
 
 use super::{SOON, exited, lines, pod_status, status};
 use crate::support::{PROBE, node};
@@ -24,7 +24,9 @@ async fn an_upgrade_replaces_launcher_and_monitors_while_containers_write() {
     let mut cri = node.client().await;
     let config = pod("upgraded", node.dir());
     let pod_id = cri.run(&config).await.unwrap();
-    let count = LINES.to_string();
+    // Three seconds of writing; as much longer as everything is on a slow host.
+    let all = LINES * patience(Duration::from_secs(1)).as_secs() as usize;
+    let count = all.to_string();
     let writes =
         cri.start(&pod_id, &config, &container("writes", PROBE, &["write-lines", "2000", &count])).await.unwrap();
     let runs = cri.start(&pod_id, &config, &container("runs", PROBE, &["sleep", "forever"])).await.unwrap();
@@ -40,13 +42,13 @@ async fn an_upgrade_replaces_launcher_and_monitors_while_containers_write() {
     let renewed = || if is_other_release(monitor.pid) { Ok(()) } else { Err(()) };
     eventually(SOON, "the monitor runs the other program", renewed);
     assert!(monitor.alive(), "the same process");
-    assert!(lines(Path::new(&log)).len() < LINES, "the writer was at it all the time");
+    assert!(lines(Path::new(&log)).len() < all, "the writer was at it all the time");
     assert_eq!((pod_status(&mut cri, &pod_id).await, status(&mut cri, &runs).await), before, "nothing has changed");
     assert_eq!(cri.exec(&runs, &["/probe", "print", "here"], 10).await.unwrap().stdout, b"here\n");
     cri.runtime.start_container(api::cri::v1::StartContainerRequest { container_id: waits.clone() }).await.unwrap();
     assert_eq!(exited(&mut cri, &waits).await.exit_code, 7);
     assert_eq!(exited(&mut cri, &writes).await.exit_code, 0);
-    assert_eq!(lines(Path::new(&log)).len(), LINES, "no line is lost or doubled");
+    assert_eq!(lines(Path::new(&log)).len(), all, "no line is lost or doubled");
 
     // What is made from now on is of the new release from its beginning.
     let second = pod("second", node.dir());
