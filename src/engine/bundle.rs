@@ -119,6 +119,12 @@ impl Engine {
     }
 }
 
+/// Removes what [`Engine::exec_by_runtime`] has written for an exec that has come to nothing. Safe to repeat.
+pub fn drop_exec(bundle: &Path, name: &str) {
+    // What cannot go now goes with the bundle.
+    let _ = fs::remove_file(bundle.join(format!("{name}.json")));
+}
+
 /// Makes `dir` a mount that sends and receives nothing, so that what a runtime's child places below it stays in the
 /// copy of the mount table where it was placed. Safe to repeat.
 pub fn make_private(dir: &Path) -> Result<()> {

@@ -37,7 +37,7 @@ mod sysctl;
 
 pub use account::Accounts;
 pub use attributes::copy_attributes;
-pub use bundle::{Surroundings, make_private, unmake_private};
+pub use bundle::{Surroundings, drop_exec, make_private, unmake_private};
 pub use cgroup::PodCgroup;
 pub use config::Config;
 pub use engine::{Engine, PodInit};

@@ -14,7 +14,7 @@ use engine::{
 };
 use kernel::{
     poll::{Epoll, Interest},
-    process::{Ended, Pid, pidfd_send_signal},
+    process::{Ended, Pid, pidfd_open, pidfd_send_signal},
 };
 use link::wire;
 use model::{ContainerId, Exit};
@@ -28,9 +28,12 @@ use crate::{
     kill,
     pod::{Pod, SetUp},
     reap::exit,
-    runtime::kill_session,
+    runtime::{Stray, kill_session},
     take_over::{Error, take},
 };
+
+/// How many of those that a failed exec has left are moved with their trees: each move may take a while, see there.
+const GATHERED_STRAYS: usize = 4;
 
 /// An exec.
 #[derive(Debug)]
@@ -66,16 +69,23 @@ enum ExecPhase {
 impl Pod {
     /// Starts a process inside a container. The answer comes when its program runs, or cannot.
     pub(crate) fn exec(&mut self, asker: Asker, order: &wire::Exec, fds: &[OwnedFd]) {
+        if self.execs.iter().any(|exec| exec.id == order.exec_id) {
+            return self.answer(asker, Err(Failure::wrong(format!("exec {} exists already", order.exec_id))));
+        }
         match self.begin_exec(asker, order, fds) {
             Ok(exec) => self.execs.push(exec),
-            Err(failure) => self.answer(asker, Err(failure)),
+            Err(failure) => {
+                let container = self.position(&order.container_id).map(|index| &self.containers[index]);
+                if let Some(runtime) = container.and_then(|container| container.runtime.as_ref()) {
+                    // The daemon has described it in the bundle, and no command ends that would take that away.
+                    runtime.tidy(&directory_name(order.exec_id));
+                }
+                self.answer(asker, Err(failure));
+            }
         }
     }
 
     fn begin_exec(&mut self, asker: Asker, order: &wire::Exec, fds: &[OwnedFd]) -> Result<Exec, Failure> {
-        if self.execs.iter().any(|exec| exec.id == order.exec_id) {
-            return Err(Failure::wrong(format!("exec {} exists already", order.exec_id)));
-        }
         let number = self.number();
         let SetUp::Done(ready) = &self.set_up else { return Err(Failure::wrong("the pod is not set up")) };
         let container = self.position(&order.container_id).map(|index| &self.containers[index]);
@@ -206,7 +216,7 @@ impl Pod {
                 // Now, and not by the runtime, which knows no directories of execs: what it starts from here on is in
                 // it. The number of one that has been reaped may be anybody's.
                 if early_end.is_none() {
-                    let _ = kill::move_tree(exec.dir.as_fd(), pid);
+                    self.gather(index);
                 }
                 self.answer(asker, Ok(Reply::ExecStarted(wire::ExecStarted { pid: pid.0 })));
                 if let Some(ended) = early_end {
@@ -219,6 +229,47 @@ impl Pod {
             }
             // Its own word has said why.
             _ => self.exec_ended(index, Exit::Code(0)),
+        }
+    }
+
+    /// What another runtime has left of an exec that failed is killed, `strays` and all that they start. Answered when
+    /// the first that is a child of ours has been reaped; the others are as dead then.
+    pub(crate) fn exec_astray(&mut self, number: u64, failure: Failure, strays: &[Stray]) {
+        let Some(index) = self.execs.iter().position(|exec| exec.number == number) else { return };
+        self.hear_exec_at(index);
+        // The number of a child of ours is its own. A runtime leaves one; whoever else was found is killed all the same.
+        for stray in strays.iter().filter(|stray| stray.is_child).take(GATHERED_STRAYS) {
+            self.execs[index].pid = stray.pid;
+            self.gather(index);
+        }
+        let exec = &mut self.execs[index];
+        // Errors here end in a second try by whoever asks for it, or with the container.
+        let _ = exec.tree().signal(nix::libc::SIGKILL);
+        for stray in strays {
+            let _ = pidfd_send_signal(stray.pidfd.as_fd(), nix::libc::SIGKILL);
+        }
+        match strays.iter().find(|stray| stray.is_child) {
+            Some(stray) => {
+                exec.pid = stray.pid;
+                exec.drop_word(&self.epoll);
+                if let ExecPhase::Starting { asker } = exec.phase {
+                    exec.phase = ExecPhase::Failed { asker, failure };
+                }
+            }
+            None => self.exec_entered(number, Err(failure), None),
+        }
+    }
+
+    /// Moves an exec's process and what it has started into the exec's own cgroup.
+    fn gather(&mut self, index: usize) {
+        let exec = &self.execs[index];
+        let container = self.numbered(exec.container).map(|index| &self.containers[index]);
+        let Some((container, tree)) = container.and_then(|container| Some((container, container.tree()?))) else {
+            return;
+        };
+        if let Err(error) = kill::move_tree(tree, exec.dir.as_fd(), exec.pid) {
+            let text = format!("exec {}: move all of it into its own cgroup: {error}", exec.id);
+            self.daemon.trouble(&self.epoll, Some(&container.id), &text);
         }
     }
 
@@ -251,7 +302,13 @@ impl Pod {
                 kill_session(exec.pid);
                 Ok(())
             }
-            Some(exec) => Tree { dir: exec.dir.as_fd(), is_v2: exec.is_v2 }.signal(nix::libc::SIGKILL),
+            Some(exec) => {
+                let tree = exec.tree().signal(nix::libc::SIGKILL);
+                // One that another runtime has put in may not have come into its own cgroup. It has not been reaped, so
+                // the number is still its own.
+                let first = pidfd_open(exec.pid).and_then(|first| pidfd_send_signal(first.as_fd(), nix::libc::SIGKILL));
+                tree.and(first)
+            }
             None => Ok(()),
         };
         match killed {
@@ -297,6 +354,10 @@ impl Exec {
         self.dir.as_fd()
     }
 
+    fn tree(&self) -> Tree<'_> {
+        Tree { dir: self.dir.as_fd(), is_v2: self.is_v2 }
+    }
+
     /// Whether it has this number.
     pub(crate) fn is(&self, number: u64) -> bool {
         self.number == number
@@ -312,4 +373,9 @@ impl Exec {
 /// Also the name of the command that starts it, where another runtime does.
 fn directory_name(id: u64) -> String {
     link::exec_name(id)
+}
+
+/// Whether a directory below a container's cgroup is an exec's.
+pub(crate) fn is_directory_name(name: &str) -> bool {
+    name.strip_prefix("exec-").is_some_and(|id| id.parse().is_ok_and(|id| directory_name(id) == name))
 }

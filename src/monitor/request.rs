@@ -157,7 +157,15 @@ impl Pod {
         }
         let container = &self.containers[index];
         let killed = match (order.whole, container.tree(), container.process()) {
-            (true, Some(tree), Some(_)) => tree.signal(order.signal),
+            (true, Some(tree), Some(process)) => {
+                let all = tree.signal(order.signal);
+                // Where another runtime has put it, it need not be in the cgroup. Here it hears SIGKILL alone: a polite
+                // signal must not come twice.
+                match order.signal {
+                    libc::SIGKILL => all.and(pidfd_send_signal(process, libc::SIGKILL)),
+                    _ => all,
+                }
+            }
             (false, _, Some(process)) => pidfd_send_signal(process, order.signal),
             // It has ended, or is ending, which kills what is left of it.
             _ => Ok(()),

@@ -10,6 +10,7 @@
 //! Every command has a deadline, at which it is killed with all of its session.
 
 use std::{
+    collections::HashSet,
     os::fd::{AsFd, OwnedFd},
     time::{Duration, Instant},
 };
@@ -20,7 +21,7 @@ use engine::{
 };
 use kernel::{
     clock::realtime_ns,
-    process::{self, Ended, Pid, pidfd_open, pidfd_send_signal},
+    process::{self, Ended, Pid, own_pid, pidfd_open, pidfd_send_signal},
 };
 use link::wire;
 use model::ContainerId;
@@ -30,8 +31,8 @@ use wire::monitor_reply::Result as Reply;
 use crate::{
     asker::Asker,
     container::{Container, Phase, Then},
+    kill,
     pod::Pod,
-    say,
 };
 
 /// How long a command may take that sets up a container or a process. Less than the daemon waits for it, which so hears
@@ -61,6 +62,8 @@ struct Command {
     name: String,
     /// `None` once it has been killed for it.
     deadline: Option<Instant>,
+    /// When it began, in clock ticks since boot.
+    since: u64,
     /// Where nobody else listens to it.
     word: Option<OwnedFd>,
     /// The container's number.
@@ -97,6 +100,14 @@ pub(crate) enum Left {
         pid: Pid,
         ended: Ended,
     },
+}
+
+/// What a command that failed has left in its container, where nobody would ever ask for it.
+pub(crate) struct Stray {
+    pub(crate) pid: Pid,
+    pub(crate) pidfd: OwnedFd,
+    /// A child of ours: its end comes to us.
+    pub(crate) is_child: bool,
 }
 
 impl Commands {
@@ -142,7 +153,9 @@ impl Commands {
             Purpose::Kill { .. } | Purpose::Delete => SHORT,
         };
         let deadline = Some(Instant::now() + patience);
-        self.under_way.push(Command { pid, name: name.to_owned(), deadline, word, container, purpose });
+        // A child of ours that has not been reaped can be asked.
+        let since = process::start_time(pid).unwrap_or_default();
+        self.under_way.push(Command { pid, name: name.to_owned(), deadline, since, word, container, purpose });
     }
 
     fn is_starting(&self, container: u64) -> bool {
@@ -240,7 +253,7 @@ impl Pod {
         match runtime.delete(container.id.as_str(), "delete") {
             Ok(run) => self.commands.add(number, "delete", run.pid, Some(run.word), Purpose::Delete),
             Err(failure) => {
-                say(&format!("container {}: {failure}", container.id));
+                self.daemon.trouble(&self.epoll, Some(&container.id), &failure.to_string());
                 self.dismissed(number);
             }
         }
@@ -296,11 +309,11 @@ impl Pod {
             (Purpose::Delete, Some(index)) => {
                 if let (Some(failure), id) = (failure, &self.containers[index].id) {
                     // What is left of it goes with its bundle and its cgroup.
-                    say(&format!("container {id}: {failure}"));
+                    self.daemon.trouble(&self.epoll, Some(id), &failure.to_string());
                 }
                 self.dismissed(command.container);
             }
-            (Purpose::Exec { number }, _) => self.entered_by_runtime(number, &command.name, failure),
+            (Purpose::Exec { number }, _) => self.entered_by_runtime(number, &command.name, command.since, failure),
             (Purpose::Create { .. } | Purpose::Start | Purpose::Delete, None) => {}
         }
         if let Some(runtime) = self.numbered(command.container).and_then(|i| self.containers[i].runtime.as_ref()) {
@@ -370,20 +383,59 @@ impl Pod {
         }
     }
 
-    fn entered_by_runtime(&mut self, number: u64, name: &str, failure: Option<Failure>) {
+    fn entered_by_runtime(&mut self, number: u64, name: &str, since: u64, failure: Option<Failure>) {
         let Some(exec) = self.execs.iter().find(|exec| exec.is(number)) else { return };
-        match (failure, self.left(exec.container, name)) {
-            (Some(failure), left) => {
-                // As above.
-                if let Ok(left) = left {
-                    left.kill();
-                }
-                self.exec_entered(number, Err(failure), None);
-            }
-            (None, Ok(Left::Alive { pid, .. })) => self.exec_entered(number, Ok(pid), None),
-            (None, Ok(Left::Ended { pid, ended })) => self.exec_entered(number, Ok(pid), Some(ended)),
-            (None, Err(failure)) => self.exec_entered(number, Err(failure), None),
+        let container = exec.container;
+        let (failure, left) = match (failure, self.left(container, name)) {
+            (None, Ok(Left::Alive { pid, .. })) => return self.exec_entered(number, Ok(pid), None),
+            (None, Ok(Left::Ended { pid, ended })) => return self.exec_entered(number, Ok(pid), Some(ended)),
+            (None, Err(failure)) => (failure, None),
+            (Some(failure), left) => (failure, left.ok()),
+        };
+        // It may have been cut short after its work was done, or in the middle of it: before it wrote down whom it has
+        // put into the container.
+        let mut strays = self.strays(container, since);
+        if let Some(Left::Alive { pid, pidfd }) = left {
+            strays.retain(|stray| stray.pid != pid);
+            strays.insert(0, Stray { pid, pidfd, is_child: true });
         }
+        self.exec_astray(number, failure, &strays);
+    }
+
+    /// Who is in a container since some command of its runtime began (clock ticks since boot), has come to us or is to
+    /// come, and is nothing else: what the command has put there when it was cut short.
+    ///
+    /// Where the container shares the host's pid namespace, whoever it has orphaned in that time looks the same.
+    fn strays(&self, container: u64, since: u64) -> Vec<Stray> {
+        let container = self.numbered(container).map(|index| &self.containers[index]);
+        let Some((container, tree)) = container.and_then(|container| Some((container, container.tree()?))) else {
+            return Vec::new();
+        };
+        // Of those that have done their work and have not been reaped: theirs is still to be found.
+        let others = self.commands.under_way.iter().filter(|command| command.container == container.number);
+        let others = others.filter_map(|command| container.runtime.as_ref()?.child(&command.name).ok());
+        let others: Vec<_> = others.collect();
+        let (mut known, mut found) = (HashSet::new(), Vec::new());
+        // Whoever stood between it and the runtime has been killed, but may not have ended: then its children are not
+        // ours yet. We alone reap it, so it is seen while it has children, and once more afterwards.
+        loop {
+            let seen = known.len();
+            let mut next = kill::children(own_pid());
+            next.retain(|pid| !self.has(*pid) && !others.contains(pid));
+            while !next.is_empty() {
+                next.retain(|pid| known.insert(*pid) && process::start_time(*pid).is_ok_and(|start| start >= since));
+                found.extend(next.iter().filter_map(|pid| Some((*pid, pidfd_open(*pid).ok()?))));
+                next = next.iter().flat_map(|pid| kill::children(*pid)).collect();
+            }
+            if known.len() == seen {
+                break;
+            }
+        }
+        let ours = kill::children(own_pid());
+        let members = kill::members(tree).unwrap_or_default();
+        found.retain(|(pid, pidfd)| members.contains(pid) && kill::is_unreaped(pidfd.as_fd()));
+        let stray = |(pid, pidfd)| Stray { pid, pidfd, is_child: ours.contains(&pid) };
+        found.into_iter().map(stray).collect()
     }
 
     /// What a command has left. It wrote down a number, which may be anybody's by now, or have been from the beginning:

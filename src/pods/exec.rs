@@ -6,7 +6,7 @@
 use std::{os::fd::OwnedFd, pin::pin, time::Duration};
 
 use engine::Backend;
-use link::ExecOrder;
+use link::{ExecId, ExecOrder};
 use model::{Class, ContainerId};
 use tokio::{io::AsyncReadExt, net::unix::pipe};
 
@@ -64,11 +64,31 @@ pub(crate) async fn exec_sync(
     argv: Vec<Vec<u8>>,
     limits: Limits<impl Future<Output = ()>>,
 ) -> Result<ExecOutput, Error> {
+    let exec = sandbox.monitor.next_exec();
+    let done = exec_as(home, sandbox, id, made, exec, argv, limits).await;
+    if let (Err(_), Backend::Oci(_)) = (&done, &*made.backend) {
+        // The monitor takes away what describes a command when the runtime has done its work; here it may never have
+        // heard of it.
+        let bundle = home.bundle_dir(id);
+        home.blocking(move || engine::drop_exec(&bundle, &exec.name())).await;
+    }
+    done
+}
+
+/// As [`exec_sync`], by a given identity.
+async fn exec_as(
+    home: &Home,
+    sandbox: &Sandbox,
+    id: &ContainerId,
+    made: &Made,
+    exec: ExecId,
+    argv: Vec<Vec<u8>>,
+    limits: Limits<impl Future<Output = ()>>,
+) -> Result<ExecOutput, Error> {
     let at = |error: link::Error| Error::at(Step::Exec, error.class(), error);
     let piped = |error: std::io::Error| Error::at(Step::Exec, Class::Exhausted, error);
     let (out_write, mut stdout) = output_pipe().map_err(piped)?;
     let (err_write, mut stderr) = output_pipe().map_err(piped)?;
-    let exec = sandbox.monitor.next_exec();
     let (engine, launch, backend, bundle) =
         (home.engine.clone(), made.launch.clone(), made.backend.clone(), home.bundle_dir(id));
     let order = home.blocking(move || match *backend {

@@ -104,10 +104,15 @@ impl Tree<'_> {
         }
     }
 
-    fn processes(self) -> io::Result<Vec<Pid>> {
+    /// The processes that are there now, but for those in directories right below whose names are left out.
+    pub fn processes_beside(self, is_left_out: fn(&str) -> bool) -> io::Result<Vec<Pid>> {
         let mut found = Vec::new();
-        collect(self.dir, DEPTH, &mut found)?;
+        collect(self.dir, DEPTH, is_left_out, &mut found)?;
         Ok(found)
+    }
+
+    fn processes(self) -> io::Result<Vec<Pid>> {
+        self.processes_beside(|_| false)
     }
 }
 
@@ -147,7 +152,7 @@ pub(super) fn children(dir: BorrowedFd<'_>) -> io::Result<Vec<String>> {
     Ok(names)
 }
 
-fn collect(dir: BorrowedFd<'_>, depth: usize, found: &mut Vec<Pid>) -> io::Result<()> {
+fn collect(dir: BorrowedFd<'_>, depth: usize, is_left_out: fn(&str) -> bool, found: &mut Vec<Pid>) -> io::Result<()> {
     let text = read(dir, "cgroup.procs")?;
     // 0 stands for a process of a pid namespace that is not below ours: not ours to signal, and kill(0) would be
     // ourselves.
@@ -155,10 +160,10 @@ fn collect(dir: BorrowedFd<'_>, depth: usize, found: &mut Vec<Pid>) -> io::Resul
     if depth == 0 {
         return Ok(());
     }
-    for name in children(dir)? {
+    for name in children(dir)?.into_iter().filter(|name| !is_left_out(name)) {
         match open_file(dir, &name, OFlag::O_RDONLY | OFlag::O_DIRECTORY) {
             // Removed meanwhile: nobody was in it.
-            Ok(child) => match collect(child.as_fd(), depth - 1, found) {
+            Ok(child) => match collect(child.as_fd(), depth - 1, |_| false, found) {
                 Err(error) if error.raw_os_error() != Some(libc::ENODEV) => return Err(error),
                 _ => {}
             },

@@ -19,7 +19,7 @@ use kernel::{
     mount,
     namespace::{self, Namespaces},
 };
-use link::{NowState, Whole, wire};
+use link::{ExecOrder, News, NowState, Whole, wire};
 use model::{ContainerId, Exit, Signal};
 use nix::{libc, sys::stat::Mode};
 use testkit::eventually;
@@ -92,6 +92,14 @@ impl Bundle {
         tokio::time::timeout(PATIENCE, opened).await.expect("the runtime comes that far").unwrap()
     }
 
+    /// The process whose number the script writes, or one that it starts.
+    fn made(&self, file: &str) -> testkit::Process {
+        eventually(PATIENCE, "it is there", || {
+            let number = fs::read_to_string(self.dir.join(file)).unwrap_or_default();
+            number.trim().parse().ok().and_then(testkit::Process::of).ok_or(number)
+        })
+    }
+
     /// A number that the script has written.
     fn number(&self, file: &str) -> i32 {
         fs::read_to_string(self.dir.join(file)).unwrap().trim().parse().unwrap()
@@ -107,6 +115,11 @@ impl Drop for Bundle {
 /// Waits until the monitor has heard all that it has been asked so far.
 async fn heard(pod: &Pod) {
     assert!(pod.monitor.kill(&container_id(), Signal::KILL, Whole::Every).await.is_err_and(|error| !error.is_lost()));
+}
+
+/// The order for an exec that the bundle describes.
+fn nothing_to_tell() -> ExecOrder {
+    ExecOrder { process: None, seccomp: None, stdin: None, stdout: None, stderr: None }
 }
 
 /// The children of a process, ended ones too.
@@ -260,5 +273,157 @@ async fn a_runtime_that_was_told_to_join_a_process_which_has_ended_has_made_noth
     assert_eq!(children(pod.pid), "");
     pod.end().await;
     drop((bundle, late));
+    node.end().await;
+}
+
+#[tokio::test]
+#[ignore = "needs root: namespaces, mounts and cgroups"]
+async fn a_process_that_its_runtime_has_put_elsewhere_is_killed_too() {
+    let node = Node::start().await;
+    let mut pod = node.pod().await;
+    let bundle = Bundle::new(&node, &[("create", "sleep 1000 & echo $! > \"$5\"")]);
+    bundle.make(&mut pod, |_| ()).await.unwrap().unwrap();
+    pod.monitor.start(&bundle.id).await.unwrap();
+    assert_eq!(fs::read_to_string(kill_dir(&bundle.id).join("cgroup.procs")).unwrap(), "", "it is not in the cgroup");
+    pod.monitor.kill(&bundle.id, Signal::KILL, Whole::Every).await.unwrap();
+    assert_eq!(pod.exited(&bundle.id).await.how, Exit::Signal(Signal::KILL));
+    pod.end().await;
+    drop(bundle);
+    node.end().await;
+}
+
+#[tokio::test]
+#[ignore = "needs root: namespaces, mounts and cgroups"]
+async fn why_a_runtime_has_not_deleted_a_container_is_told() {
+    let node = Node::start().await;
+    let mut pod = node.pod().await;
+    let bundle = Bundle::new(&node, &[("create", MAKE), ("delete", "exit 7")]);
+    bundle.make(&mut pod, |_| ()).await.unwrap().unwrap();
+    pod.monitor.forget(&bundle.id).await.unwrap();
+    match pod.next().await {
+        News::Trouble { container: Some(container), text } => {
+            assert!(container == bundle.id && text.contains("delete: exit code 7"), "{container:?}: {text}");
+        }
+        other => panic!("{other:?}"),
+    }
+    pod.end().await;
+    drop(bundle);
+    node.end().await;
+}
+
+#[tokio::test]
+#[ignore = "needs root: namespaces, mounts and cgroups"]
+async fn an_exec_that_is_refused_leaves_the_bundle_as_it_was() {
+    let node = Node::start().await;
+    let mut pod = node.pod().await;
+    let bundle = Bundle::new(&node, &[("create", MAKE), ("exec", "echo began > began")]);
+    bundle.make(&mut pod, |_| ()).await.unwrap().unwrap();
+    let names = || {
+        let names = fs::read_dir(&bundle.dir).unwrap().map(|entry| entry.unwrap().file_name());
+        names.collect::<std::collections::BTreeSet<_>>()
+    };
+    let before = names();
+    for why in ["the container does not run", "the exec's cgroup is there"] {
+        let exec = pod.monitor.next_exec();
+        if why == "the exec's cgroup is there" {
+            pod.monitor.start(&bundle.id).await.unwrap();
+            fs::create_dir(kill_dir(&bundle.id).join(exec.name())).unwrap();
+        }
+        fs::write(bundle.dir.join(format!("{}.json", exec.name())), "{}").unwrap();
+        let refused = pod.monitor.exec(&bundle.id, exec, nothing_to_tell()).await;
+        assert!(refused.is_err_and(|error| !error.is_lost()), "{why}");
+        assert_eq!(names(), before, "{why}");
+    }
+    pod.end().await;
+    drop(bundle);
+    node.end().await;
+}
+
+#[tokio::test]
+#[ignore = "needs root: namespaces, mounts and cgroups"]
+async fn an_exec_that_is_killed_while_its_runtime_is_at_work_leaves_nothing() {
+    let node = Node::start().await;
+    let mut pod = node.pod().await;
+    let act = "setsid sh -c 'echo $$ > $CGROUP/cgroup.procs; echo $$ > stray; \
+               sleep 1000 & echo $! > child; exec sleep 1000' & read word < go";
+    let elder = "setsid sh -c 'echo $$ > $CGROUP/cgroup.procs; echo $$ > elder; exec sleep 1000' &";
+    let bundle = Bundle::new(&node, &[("create", &format!("{elder} {MAKE}")), ("exec", act)]);
+    bundle.make(&mut pod, |_| ()).await.unwrap().unwrap();
+    pod.monitor.start(&bundle.id).await.unwrap();
+    // An orphan that the container has had before: it is told from a stray by its age, in clock ticks.
+    let elder = bundle.made("elder");
+    eventually(PATIENCE, "a tick passes", || {
+        let mut young = Command::new("true").spawn().unwrap();
+        let started = testkit::Process::of(young.id() as i32).unwrap().started;
+        young.wait().unwrap();
+        if started > elder.started { Ok(()) } else { Err(started) }
+    });
+    let exec = pod.monitor.next_exec();
+    let (monitor, id) = (pod.monitor.clone(), bundle.id.clone());
+    let starting = tokio::spawn(async move { monitor.exec(&id, exec, nothing_to_tell()).await.map(drop) });
+    let _go = bundle.reached().await;
+    let (stray, child) = (bundle.made("stray"), bundle.made("child"));
+    pod.monitor.kill_exec(exec).await.unwrap();
+    assert!(starting.await.unwrap().is_err_and(|error| !error.is_lost()));
+    assert!(!stray.alive(), "it is gone when the exec has been answered");
+    eventually(PATIENCE, "what it has started goes", || if child.alive() { Err("it lives") } else { Ok(()) });
+    assert!(elder.alive(), "whoever was there before stays");
+    let now = pod.reconnect().await.containers;
+    assert!(matches!(now[0].state, NowState::Running { .. }), "{now:?}");
+    pod.end().await;
+    elder.kill();
+    drop(bundle);
+    node.end().await;
+}
+
+#[tokio::test]
+#[ignore = "needs root: namespaces, mounts and cgroups"]
+async fn what_an_exec_has_started_is_moved_with_it_when_it_is_the_containers() {
+    let node = Node::start().await;
+    let mut pod = node.pod().await;
+    let act = "sh -c 'sleep 1000 & echo $! > stranger; echo $$ > $CGROUP/cgroup.procs; \
+               sleep 1000 & echo $! > own; exec sleep 1000' & echo $! > \"$6\"; until [ -s own ]; do :; done";
+    let bundle = Bundle::new(&node, &[("create", MAKE), ("exec", act)]);
+    bundle.make(&mut pod, |_| ()).await.unwrap().unwrap();
+    pod.monitor.start(&bundle.id).await.unwrap();
+    let exec = pod.monitor.next_exec();
+    let mut running = pod.monitor.exec(&bundle.id, exec, nothing_to_tell()).await.unwrap();
+    let (own, stranger) = (bundle.made("own"), bundle.made("stranger"));
+    let inside = fs::read_to_string(kill_dir(&bundle.id).join(exec.name()).join("cgroup.procs")).unwrap();
+    let inside: Vec<i32> = inside.lines().map(|line| line.parse().unwrap()).collect();
+    assert!(inside.contains(&running.pid) && inside.contains(&own.pid), "{inside:?}");
+    assert!(!inside.contains(&stranger.pid), "{inside:?}");
+    pod.monitor.kill_exec(exec).await.unwrap();
+    assert_eq!(running.exited().await.unwrap(), Exit::Signal(Signal::KILL));
+    eventually(PATIENCE, "it goes", || if own.alive() { Err("it lives") } else { Ok(()) });
+    assert!(stranger.alive());
+    stranger.kill();
+    pod.end().await;
+    drop(bundle);
+    node.end().await;
+}
+
+#[tokio::test]
+#[ignore = "needs root: namespaces, mounts and cgroups"]
+async fn an_exec_that_did_not_come_into_its_cgroup_is_told_and_can_be_killed() {
+    let node = Node::start().await;
+    let mut pod = node.pod().await;
+    let bundle =
+        Bundle::new(&node, &[("create", MAKE), ("exec", "rmdir $CGROUP/exec-*; sleep 1000 & echo $! > \"$6\"")]);
+    bundle.make(&mut pod, |_| ()).await.unwrap().unwrap();
+    pod.monitor.start(&bundle.id).await.unwrap();
+    let exec = pod.monitor.next_exec();
+    let mut running = pod.monitor.exec(&bundle.id, exec, nothing_to_tell()).await.unwrap();
+    match pod.next().await {
+        News::Trouble { container: Some(container), text } => {
+            assert!(container == bundle.id && text.contains("its own cgroup"), "{container:?}: {text}");
+        }
+        other => panic!("{other:?}"),
+    }
+    // Whatever is answered of the cgroup, which is gone.
+    let _ = pod.monitor.kill_exec(exec).await;
+    assert_eq!(tokio::time::timeout(PATIENCE, running.exited()).await.unwrap().unwrap(), Exit::Signal(Signal::KILL));
+    pod.end().await;
+    drop(bundle);
     node.end().await;
 }
