@@ -88,12 +88,19 @@ async fn serve(config: Config, listener: StdListener, monitor_program: OwnedFd) 
 
     let engine = Arc::new(engine::Engine::new(config.engine.clone()).context("look at what this kernel can do")?);
     engine.notes().iter().for_each(|note| warn!("{note}"));
+    // Nobody wants programs run so far.
+    let (launcher, _) = link::programs();
     let images =
         Arc::new(images::Images::open(config.images.clone(), &root.join("images")).context("open the image store")?);
     let network = network::Network::open(config.network.clone(), &root, &state).context("open the pods' network")?;
     network.notes().iter().for_each(|note| warn!("{note}"));
-    let rooms =
-        pods::Rooms { engine: engine.clone(), images: images.clone(), network: network.clone(), monitor_program };
+    let rooms = pods::Rooms {
+        engine: engine.clone(),
+        images: images.clone(),
+        network: network.clone(),
+        monitor_program,
+        launcher,
+    };
     let faults = std::env::var(FAULTS).unwrap_or_default().parse().context(FAULTS)?;
     let pods = pods::Pods::start(rooms, pods::Config { root, state, handlers: config.runtime.clone(), faults })
         .await

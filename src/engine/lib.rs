@@ -3,7 +3,8 @@
 //! The daemon's half: [`Engine::plan`] merges request, image and host into a [`LaunchPlan`], pure data; then
 //! [`Engine::prepare`] opens what belongs to the host (root filesystem, bind sources, cgroup, filter) and
 //! [`Prepared::send`] hands plan and descriptors to the pod's monitor.
-//! The monitor's half ([`launch`], [`enter`], [`init`]) runs a ready plan and decides nothing.
+//! The monitor's half ([`launch`], [`enter`], [`init`]) runs a ready plan and decides nothing. The launcher's
+//! ([`program`]) runs short programs of the host's.
 //! The same plan can be run by another OCI runtime: the daemon renders it as a bundle instead
 //! ([`Engine::prepare_bundle`]), and the monitor has the runtime do the rest ([`runtime`]).
 //! Never knows: images' contents, networks, the CRI's messages.
@@ -30,6 +31,7 @@ mod place;
 mod plan;
 mod prepare;
 mod proc_file;
+pub mod program;
 mod rootfs;
 pub mod runtime;
 pub mod seccomp;

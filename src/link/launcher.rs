@@ -9,6 +9,7 @@ use std::{
     },
     process::{Child, Command, Stdio},
     sync::{Arc, Mutex, PoisonError},
+    time::Duration,
 };
 
 use kernel::process::Pid;
@@ -116,6 +117,20 @@ impl Launcher {
         }
     }
 
+    /// Has a program run; the descriptors are those that the order names.
+    pub(crate) async fn run_program(
+        &self,
+        order: wire::RunProgram,
+        fds: &[BorrowedFd<'_>],
+        patience: Duration,
+    ) -> Result<wire::ProgramEnded> {
+        // It is killed in time, and its end told then.
+        match ask_for(&self.0.conversation, Act::Run(order), fds, patience + ANSWER_PATIENCE).await? {
+            Reply::Ended(ended) => Ok(ended),
+            other => Err(unexpected(&other)),
+        }
+    }
+
     /// Asks it to exit once no monitor is left. The next greeting takes that back.
     pub async fn retire(&self) -> Result<()> {
         match ask(&self.0.conversation, Act::Retire(wire::Retire {}), &[]).await? {
@@ -179,7 +194,16 @@ pub(crate) fn process(dir: BorrowedFd<'_>, name: &'static str, who: &'static str
 }
 
 async fn ask(conversation: &Conversation<wire::LauncherReply>, act: Act, fds: &[BorrowedFd<'_>]) -> Result<Reply> {
-    let reply = conversation.ask(|id| wire::LauncherRequest { id, act: Some(act) }, fds, ANSWER_PATIENCE).await?;
+    ask_for(conversation, act, fds, ANSWER_PATIENCE).await
+}
+
+async fn ask_for(
+    conversation: &Conversation<wire::LauncherReply>,
+    act: Act,
+    fds: &[BorrowedFd<'_>],
+    patience: Duration,
+) -> Result<Reply> {
+    let reply = conversation.ask(|id| wire::LauncherRequest { id, act: Some(act) }, fds, patience).await?;
     outcome(reply)
 }
 

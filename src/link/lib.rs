@@ -17,6 +17,7 @@ mod launcher;
 mod monitor;
 mod news;
 mod peer;
+mod program;
 
 pub use ahead::MAX_MESSAGE_FDS;
 /// The messages themselves. `engine` writes the launch orders in them; nothing above `engine` names them.
@@ -30,6 +31,7 @@ pub use launcher::{BACKLOG, LAUNCHER_SOCKET, Launcher};
 pub use monitor::{Exec, ExecId, ExecOrder, MONITOR_SOCKET, Monitor, PodReady, PodSetUp, Whole, exec_name};
 pub use news::{Greeting, News, Now, NowState};
 pub use peer::Peer;
+pub use program::{Output, Program, Programs, programs};
 
 /// The version of the protocol that this release speaks.
 pub const PROTOCOL: u32 = 1;

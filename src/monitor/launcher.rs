@@ -1,4 +1,5 @@
-//! The launcher: forks a monitor for each pod, reaps them, and stays out of everything else.
+//! The launcher: forks a monitor for each pod, runs short programs for the daemon, reaps them all, and stays out of
+//! everything else.
 //!
 //! Steps of its beginning, in order: take the listening socket from standard input; a session of its own (the daemon's
 //! terminal must not end it); adopt orphans; own cgroup, while the host's mounts are in sight; small root; serve.
@@ -10,6 +11,7 @@ use std::{
     process::exit,
 };
 
+use engine::launch::Failure;
 use kernel::{
     descriptor, identity,
     poll::{Epoll, Events, Interest},
@@ -21,7 +23,14 @@ use link::{Error, PROTOCOL, Peer, RELEASE, wire};
 use nix::libc;
 use wire::{launcher_reply::Result as Reply, launcher_request::Act};
 
-use crate::{event, own_cgroup::OwnCgroup, pod, prune::prune, say};
+use crate::{
+    event,
+    own_cgroup::OwnCgroup,
+    pod,
+    program::{Answer, Programs},
+    prune::prune,
+    say,
+};
 
 /// Exit code when it could not begin.
 const NO_START: i32 = 70;
@@ -39,7 +48,10 @@ struct Launcher {
     listener: OwnedFd,
     signals: SignalFd,
     peer: Option<Peer>,
+    /// Counts connections, so that an answer never reaches another daemon than the one that asked.
+    connection: u64,
     monitors: Vec<Child>,
+    programs: Programs,
     retired: bool,
 }
 
@@ -96,22 +108,38 @@ impl Launcher {
         epoll.add(listener.as_fd(), event::LISTENER, Interest::READ)?;
         epoll.add(signals.as_fd(), event::SIGNALS, Interest::READ)?;
         let program = program.to_owned();
-        Ok(Launcher { program, epoll, listener, signals, peer: None, monitors: Vec::new(), retired: false })
+        let (monitors, programs) = (Vec::new(), Programs::default());
+        Ok(Launcher {
+            program,
+            epoll,
+            listener,
+            signals,
+            peer: None,
+            connection: 0,
+            monitors,
+            programs,
+            retired: false,
+        })
     }
 
     /// Serves until it is retired and no monitor is left.
     fn serve(&mut self) -> io::Result<()> {
         let mut events = Events::with_room(8);
-        while !(self.retired && self.monitors.is_empty()) {
-            self.epoll.rest(&mut events)?;
+        while !(self.retired && self.monitors.is_empty() && self.programs.is_empty()) {
+            match self.programs.patience() {
+                None => self.epoll.rest(&mut events)?,
+                patience => self.epoll.wait(&mut events, patience)?,
+            }
             for event in events.iter() {
                 match event.token {
                     event::LISTENER => self.accept(),
                     event::SIGNALS => self.reap()?,
+                    token if Programs::is_leash(token) => self.programs.let_go(&self.epoll, token),
                     _ if event.writable => self.flush(),
                     _ => self.hear(),
                 }
             }
+            self.programs.kill_overdue();
             // Idle for minutes between two pods: what one took is given back at once.
             kernel::memory::give_back_free_pages();
         }
@@ -124,14 +152,20 @@ impl Launcher {
         let ready = socket::set_nonblocking(socket.as_fd())
             .and_then(|()| self.epoll.add(socket.as_fd(), event::PEER, Interest::READ));
         if ready.is_ok() {
+            self.connection += 1;
             self.peer = Some(Peer::new(socket));
         }
     }
 
     fn reap(&mut self) -> io::Result<()> {
         while self.signals.receive()?.is_some() {}
-        while let Some((pid, _)) = process::reap_any()? {
+        while let Some((pid, ended)) = process::reap_any()? {
             self.monitors.retain(|monitor| monitor.pid != pid);
+            if let Some(Answer { connection, request, reply }) = self.programs.ended(&self.epoll, pid, ended)
+                && connection == self.connection
+            {
+                self.send(&wire::LauncherReply { id: request, result: Some(reply) });
+            }
         }
         Ok(())
     }
@@ -156,6 +190,13 @@ impl Launcher {
             let result = match request.act {
                 Some(Act::Hello(_)) => self.greet(),
                 Some(Act::Spawn(spawn)) => self.spawn(&spawn, fds),
+                Some(Act::Run(order)) => {
+                    match self.programs.start(&self.epoll, (self.connection, request.id), &order, fds) {
+                        // Answered at its end.
+                        Ok(()) => continue,
+                        Err(Failure { step, errno }) => failure(&step, errno),
+                    }
+                }
                 Some(Act::Retire(_)) => {
                     self.retired = true;
                     Reply::Done(wire::Done {})

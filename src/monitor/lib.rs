@@ -1,13 +1,15 @@
 //! The processes that outlive the daemon: the node's launcher, and for each pod a monitor that it forks.
 //!
 //! One program, `coracle-monitor`, started once from a sealed memfd. The **launcher** lives in a mount namespace that
-//! holds next to nothing, forks a monitor when the daemon asks, reaps them, and exits when it is retired and alone. A
-//! **monitor** is the parent of one pod's processes: it makes the pod's namespaces, launches containers (`engine`),
-//! holds their streams, writes their logs, reaps them, records their exits, starts execs. A container may be made by
-//! another OCI runtime instead ([`runtime`]): the monitor is its parent all the same.
+//! holds next to nothing, forks a monitor when the daemon asks, runs short programs of the host's for it ([`program`]),
+//! reaps them all, and exits when it is retired and alone. A **monitor** is the parent of one pod's processes: it makes
+//! the pod's namespaces, launches containers (`engine`), holds their streams, writes their logs, reaps them, records
+//! their exits, starts execs. A container may be made by another OCI runtime instead ([`runtime`]): the monitor is its
+//! parent all the same.
 //!
 //! Both have one thread and no runtime: epoll, and SIGCHLD as a descriptor. Neither ever waits for the daemon, and
-//! neither resolves a path of the host: all it needs comes as descriptors.
+//! neither resolves a path of the host: all it needs comes as descriptors. Only a child that is about to become another
+//! program does.
 //! Never knows: images, networks, the CRI, why a pod is what it is.
 
 mod asker;
@@ -23,6 +25,7 @@ mod log_line;
 mod output;
 mod own_cgroup;
 mod pod;
+mod program;
 mod prune;
 mod reap;
 mod request;

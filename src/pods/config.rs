@@ -4,7 +4,9 @@ use std::{os::fd::OwnedFd, path::PathBuf, sync::Arc};
 
 use engine::{Engine, RuntimeConfig};
 use images::Images;
+use link::Launcher;
 use network::Network;
+use tokio::sync::watch;
 
 use crate::{
     bundles,
@@ -28,6 +30,8 @@ pub struct Rooms {
     pub network: Network,
     /// The monitor program, in a sealed memfd.
     pub monitor_program: OwnedFd,
+    /// Where it is told which launcher there is, for those who want programs run.
+    pub launcher: watch::Sender<Option<Launcher>>,
 }
 
 /// Settings of this room.
@@ -64,7 +68,7 @@ pub(crate) async fn open(rooms: Rooms, config: Config) -> Result<Arc<Home>, Erro
         engine: rooms.engine,
         images: rooms.images,
         network: rooms.network,
-        launcher: LauncherKeeper::start(rooms.monitor_program, &state).await?,
+        launcher: LauncherKeeper::start(rooms.monitor_program, &state, rooms.launcher).await?,
         records: Records::open(&root)?,
         flusher,
         trash_bin,

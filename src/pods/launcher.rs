@@ -10,7 +10,7 @@ use std::{
 use futures_util::FutureExt;
 use link::Launcher;
 use model::{Class, PodId};
-use tokio::sync::Mutex;
+use tokio::sync::{Mutex, watch};
 
 use crate::{error::Error, monitor_process, program::Program, step::Step};
 
@@ -20,17 +20,23 @@ pub(crate) struct LauncherKeeper {
     /// Directory of the launcher's socket.
     state: OwnedFd,
     current: Mutex<Option<Launcher>>,
+    /// Tells those who want programs run which one it is.
+    tell: watch::Sender<Option<Launcher>>,
     /// Why the last attempt to have a launcher failed, if it did.
     trouble: StdMutex<Option<String>>,
 }
 
 impl LauncherKeeper {
     /// Finds or starts the launcher whose socket is in `state`.
-    pub(crate) async fn start(program: OwnedFd, state: &Path) -> Result<Self, Error> {
+    pub(crate) async fn start(
+        program: OwnedFd,
+        state: &Path,
+        tell: watch::Sender<Option<Launcher>>,
+    ) -> Result<Self, Error> {
         let dir = std::fs::File::open(state).map_err(|error| Error::file("open", state, error))?;
         let program =
             Program::new(program).map_err(|error| Error::file("read the monitor program for", state, error))?;
-        let keeper = Self { program, state: dir.into(), current: Mutex::new(None), trouble: StdMutex::default() };
+        let keeper = Self { program, state: dir.into(), current: Mutex::new(None), tell, trouble: StdMutex::default() };
         keeper.launcher().await?;
         Ok(keeper)
     }
@@ -98,6 +104,7 @@ impl LauncherKeeper {
                 Launcher::start(file, name, self.state.as_fd()).await.map_err(failed)?
             }
         };
+        self.tell.send_replace(Some(launcher.clone()));
         *current = Some(launcher.clone());
         Ok(launcher)
     }

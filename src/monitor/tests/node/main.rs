@@ -5,6 +5,7 @@
 mod life;
 mod memory;
 mod node;
+mod program;
 mod replace;
 mod runtime;
 mod v1;
