@@ -88,10 +88,9 @@ async fn serve(config: Config, listener: StdListener, monitor_program: OwnedFd) 
 
     let engine = Arc::new(engine::Engine::new(config.engine.clone()).context("look at what this kernel can do")?);
     engine.notes().iter().for_each(|note| warn!("{note}"));
-    // Nobody wants programs run so far.
-    let (launcher, _) = link::programs();
-    let images =
-        Arc::new(images::Images::open(config.images.clone(), &root.join("images")).context("open the image store")?);
+    let (launcher, programs) = link::programs();
+    let images = images::Images::open(config.images.clone(), &root.join("images")).context("open the image store")?;
+    let images = Arc::new(images.with_programs(programs));
     let network = network::Network::open(config.network.clone(), &root, &state).context("open the pods' network")?;
     network.notes().iter().for_each(|note| warn!("{note}"));
     let rooms = pods::Rooms {

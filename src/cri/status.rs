@@ -81,7 +81,7 @@ mod tests {
         let silent = tried(images::Outcome::Unreachable { why: "connection refused".into() }).into();
         assert_eq!(code(&silent), Code::Unknown);
         assert!(status(&silent).message().starts_with("RegistryUnavailable: "), "the kubelet looks for this word");
-        let absent = tried(images::Outcome::Refused { status: 404, detail: String::new() }).into();
+        let absent = tried(images::Outcome::Refused { status: 404, detail: String::new(), wait: None }).into();
         assert_eq!(code(&absent), Code::NotFound);
     }
 

@@ -11,6 +11,9 @@ pub struct Config {
     /// Directories that hold `<host>/hosts.toml` and certificates, in the order they are tried. Read again at each
     /// pull.
     pub config_path: Vec<PathBuf>,
+    /// The node's own credentials, in the form of Docker's `config.json`, for what a request brings none for. May be
+    /// missing; read again at each pull.
+    pub docker_config: PathBuf,
     /// References that the kubelet's garbage collection must leave alone, as a pod spec would name them.
     pub pinned: Vec<String>,
     /// Blobs of one image that are fetched at the same time. Three is what registries expect of one client.
@@ -27,6 +30,7 @@ impl Default for Config {
     fn default() -> Self {
         Self {
             config_path: vec![PathBuf::from("/etc/coracle/certs.d")],
+            docker_config: PathBuf::from("/etc/coracle/docker.json"),
             pinned: Vec::new(),
             parallel_fetches: 3,
             connect_timeout_s: 30,

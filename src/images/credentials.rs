@@ -106,7 +106,7 @@ fn host_of(address: &str) -> String {
 }
 
 /// The many spellings of Docker's registry are one.
-fn canonical(host: &str) -> &str {
+pub(crate) fn canonical(host: &str) -> &str {
     match host {
         "docker.io" | "index.docker.io" | "registry-1.docker.io" | "www.docker.io" => "docker.io",
         other => other.strip_suffix(":443").unwrap_or(other),

@@ -1,6 +1,6 @@
 //! What can go wrong with images.
 
-use std::{fmt, io, path::PathBuf, sync::Arc};
+use std::{fmt, io, path::PathBuf, sync::Arc, time::Duration};
 
 use model::{Class, Digest, InvalidImageRef};
 
@@ -171,10 +171,17 @@ pub enum Outcome {
         status: u16,
         /// Codes and messages of the body, as far as it had any; at most a few hundred bytes.
         detail: String,
+        /// How long it wants to be left alone (`Retry-After`).
+        wait: Option<Duration>,
     },
-    /// It did not answer, or not to the end.
+    /// It did not answer.
     Unreachable {
         /// What went wrong; without query strings, which may hold signatures.
+        why: String,
+    },
+    /// It did not answer to the end.
+    Broken {
+        /// What went wrong; likewise.
         why: String,
     },
     /// It sent something else than was asked for, or more.
@@ -187,15 +194,23 @@ pub enum Outcome {
 impl fmt::Display for Attempt {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match &self.outcome {
-            Outcome::Unreachable { why } | Outcome::Spoiled { why } => write!(f, "{}: {why}", self.host),
-            Outcome::Refused { status, detail } => {
+            Outcome::Unreachable { why } | Outcome::Broken { why } | Outcome::Spoiled { why } => {
+                write!(f, "{}: {why}", self.host)
+            }
+            Outcome::Refused { status, detail, wait } => {
                 let meaning = match status {
                     401 | 403 => ": pull access denied, repository does not exist or may require authorization",
                     404 => ": not found",
                     _ => "",
                 };
                 write!(f, "{}: HTTP {status}{meaning}", self.host)?;
-                if detail.is_empty() { Ok(()) } else { write!(f, ": {detail}") }
+                if !detail.is_empty() {
+                    write!(f, ": {detail}")?;
+                }
+                match wait {
+                    Some(wait) => write!(f, " (it asks to be left alone for {} s)", wait.as_secs()),
+                    None => Ok(()),
+                }
             }
         }
     }
@@ -340,9 +355,10 @@ mod tests {
     #[test]
     fn the_most_telling_answer_of_all_hosts_decides() {
         let silent = Outcome::Unreachable { why: "connection refused".into() };
-        let status = |status| Outcome::Refused { status, detail: String::new() };
+        let status = |status| Outcome::Refused { status, detail: String::new(), wait: None };
         for (outcomes, class) in [
             (vec![silent.clone()], Class::Unavailable),
+            (vec![Outcome::Broken { why: "connection reset".into() }], Class::Unavailable),
             (vec![status(503), silent.clone()], Class::Unavailable),
             (vec![silent.clone(), status(404)], Class::NotFound),
             (vec![status(404), status(401)], Class::Denied),

@@ -21,11 +21,14 @@ mod chain;
 mod claim;
 mod config;
 mod credentials;
+mod docker_config;
 mod downloads;
 mod error;
+mod explanation;
 mod facts;
 mod flight;
 mod hash;
+mod helper;
 mod image;
 mod import;
 mod index;
@@ -49,8 +52,16 @@ pub use claim::Lease;
 pub use config::{Config, Limits};
 pub use credentials::{AuthFields, Credentials};
 pub use error::{Attempt, Error, Fault, Outcome};
+pub use explanation::{Asking, CredentialSource, Explanation, HostAnswer, HostExplained};
 pub use image::{FsUsage, Image, ImageUser, Leased};
 pub use store::Images;
 
 /// What the acts of this room return.
 pub type Result<T, E = Error> = std::result::Result<T, E>;
+
+/// How many demands a value of `WWW-Authenticate` holds that we can meet. For the fuzz targets, which come in by no
+/// other way: what a demand names would be asked.
+#[doc(hidden)]
+pub fn demands(header: &str) -> usize {
+    registry::challenge::challenges(header).len()
+}

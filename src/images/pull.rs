@@ -5,21 +5,17 @@ use std::sync::Arc;
 use model::{Class, Digest, ImageRef};
 
 use crate::{
-    Credentials, Error, Result,
+    Error, Result,
     assemble::{Root, Source, assemble},
     flight::{Flights, Part},
-    registry::{Registry, Resolved},
+    registry::{Caller, Registry, Resolved},
     shelf::{Names, Shelf},
 };
 
 /// See [`crate::Images::pull`].
-pub(crate) async fn pull(
-    shelf: &Arc<Shelf>,
-    flights: &Arc<Flights>,
-    reference: &ImageRef,
-    credentials: Option<Credentials>,
-) -> Result<Digest> {
-    let source = Arc::new(Source::Registry(open(shelf, reference, credentials).await?));
+pub(crate) async fn pull(shelf: &Arc<Shelf>, flights: &Arc<Flights>, caller: Caller) -> Result<Digest> {
+    let reference = &caller.reference.clone();
+    let source = Arc::new(Source::Registry(open(shelf, caller).await?));
     let Resolved { digest, media_type, bytes } = match &*source {
         Source::Registry(registry) => registry.resolve().await?,
         Source::Archive => return Err(Error::NotFound { what: reference.to_string() }),
@@ -43,9 +39,8 @@ pub(crate) async fn pull(
     Ok(image.id.clone())
 }
 
-async fn open(shelf: &Arc<Shelf>, reference: &ImageRef, credentials: Option<Credentials>) -> Result<Registry> {
-    let reference = reference.clone();
-    shelf.blocking(move |shelf| Registry::open(shelf, &reference, credentials.as_ref())).await
+pub(crate) async fn open(shelf: &Arc<Shelf>, caller: Caller) -> Result<Registry> {
+    shelf.blocking(move |shelf| Registry::open(&shelf.config, &caller)).await
 }
 
 /// If what the reference leads to is here, gives it the name and answers its id: one round trip in all.

@@ -2,43 +2,65 @@
 //!
 //! Hosts are tried in the order of the configuration; the error of a failed pull lists each with its answer. What comes
 //! is verified against what was asked for, so a host can fail us but not deceive us.
-//! Seams: the finer rules of mirrors belong in `hosts`, going on with half a blob in [`Registry::blob`].
+//! Seams: the finer rules of mirrors belong in `hosts`, how often who is asked in `rounds`, going on with half a blob
+//! in [`Registry::blob`].
 
-use std::{sync::Arc, time::Duration};
+use std::{path::PathBuf, sync::Arc, time::Duration};
 
+use link::Programs;
 use model::{Digest, ImageRef};
 use reqwest::{Method, Response, StatusCode, header::CONTENT_TYPE};
 
 use crate::{
-    Attempt, Credentials, Error, Outcome, Result,
+    Attempt, Config, Credentials, Error, Outcome, Result,
     blob::{Finished, Incoming},
+    docker_config::DockerConfig,
     hash::digest_of,
     manifest::{DOCKER_INDEX, DOCKER_MANIFEST, LARGEST_DOCUMENT, LayerPlan, OCI_INDEX, OCI_MANIFEST},
-    registry::session::{Ask, Session},
+    registry::{
+        answer::{body, broken},
+        prover::Prover,
+        rounds::{Rounds, Thing},
+        session::{Ask, Name, Session},
+        tls::Clients,
+    },
     shelf::Shelf,
 };
 
-mod challenge;
+mod answer;
+pub(crate) mod challenge;
+mod date;
+mod explain;
 mod hosts;
+mod prover;
+mod proxy;
+mod rounds;
 mod session;
 mod tls;
 mod token;
 
-/// How often a blob is asked for when hosts are busy or connections break.
-const ROUNDS: u32 = 4;
-/// Pause before the second round; doubled with each.
-const PAUSE: Duration = Duration::from_millis(250);
+/// How long a manifest, an index or a token may take from first byte to last, in units of the time that a connection
+/// may stand idle.
+const DOCUMENT_PATIENCE: u32 = 5;
 /// Bytes that go to the disk at a time: enough that handing them to a thread costs nothing.
 const BATCH: usize = 256 << 10;
-/// Bytes of a refusal's body that are read, and characters of it that are told.
-const REFUSAL: usize = 64 << 10;
-const REFUSAL_TOLD: usize = 300;
 
 /// The hosts for one reference, for the time of one pull.
 #[derive(Debug)]
 pub(crate) struct Registry {
     reference: ImageRef,
+    /// Where it is said whom to ask.
+    from: Option<PathBuf>,
     sessions: Vec<Session>,
+}
+
+/// Who asks for what.
+#[derive(Debug, Clone)]
+pub(crate) struct Caller {
+    pub(crate) reference: ImageRef,
+    pub(crate) credentials: Option<Credentials>,
+    /// Where credential helpers are run.
+    pub(crate) programs: Programs,
 }
 
 /// What a reference points to now.
@@ -52,37 +74,65 @@ pub(crate) struct Resolved {
 
 impl Registry {
     /// Reads the configuration of the hosts and makes ready to ask them. Blocks for the files.
-    pub(crate) fn open(shelf: &Shelf, reference: &ImageRef, credentials: Option<&Credentials>) -> Result<Self> {
-        let domain = reference.domain();
+    pub(crate) fn open(config: &Config, caller: &Caller) -> Result<Self> {
+        let Caller { reference, credentials, programs } = caller;
+        let name = Name { domain: reference.domain(), repository: reference.path() };
+        let patience = Duration::from_secs(config.idle_timeout_s) * DOCUMENT_PATIENCE;
+        let hosts::Hosts { from, hosts } = hosts::hosts(&config.config_path, name.domain)?;
+        let node = DockerConfig::read(&config.docker_config)?;
+        let clients = Clients::new(config);
         let mut sessions = Vec::new();
-        for host in hosts::hosts(&shelf.config.config_path, domain)? {
-            let client = tls::client(&shelf.config, &host)?;
-            let shown = credentials.filter(|credentials| credentials.are_for(&host.name(), domain));
-            let proof = shown.map(|credentials| credentials.proof.clone());
-            sessions.push(Session::new(host, client, reference.path(), domain, proof));
+        for host in hosts {
+            let client = clients.client(&host)?;
+            let prover = Prover::new(&host, name, credentials.as_ref(), node.as_ref(), programs)?;
+            let proxy = clients.proxies().before(&host.base);
+            sessions.push(Session::new(host, client, name, prover, patience).behind(proxy.as_ref()));
         }
-        Ok(Self { reference: reference.clone(), sessions })
+        Ok(Self { reference: reference.clone(), from, sessions })
     }
 
     /// Asks what the reference points to. This is also where the caller's right to it is checked.
     pub(crate) async fn resolve(&self) -> Result<Resolved> {
-        let what = match self.reference.digest() {
-            Some(digest) => format!("manifests/{digest}"),
-            None => format!("manifests/{}", self.reference.tag().unwrap_or_default()),
-        };
-        let by_digest = self.reference.digest().is_some();
-        let mut tried = Vec::new();
-        for session in self.sessions.iter().filter(|session| session.host.resolve || (by_digest && session.host.pull)) {
-            match self.resolve_at(session, &what).await {
-                Ok(resolved) => return Ok(resolved),
-                Err(outcome) => tried.push(Attempt { host: session.host.name(), outcome }),
-            }
-        }
-        Err(Error::Registry { what: self.reference.to_string(), tried })
+        self.ask_all(self.reference.to_string(), None).await
     }
 
-    async fn resolve_at(&self, session: &Session, what: &str) -> Result<Resolved, Outcome> {
-        let accept = [DOCKER_MANIFEST, DOCKER_INDEX, OCI_MANIFEST, OCI_INDEX, "*/*"].join(", ");
+    /// Fetches a manifest or index, verified.
+    pub(crate) async fn manifest(&self, digest: &Digest) -> Result<(Vec<u8>, Option<String>)> {
+        let found = self.ask_all(format!("{}@{digest}", self.reference.name()), Some(digest)).await?;
+        Ok((found.bytes.unwrap_or_default(), found.media_type))
+    }
+
+    /// Asks each host that may be asked, in order, and all again as long as one of them may do better in a moment: for
+    /// the document with this digest, or for what the reference points to.
+    async fn ask_all(&self, name: String, document: Option<&Digest>) -> Result<Resolved> {
+        let mut rounds = Rounds::of(Thing::Document);
+        loop {
+            let mut tried = Vec::new();
+            for session in self.sessions.iter().filter(|session| self.may_tell(session, document)) {
+                let told = match document {
+                    Some(digest) => get_document(session, digest).await,
+                    None => self.resolve_at(session).await,
+                };
+                match told {
+                    Ok(told) => return Ok(told),
+                    Err(outcome) => tried.push(Attempt { host: session.host.name(), outcome }),
+                }
+            }
+            match rounds.pause(&tried) {
+                Some(pause) => tokio::time::sleep(pause).await,
+                None => return Err(Error::Registry { what: name, tried }),
+            }
+        }
+    }
+
+    fn may_tell(&self, session: &Session, document: Option<&Digest>) -> bool {
+        let is_content = document.is_some() || self.reference.digest().is_some();
+        (is_content && session.host.pull) || (document.is_none() && session.host.resolve)
+    }
+
+    async fn resolve_at(&self, session: &Session) -> Result<Resolved, Outcome> {
+        let what = self.pointer();
+        let (what, accept) = (what.as_str(), accept_documents());
         let response = session.ask(Ask { method: &Method::HEAD, what, accept: &accept }).await?;
         if response.status() == StatusCode::OK
             && let Some(digest) = self.reference.digest().cloned().or_else(|| told_digest(&response))
@@ -99,7 +149,12 @@ impl Registry {
         }
         let told = self.reference.digest().cloned().or_else(|| told_digest(&response));
         let media_type = media_type(&response);
-        let bytes = body(response, LARGEST_DOCUMENT as usize).await?;
+        let bytes = body(response, LARGEST_DOCUMENT as usize, session.patience).await?;
+        // A page for people, as portals and proxies answer whatever they are asked.
+        if !bytes.trim_ascii_start().starts_with(b"{") {
+            let sent = media_type.as_deref().map_or_else(|| "something".to_owned(), answer::told);
+            return Err(Outcome::Spoiled { why: format!("it sent {sent} that is no manifest for {what}") });
+        }
         let digest = digest_of(&bytes);
         if told.is_some_and(|told| told != digest) {
             let why = format!("it sent a manifest with digest {digest} for {what}");
@@ -108,33 +163,21 @@ impl Registry {
         Ok(Resolved { digest, media_type, bytes: Some(bytes) })
     }
 
-    /// Fetches a manifest or index, verified.
-    pub(crate) async fn manifest(&self, digest: &Digest) -> Result<(Vec<u8>, Option<String>)> {
-        let accept = [DOCKER_MANIFEST, DOCKER_INDEX, OCI_MANIFEST, OCI_INDEX, "*/*"].join(", ");
-        let what = format!("manifests/{digest}");
-        let mut tried = Vec::new();
-        for session in self.sessions.iter().filter(|session| session.host.pull) {
-            match get_document(session, &what, &accept, digest).await {
-                Ok(document) => return Ok(document),
-                Err(outcome) => tried.push(Attempt { host: session.host.name(), outcome }),
-            }
+    /// The path, below the repository, of what the reference points to.
+    fn pointer(&self) -> String {
+        match self.reference.digest() {
+            Some(digest) => format!("manifests/{digest}"),
+            None => format!("manifests/{}", self.reference.tag().unwrap_or_default()),
         }
-        Err(Error::Registry { what: format!("{}@{digest}", self.reference.name()), tried })
     }
 
     /// Fetches a blob into the store's workplace, verified; `bytes` is its size when that is known.
     pub(crate) async fn blob(&self, shelf: &Arc<Shelf>, blob: &Wanted<'_>) -> Result<Finished> {
-        let mut pause = PAUSE;
-        let mut tried = Vec::new();
-        for round in 0..ROUNDS {
-            if round > 0 {
-                tokio::time::sleep(pause).await;
-                pause *= 2;
-            }
-            tried.clear();
-            let mut again = false;
+        let mut rounds = Rounds::of(Thing::Blob);
+        loop {
+            let mut tried = Vec::new();
             // Held for a round only: who waits out a pause keeps no place from others.
-            let _place = shelf.downloads.place(self.reference.domain()).await?;
+            let place = shelf.downloads.place(self.reference.domain()).await?;
             for session in self.sessions.iter().filter(|session| session.host.pull) {
                 let host = session.host.name();
                 match blob_from(shelf, blob, session).await {
@@ -142,17 +185,16 @@ impl Registry {
                     // Ours, not the host's: the disk.
                     Err(Failed::Disk(error)) => return Err(error),
                     Err(Failed::Host(outcome)) => {
-                        again |= is_passing(&outcome);
-                        tracing::debug!(blob = %blob.digest, host, ?outcome, round, "a host did not give a blob");
+                        tracing::debug!(blob = %blob.digest, host, ?outcome, "a host did not give a blob");
                         tried.push(Attempt { host, outcome });
                     }
                 }
             }
-            if !again {
-                break;
-            }
+            drop(place);
+            let what = || format!("{}@{}", self.reference.name(), blob.digest);
+            let pause = rounds.pause(&tried).ok_or_else(|| Error::Registry { what: what(), tried })?;
+            tokio::time::sleep(pause).await;
         }
-        Err(Error::Registry { what: format!("{}@{}", self.reference.name(), blob.digest), tried })
     }
 }
 
@@ -206,7 +248,7 @@ async fn store(shelf: &Arc<Shelf>, blob: &Wanted<'_>, mut response: Response) ->
 async fn gather(response: &mut Response, room: u64) -> Result<Vec<u8>, Outcome> {
     let mut batch = Vec::new();
     while batch.len() < BATCH
-        && let Some(chunk) = response.chunk().await.map_err(unreachable)?
+        && let Some(chunk) = response.chunk().await.map_err(broken)?
     {
         batch.extend_from_slice(&chunk);
         if batch.len() as u64 > room {
@@ -221,32 +263,24 @@ async fn write(shelf: &Arc<Shelf>, mut incoming: Incoming, batch: Vec<u8>) -> Re
     shelf.blocking(write).await
 }
 
-async fn get_document(
-    session: &Session,
-    what: &str,
-    accept: &str,
-    digest: &Digest,
-) -> Result<(Vec<u8>, Option<String>), Outcome> {
-    let response = session.ask(Ask { method: &Method::GET, what, accept }).await?;
+async fn get_document(session: &Session, digest: &Digest) -> Result<Resolved, Outcome> {
+    let (what, accept) = (format!("manifests/{digest}"), accept_documents());
+    let response = session.ask(Ask { method: &Method::GET, what: &what, accept: &accept }).await?;
     if response.status() != StatusCode::OK {
         return Err(session.refusal(response).await);
     }
     let media_type = media_type(&response);
-    let bytes = body(response, LARGEST_DOCUMENT as usize).await?;
+    let bytes = body(response, LARGEST_DOCUMENT as usize, session.patience).await?;
     let found = digest_of(&bytes);
     if found != *digest {
         return Err(Outcome::Spoiled { why: format!("it sent a document with digest {found} for {digest}") });
     }
-    Ok((bytes, media_type))
+    Ok(Resolved { digest: found, media_type, bytes: Some(bytes) })
 }
 
-/// Whether the same request may succeed in a moment.
-fn is_passing(outcome: &Outcome) -> bool {
-    match outcome {
-        Outcome::Refused { status, .. } => *status >= 500 || matches!(status, 408 | 429),
-        Outcome::Unreachable { .. } => true,
-        Outcome::Spoiled { .. } => false,
-    }
+/// The documents that we can read, for the header `Accept`.
+fn accept_documents() -> String {
+    [DOCKER_MANIFEST, DOCKER_INDEX, OCI_MANIFEST, OCI_INDEX, "*/*"].join(", ")
 }
 
 fn told_digest(response: &Response) -> Option<Digest> {
@@ -256,75 +290,4 @@ fn told_digest(response: &Response) -> Option<Digest> {
 fn media_type(response: &Response) -> Option<String> {
     let value = response.headers().get(CONTENT_TYPE)?.to_str().ok()?;
     value.split(';').next().map(|value| value.trim().to_owned())
-}
-
-/// A whole body of at most `limit` bytes.
-pub(crate) async fn body(mut response: Response, limit: usize) -> Result<Vec<u8>, Outcome> {
-    let mut bytes = Vec::new();
-    while let Some(chunk) = response.chunk().await.map_err(unreachable)? {
-        if bytes.len() + chunk.len() > limit {
-            return Err(Outcome::Spoiled { why: format!("its answer is larger than {limit} bytes") });
-        }
-        bytes.extend_from_slice(&chunk);
-    }
-    Ok(bytes)
-}
-
-/// What a refusal says: the status, and the codes and messages of its body.
-pub(crate) async fn outcome(response: Response) -> Outcome {
-    let status = response.status().as_u16();
-    let bytes = body(response, REFUSAL).await.unwrap_or_default();
-    Outcome::Refused { status, detail: detail(&bytes) }
-}
-
-fn detail(bytes: &[u8]) -> String {
-    let parsed: Option<serde_json::Value> = serde_json::from_slice(bytes).ok();
-    let texts = parsed.as_ref().map(|value| {
-        let errors = value.get("errors").and_then(|errors| errors.as_array()).map(Vec::as_slice).unwrap_or_default();
-        let listed = errors.iter().flat_map(|error| ["code", "message"].map(|key| error.get(key)));
-        // Token servers have their own forms.
-        let others = ["details", "message", "error", "error_description"].map(|key| value.get(key));
-        let texts = listed.chain(others).flatten().filter_map(|text| text.as_str()).filter(|text| !text.is_empty());
-        texts.collect::<Vec<_>>().join(": ")
-    });
-    let text = texts.unwrap_or_else(|| match std::str::from_utf8(bytes) {
-        Ok(text) if !text.trim_start().starts_with('<') => text.trim().to_owned(),
-        _ => String::new(),
-    });
-    text.chars().filter(|c| !c.is_control()).take(REFUSAL_TOLD).collect()
-}
-
-/// A transport error in words, without the URL: its query may hold a signature.
-pub(crate) fn unreachable(error: reqwest::Error) -> Outcome {
-    Outcome::Unreachable { why: reason(error) }
-}
-
-pub(crate) fn reason(error: reqwest::Error) -> String {
-    let error = error.without_url();
-    let mut text = error.to_string();
-    let mut source = std::error::Error::source(&error);
-    while let Some(cause) = source {
-        let more = cause.to_string();
-        if !text.ends_with(&more) {
-            text = format!("{text}: {more}");
-        }
-        source = cause.source();
-    }
-    text
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn a_refusal_tells_the_registrys_own_words_and_little_else() {
-        let listed = br#"{"errors":[{"code":"MANIFEST_UNKNOWN","message":"manifest unknown","detail":{"Tag":"x"}}]}"#;
-        assert_eq!(detail(listed), "MANIFEST_UNKNOWN: manifest unknown");
-        assert_eq!(detail(br#"{"details":"incorrect username or password"}"#), "incorrect username or password");
-        assert_eq!(detail(b"<html>no</html>"), "");
-        assert_eq!(detail(b"busy\n\x1b[31m"), "busy[31m");
-        assert_eq!(detail(&[0xff; 10]), "");
-        assert_eq!(detail("x".repeat(1000).as_bytes()).len(), REFUSAL_TOLD);
-    }
 }

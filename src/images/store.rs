@@ -7,10 +7,12 @@ use std::{
     time::{Duration, SystemTime},
 };
 
+use link::Programs;
 use model::{Digest, ImageRef};
 
 use crate::{
-    Config, Credentials, Error, FsUsage, Image, Leased, Result, flight::Flights, import, open, pull, shelf::Shelf,
+    Asking, Config, Credentials, Error, Explanation, FsUsage, Image, Leased, Result, flight::Flights, import, open,
+    pull, registry::Caller, shelf::Shelf,
 };
 
 /// How long a removal waits until the disk is really free. Well under the two seconds that crictl waits for an answer.
@@ -21,21 +23,43 @@ const WAIT_FOR_TRASH: Duration = Duration::from_secs(1);
 pub struct Images {
     shelf: Arc<Shelf>,
     flights: Arc<Flights>,
+    programs: Programs,
 }
 
 impl Images {
     /// Opens the store below `root`, making what is missing. Reads the records, walks nothing; call it once a process,
     /// under the daemon's lock on `root`.
     pub fn open(config: Config, root: &Path) -> Result<Self> {
-        Ok(Self { shelf: Arc::new(open::open(config, root)?), flights: Arc::default() })
+        Ok(Self { shelf: Arc::new(open::open(config, root)?), flights: Arc::default(), programs: Programs::none() })
+    }
+
+    /// Where credential helpers are run; without it none is, and whoever needs one is anonymous.
+    pub fn with_programs(self, programs: Programs) -> Self {
+        Self { programs, ..self }
     }
 
     /// Makes an image present and answers its id. Always asks the registry, with these credentials, even when the image
     /// is here: the caller may not be allowed to have it. Pulls of the same image share the work, not the permission.
     /// Dropping the future cancels; what was fetched and verified stays for the next attempt.
     pub async fn pull(&self, reference: &str, credentials: Option<Credentials>) -> Result<Digest> {
+        pull::pull(&self.shelf, &self.flights, self.caller(reference, credentials)?).await
+    }
+
+    /// Tells how a pull would go, and changes nothing: whom it would ask, in which order and with what, by which file.
+    /// With [`Asking::Everybody`] each host is asked, with these credentials, and its answer told; otherwise nobody is.
+    pub async fn explain(
+        &self,
+        reference: &str,
+        credentials: Option<Credentials>,
+        asking: Asking,
+    ) -> Result<Explanation> {
+        let registry = pull::open(&self.shelf, self.caller(reference, credentials)?).await?;
+        Ok(registry.explain(asking).await)
+    }
+
+    fn caller(&self, reference: &str, credentials: Option<Credentials>) -> Result<Caller> {
         let reference: ImageRef = reference.parse()?;
-        pull::pull(&self.shelf, &self.flights, &reference, credentials).await
+        Ok(Caller { reference, credentials, programs: self.programs.clone() })
     }
 
     /// Every image, in a stable order. Never waits for a disk.

@@ -10,7 +10,7 @@ use std::{
     time::Duration,
 };
 
-use crate::{TempNode, eventually};
+use crate::{Identity, TempNode, eventually};
 
 /// Host names by which critest asks for its images.
 pub const HOSTS: [&str; 3] = ["registry.k8s.io", "k8s.gcr.io", "gcr.io"];
@@ -18,10 +18,28 @@ pub const HOSTS: [&str; 3] = ["registry.k8s.io", "k8s.gcr.io", "gcr.io"];
 /// How long the registry may take until it answers.
 const READY: Duration = Duration::from_secs(20);
 
+/// Who is let in.
+#[derive(Debug, Clone)]
+pub enum Guard<'a> {
+    /// Those whose line stands in this file of `name:bcrypt`.
+    Basic(&'a str),
+    /// Those with a token of this server.
+    Token {
+        /// Where tokens are made.
+        realm: String,
+        /// Whom they are for.
+        service: &'a str,
+        /// Who makes them.
+        issuer: &'a str,
+        /// Certificates of those who sign them, as PEM.
+        signers: &'a str,
+    },
+}
+
 /// A running registry on loopback; ends when dropped.
 #[derive(Debug)]
 pub struct DebianRegistry {
-    /// `127.0.0.1:<port>`, plain HTTP.
+    /// `127.0.0.1:<port>`; plain HTTP unless it is guarded.
     pub address: String,
     process: Child,
     dir: tempfile::TempDir,
@@ -30,6 +48,31 @@ pub struct DebianRegistry {
 impl DebianRegistry {
     /// Starts it on a free port. Panics if the images have not been made.
     pub fn start() -> DebianRegistry {
+        Self::start_with(|_| String::new())
+    }
+
+    /// Starts it with TLS, for those whom the guard lets in.
+    pub fn guarded(identity: &Identity, guard: &Guard<'_>) -> DebianRegistry {
+        Self::start_with(|dir| {
+            let file = |name: &str, content: &str| {
+                let path = dir.join(name);
+                fs::write(&path, content).unwrap();
+                path
+            };
+            let (certificate, key) = (file("cert.pem", &identity.certificate), file("key.pem", &identity.key));
+            let guard = match guard {
+                Guard::Basic(lines) => format!("htpasswd: {{realm: basic, path: {:?}}}", file("htpasswd", lines)),
+                Guard::Token { realm, service, issuer, signers } => format!(
+                    "token: {{realm: {realm:?}, service: {service:?}, issuer: {issuer:?}, rootcertbundle: {:?}}}",
+                    file("signers.pem", signers)
+                ),
+            };
+            format!("  tls: {{certificate: {certificate:?}, key: {key:?}}}\nauth: {{{guard}}}\n")
+        })
+    }
+
+    /// `more` goes on where the part `http` of its configuration ends.
+    fn start_with(more: impl FnOnce(&Path) -> String) -> DebianRegistry {
         let images = images();
         let program = images.join("unpacked/docker-registry/usr/bin/docker-registry");
         assert!(program.exists(), "{} is missing: run tests/images/make first", program.display());
@@ -45,7 +88,8 @@ impl DebianRegistry {
                 "version: 0.1\nlog: {{level: error, accesslog: {{disabled: true}}}}\n\
                  storage: {{filesystem: {{rootdirectory: {storage:?}}}, \
                  maintenance: {{readonly: {{enabled: true}}}}}}\n\
-                 http: {{addr: \"{address}\"}}\n"
+                 http:\n  addr: \"{address}\"\n{}",
+                more(dir.path())
             ),
         )
         .unwrap();

@@ -6,20 +6,19 @@
 use std::{
     collections::HashMap,
     io::{self, BufRead, BufReader, Read, Write},
-    net::{SocketAddr, TcpListener},
+    net::{SocketAddr, TcpListener, TcpStream},
     sync::{Arc, Condvar, Mutex},
     thread,
+    time::Duration,
 };
 
 use base64::{Engine, engine::general_purpose::STANDARD};
-use rustls::{
-    ServerConfig, ServerConnection, StreamOwned,
-    pki_types::{PrivateKeyDer, PrivatePkcs8KeyDer},
-};
+use nix::sys::socket::{setsockopt, sockopt};
+use rustls::{ServerConfig, ServerConnection, StreamOwned};
 
-use crate::{BuiltImage, digest_of};
+use crate::{BuiltImage, digest_of, tls::Authority};
 
-/// The token that the token server gives to those it knows.
+/// The token that the token server gives to those it knows, unless it was told another.
 const TOKEN: &str = "token-of-the-tiny-registry";
 
 /// Who is let in.
@@ -50,9 +49,22 @@ pub enum Access {
     OwnToken(String),
 }
 
+/// Between two bytes of a registry that trickles.
+const TRICKLE: Duration = Duration::from_millis(100);
+
 /// What goes wrong with an answer.
 #[derive(Debug, Clone)]
 pub enum Trouble {
+    /// This answer instead: status, headers, body.
+    Answer(u16, Vec<(&'static str, String)>, String),
+    /// The connection is reset after so many bytes of the answer, its head included.
+    Reset(usize),
+    /// One byte of the answer at a time, its head included, and rests in between.
+    Trickle,
+    /// So many bytes instead of the body; whether their number is told before.
+    Flood(u64, bool),
+    /// Another content type.
+    ContentType(&'static str),
     /// This status and body instead.
     Status(u16, String),
     /// The connection ends after so many bytes of the body.
@@ -96,15 +108,21 @@ pub struct TinyRegistry {
     shared: Arc<Shared>,
 }
 
+/// Names of every registry with TLS; `registry.example` for one behind a proxy.
+const NAMES: [&str; 3] = ["127.0.0.1", "localhost", "registry.example"];
+
 #[derive(Debug)]
 struct Shared {
     access: Access,
     base: String,
+    /// What `/token` gives to those it knows.
+    token: Mutex<String>,
     /// Content by path, as `/v2/<name>/manifests/<tag>`, with its media type.
     content: Mutex<HashMap<String, (String, Vec<u8>)>>,
     troubles: Mutex<Vec<(String, Trouble, usize)>>,
     asked: Mutex<Vec<String>>,
-    authorizations: Mutex<Vec<String>>,
+    /// Every header that came: its name in small letters, its value.
+    headers: Mutex<Vec<(String, String)>>,
 }
 
 impl TinyRegistry {
@@ -113,46 +131,47 @@ impl TinyRegistry {
         Self::start(access, None)
     }
 
-    /// TLS with a certificate of its own making.
+    /// TLS with a certificate that an authority of its own making has signed.
     pub fn https(access: Access) -> TinyRegistry {
-        let names = vec!["127.0.0.1".to_owned(), "localhost".to_owned()];
-        Self::start(access, Some(rcgen::generate_simple_self_signed(names).unwrap()))
+        Self::https_for(access, None)
     }
 
-    fn start(access: Access, certified: Option<rcgen::CertifiedKey<rcgen::KeyPair>>) -> TinyRegistry {
+    /// The same for those only whom this authority has signed.
+    pub fn https_for(access: Access, clients: Option<&Authority>) -> TinyRegistry {
+        let authority = Authority::new("the tiny registry");
+        Self::start(access, Some((authority.certificate(), authority.identity(&NAMES).server(clients))))
+    }
+
+    fn start(access: Access, tls: Option<(String, Arc<ServerConfig>)>) -> TinyRegistry {
         let listener = TcpListener::bind("127.0.0.1:0").unwrap();
         let address = listener.local_addr().unwrap();
-        let scheme = if certified.is_some() { "https" } else { "http" };
+        let scheme = if tls.is_some() { "https" } else { "http" };
         let shared = Arc::new(Shared {
             access,
             base: format!("{scheme}://{address}"),
+            token: Mutex::new(TOKEN.to_owned()),
             content: Mutex::default(),
             troubles: Mutex::default(),
             asked: Mutex::default(),
-            authorizations: Mutex::default(),
+            headers: Mutex::default(),
         });
-        let tls = certified.as_ref().map(|certified| {
-            let key = PrivateKeyDer::Pkcs8(PrivatePkcs8KeyDer::from(certified.signing_key.serialize_der()));
-            let config = ServerConfig::builder_with_provider(rustls::crypto::aws_lc_rs::default_provider().into())
-                .with_safe_default_protocol_versions()
-                .unwrap()
-                .with_no_client_auth()
-                .with_single_cert(vec![certified.cert.der().clone()], key);
-            Arc::new(config.unwrap())
-        });
+        let (certificate, tls) = tls.unzip();
         let theirs = shared.clone();
         thread::spawn(move || {
             for connection in listener.incoming().flatten() {
                 let (shared, tls) = (theirs.clone(), tls.clone());
-                thread::spawn(move || match tls {
-                    None => serve(&shared, connection),
-                    Some(config) => {
-                        serve(&shared, StreamOwned::new(ServerConnection::new(config).unwrap(), connection))
+                thread::spawn(move || {
+                    let Ok(line) = connection.try_clone() else { return };
+                    match tls {
+                        None => serve(&shared, connection, line),
+                        Some(config) => {
+                            serve(&shared, StreamOwned::new(ServerConnection::new(config).unwrap(), connection), line)
+                        }
                     }
                 });
             }
         });
-        TinyRegistry { address, certificate: certified.map(|certified| certified.cert.pem()), shared }
+        TinyRegistry { address, certificate, shared }
     }
 
     /// `127.0.0.1:<port>`.
@@ -165,7 +184,7 @@ impl TinyRegistry {
         self.shared.base.clone()
     }
 
-    /// The certificate that a client must believe, as PEM.
+    /// The certificate of the authority that a client must believe, as PEM.
     pub fn certificate(&self) -> &str {
         self.certificate.as_deref().expect("a registry with TLS")
     }
@@ -204,6 +223,16 @@ impl TinyRegistry {
         self.shared.troubles.lock().unwrap().push((which.to_owned(), trouble, times));
     }
 
+    /// From now on `/token` gives this one: for another registry, whose token server this is.
+    pub fn give_token(&self, token: String) {
+        *self.shared.token.lock().unwrap() = token;
+    }
+
+    /// No trouble any more.
+    pub fn calm(&self) {
+        self.shared.troubles.lock().unwrap().clear();
+    }
+
     /// What was asked so far: `GET /v2/…?ns=…`.
     pub fn asked(&self) -> Vec<String> {
         self.shared.asked.lock().unwrap().clone()
@@ -216,15 +245,27 @@ impl TinyRegistry {
 
     /// Every `Authorization` header that came.
     pub fn authorizations(&self) -> Vec<String> {
-        self.shared.authorizations.lock().unwrap().clone()
+        self.headers("authorization")
+    }
+
+    /// Every value that came with a header of this name.
+    pub fn headers(&self, name: &str) -> Vec<String> {
+        let headers = self.shared.headers.lock().unwrap();
+        headers.iter().filter(|(known, _)| known == name).map(|(_, value)| value.clone()).collect()
     }
 }
 
 struct Request {
     method: String,
     target: String,
-    authorization: Option<String>,
+    headers: Vec<(String, String)>,
     body: Vec<u8>,
+}
+
+impl Request {
+    fn authorization(&self) -> Option<&str> {
+        self.headers.iter().find(|(name, _)| name == "authorization").map(|(_, value)| value.as_str())
+    }
 }
 
 #[derive(Default)]
@@ -234,13 +275,22 @@ struct Answer {
     body: Vec<u8>,
     cut: Option<usize>,
     stall: Option<(usize, Gate)>,
+    reset: Option<usize>,
+    trickles: bool,
+    flood: Option<(u64, bool)>,
 }
 
-fn serve(shared: &Shared, connection: impl Read + Write) {
+/// `line` is the connection below whatever is spoken on it.
+fn serve(shared: &Shared, connection: impl Read + Write, line: TcpStream) {
     let mut connection = BufReader::new(Both(connection));
     while let Ok(Some(request)) = read(&mut connection) {
         let answer = answer(shared, &request);
-        if write(&mut connection.get_mut().0, &request, &answer).is_err() || answer.cut.is_some() {
+        if answer.reset.is_some() {
+            // What is closed with a time of nothing to linger is reset; the last to close it is whoever returns here.
+            let _ = setsockopt(&line, sockopt::Linger, &nix::libc::linger { l_onoff: 1, l_linger: 0 });
+        }
+        let written = write(&mut connection.get_mut().0, &request, &answer);
+        if written.is_err() || answer.cut.is_some() || answer.reset.is_some() || answer.flood.is_some() {
             return;
         }
     }
@@ -262,39 +312,74 @@ fn read(connection: &mut impl BufRead) -> io::Result<Option<Request>> {
     }
     let mut words = line.split_whitespace().map(str::to_owned);
     let (method, target) = (words.next().unwrap_or_default(), words.next().unwrap_or_default());
-    let (mut authorization, mut length) = (None, 0);
+    // As it is asked by those who take it for a proxy.
+    let target = match target.strip_prefix("http://") {
+        Some(rest) => rest.find('/').map_or_else(|| "/".to_owned(), |at| rest[at..].to_owned()),
+        None => target,
+    };
+    let (mut headers, mut length) = (Vec::new(), 0);
     loop {
         let mut header = String::new();
         connection.read_line(&mut header)?;
         let Some((name, value)) = header.trim_end().split_once(':') else { break };
-        match name.to_ascii_lowercase().as_str() {
-            "authorization" => authorization = Some(value.trim().to_owned()),
-            "content-length" => length = value.trim().parse().unwrap_or(0),
-            _ => {}
+        let (name, value) = (name.to_ascii_lowercase(), value.trim().to_owned());
+        if name == "content-length" {
+            length = value.parse().unwrap_or(0);
         }
+        headers.push((name, value));
     }
     let mut body = vec![0; length];
     connection.read_exact(&mut body)?;
-    Ok(Some(Request { method, target, authorization, body }))
+    Ok(Some(Request { method, target, headers, body }))
 }
 
 fn write(connection: &mut impl Write, request: &Request, answer: &Answer) -> io::Result<()> {
-    let mut head = format!("HTTP/1.1 {} x\r\ncontent-length: {}\r\n", answer.status, answer.body.len());
+    let mut head = format!("HTTP/1.1 {} x\r\n", answer.status);
+    match answer.flood {
+        // Without a length the end of the connection is the body's.
+        Some((_, false)) => {}
+        Some((bytes, true)) => head.push_str(&format!("content-length: {bytes}\r\n")),
+        None => head.push_str(&format!("content-length: {}\r\n", answer.body.len())),
+    }
     for (name, value) in &answer.headers {
         head.push_str(&format!("{name}: {value}\r\n"));
     }
-    connection.write_all(format!("{head}\r\n").as_bytes())?;
+    let mut whole = format!("{head}\r\n").into_bytes();
     if request.method != "HEAD" {
-        let sent = answer.cut.unwrap_or(answer.body.len()).min(answer.body.len());
-        let mut body = &answer.body[..sent];
-        if let Some((bytes, gate)) = &answer.stall {
-            let (first, rest) = body.split_at((*bytes).min(body.len()));
-            connection.write_all(first)?;
-            connection.flush()?;
-            gate.wait();
-            body = rest;
+        match answer.flood {
+            Some((bytes, _)) => return flood(connection, &whole, bytes),
+            None => whole.extend_from_slice(&answer.body[..answer.cut.unwrap_or(usize::MAX).min(answer.body.len())]),
         }
-        connection.write_all(body)?;
+    }
+    if answer.trickles {
+        for byte in whole {
+            connection.write_all(&[byte])?;
+            connection.flush()?;
+            thread::sleep(TRICKLE);
+        }
+        return Ok(());
+    }
+    let sent = answer.reset.unwrap_or(usize::MAX).min(whole.len());
+    let mut rest = &whole[..sent];
+    if let Some((bytes, gate)) = &answer.stall {
+        let first;
+        (first, rest) = rest.split_at((head.len() + 2 + bytes).min(rest.len()));
+        connection.write_all(first)?;
+        connection.flush()?;
+        gate.wait();
+    }
+    connection.write_all(rest)?;
+    connection.flush()
+}
+
+fn flood(connection: &mut impl Write, head: &[u8], bytes: u64) -> io::Result<()> {
+    const WAVE: [u8; 8 << 10] = [b' '; 8 << 10];
+    connection.write_all(head)?;
+    let mut left = bytes;
+    while left > 0 {
+        let part = left.min(WAVE.len() as u64);
+        connection.write_all(&WAVE[..part as usize])?;
+        left -= part;
     }
     connection.flush()
 }
@@ -302,9 +387,10 @@ fn write(connection: &mut impl Write, request: &Request, answer: &Answer) -> io:
 fn answer(shared: &Shared, request: &Request) -> Answer {
     let line = format!("{} {}", request.method, request.target);
     shared.asked.lock().unwrap().push(line.clone());
-    shared.authorizations.lock().unwrap().extend(request.authorization.clone());
+    shared.headers.lock().unwrap().extend(request.headers.iter().cloned());
     if request.target.starts_with("/token") {
-        return token(shared, request);
+        let answer = token(shared, request);
+        return troubled(shared, &line, answer);
     }
     if !is_let_in(shared, request) {
         let challenge = match shared.access {
@@ -320,7 +406,7 @@ fn answer(shared: &Shared, request: &Request) -> Answer {
     }
     let path = request.target.split('?').next().unwrap_or_default();
     let content = shared.content.lock().unwrap().get(path).cloned();
-    let mut answer = match content {
+    let answer = match content {
         Some((media_type, body)) => Answer {
             status: 200,
             headers: vec![
@@ -332,6 +418,10 @@ fn answer(shared: &Shared, request: &Request) -> Answer {
         },
         None => refusal(404, "MANIFEST_UNKNOWN"),
     };
+    troubled(shared, &line, answer)
+}
+
+fn troubled(shared: &Shared, line: &str, mut answer: Answer) -> Answer {
     let trouble = {
         let mut troubles = shared.troubles.lock().unwrap();
         let found = troubles.iter_mut().find(|(which, _, times)| *times > 0 && line.contains(which.as_str()));
@@ -342,6 +432,17 @@ fn answer(shared: &Shared, request: &Request) -> Answer {
     };
     match trouble {
         None => {}
+        Some(Trouble::Answer(status, headers, body)) => {
+            let headers = headers.into_iter().map(|(name, value)| (name.to_owned(), value)).collect();
+            answer = Answer { status, headers, body: body.into_bytes(), ..Answer::default() };
+        }
+        Some(Trouble::Reset(bytes)) => answer.reset = Some(bytes),
+        Some(Trouble::Trickle) => answer.trickles = true,
+        Some(Trouble::Flood(bytes, told)) => answer.flood = Some((bytes, told)),
+        Some(Trouble::ContentType(other)) => {
+            answer.headers.retain(|(name, _)| name != "content-type");
+            answer.headers.push(("content-type".to_owned(), other.to_owned()));
+        }
         Some(Trouble::Status(status, body)) => answer = Answer { status, body: body.into_bytes(), ..Answer::default() },
         Some(Trouble::Cut(bytes)) => answer.cut = Some(bytes),
         Some(Trouble::Spoil) => {
@@ -371,23 +472,24 @@ fn is_let_in(shared: &Shared, request: &Request) -> bool {
         Access::AnonymousToken | Access::Token { .. } => format!("Bearer {TOKEN}"),
         Access::OwnToken(token) => format!("Bearer {token}"),
     };
-    request.authorization.as_deref() == Some(&wanted)
+    request.authorization() == Some(wanted.as_str())
 }
 
 fn token(shared: &Shared, request: &Request) -> Answer {
     let form = String::from_utf8_lossy(&request.body).into_owned();
     let known = match &shared.access {
-        Access::AnonymousToken => request.authorization.is_none() && request.method == "GET",
+        Access::AnonymousToken => request.authorization().is_none() && request.method == "GET",
         Access::Token { post, .. } if request.method == "POST" && !post => return refusal(405, "UNSUPPORTED"),
         Access::Token { user, password, .. } if request.method == "POST" => {
             form.contains(&format!("username={user}")) && form.contains(&format!("password={password}"))
                 || form.contains("grant_type=refresh_token") && form.contains(&format!("refresh_token={password}"))
         }
-        Access::Token { user, password, .. } => request.authorization.as_deref() == Some(&basic(user, password)),
+        Access::Token { user, password, .. } => request.authorization() == Some(basic(user, password).as_str()),
         _ => false,
     };
     if known {
-        let body = format!(r#"{{"token":"{TOKEN}","expires_in":300}}"#).into_bytes();
+        let token = shared.token.lock().unwrap().clone();
+        let body = format!(r#"{{"token":"{token}","expires_in":300}}"#).into_bytes();
         Answer { status: 200, body, ..Answer::default() }
     } else {
         Answer { status: 401, body: br#"{"details":"incorrect username or password"}"#.to_vec(), ..Answer::default() }

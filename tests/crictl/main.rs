@@ -3,6 +3,7 @@
 #![allow(clippy::unwrap_used, reason = "this is a test")]
 
 mod command;
+mod registry;
 mod session;
 
 use serde_json::{Value, json};
@@ -74,6 +75,12 @@ async fn logs_are_shown_followed_cut_and_dated() {
 #[ignore = "needs root: runs a whole node"]
 async fn run_is_all_in_one() {
     session::run().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 1)]
+#[ignore = "needs root: runs a whole node"]
+async fn a_guarded_registry_lets_in_whom_it_knows() {
+    registry::guarded().await;
 }
 
 /// A pod's configuration file.

@@ -14,4 +14,5 @@ mod bytes;
 mod corpus;
 mod images;
 mod mutate;
+mod registry;
 mod runner;

@@ -1,7 +1,7 @@
 //! Images through the whole node: what registries do to it, what a pull's error says, and images that are removed while
 //! containers have them.
 
-use std::{net::TcpListener, time::Duration};
+use std::{fs, net::TcpListener, os::unix::fs::PermissionsExt, path::Path, time::Duration};
 
 use api::cri::v1::{
     AuthConfig, ContainerStatus, ContainerStatusRequest, ImageSpec, ImageStatusRequest, PullImageRequest,
@@ -9,8 +9,8 @@ use api::cri::v1::{
 };
 use base64::{Engine, engine::general_purpose::STANDARD};
 use testkit::{
-    Access, Cri, Gate, ImageBuilder, Layer, NodeOptions, TempNode, TinyRegistry, Trouble, container, eventually_async,
-    pod,
+    Access, Cri, Gate, ImageBuilder, Layer, NodeOptions, TempNode, TinyProxy, TinyRegistry, Trouble, container,
+    eventually_async, pod,
 };
 use tonic::{Code, Status};
 
@@ -92,11 +92,12 @@ async fn a_registry_that_is_away_or_busy_is_told_in_the_words_that_the_kubelet_l
     for (status, body) in
         [(503, "<html>a proxy's page</html>"), (500, ""), (429, r#"{"errors":[{"code":"TOOMANYREQUESTS"}]}"#)]
     {
-        busy.trouble("/v2/", Trouble::Status(status, body.to_owned()), 1);
+        busy.trouble("/v2/", Trouble::Status(status, body.to_owned()), usize::MAX);
         let told = refused(&mut cri, &format!("{}/x:1", busy.host()), None).await;
         assert_eq!(told.code(), Code::Unknown, "{told}");
         assert!(told.message().starts_with("RegistryUnavailable: "), "{told}");
         assert!(told.message().contains(&format!("{}: HTTP {status}", busy.host())), "{told}");
+        busy.calm();
     }
     let missing = refused(&mut cri, &format!("{}/x:1", busy.host()), None).await;
     assert_eq!(missing.code(), Code::NotFound, "{missing}");
@@ -140,6 +141,112 @@ async fn who_is_not_let_in_is_told_so_and_no_credential_is_in_any_log() {
     for text in texts {
         assert!(!text.contains("hunter2") && !text.contains(&encoded), "{text}");
     }
+    node.finish().await;
+}
+
+/// A credential helper of the tests: a script in the daemon's PATH.
+fn helper(dir: &Path, name: &str, script: &str) {
+    let path = dir.join(format!("docker-credential-{name}"));
+    fs::write(&path, format!("#!/bin/sh\n{script}\n")).unwrap();
+    fs::set_permissions(&path, fs::Permissions::from_mode(0o755)).unwrap();
+}
+
+#[ignore = "needs root: runs a node"]
+#[tokio::test(flavor = "multi_thread")]
+async fn credential_helpers_are_run_by_the_launcher_and_only_when_a_host_demands_something() {
+    let programs = tempfile::tempdir().unwrap();
+    let docker_config = programs.path().join("docker.json");
+    let path = format!("{}:/usr/bin:/bin", programs.path().display());
+    let node = node_with(NodeOptions {
+        images: format!("docker_config = {docker_config:?}"),
+        environment: vec![("PATH".to_owned(), path)],
+        log: "debug".to_owned(),
+        ..NodeOptions::default()
+    })
+    .await;
+    let mut cri = node.client().await;
+    let registries = [(); 4].map(|()| {
+        let registry = TinyRegistry::http(Access::Basic { user: "ann".to_owned(), password: "hunter2".to_owned() });
+        registry.push("x", "1", &ImageBuilder::new().build());
+        registry
+    });
+    let open = TinyRegistry::http(Access::Open);
+    open.push("x", "1", &ImageBuilder::new().build());
+    let [good, nothing, broken, endless] = &registries;
+    let helpers: Vec<_> =
+        [(good, "good"), (nothing, "nothing"), (broken, "broken"), (endless, "endless"), (&open, "good")]
+            .into_iter()
+            .map(|(registry, name)| format!("{:?}: {name:?}", registry.host()))
+            .collect();
+    fs::write(&docker_config, format!("{{\"credHelpers\": {{{}}}}}", helpers.join(","))).unwrap();
+    let dir = programs.path();
+    let seen = dir.join("seen");
+    let answer = r#"printf '{"Username":"ann","Secret":"hunter2"}'"#;
+    helper(dir, "good", &format!("{{ echo $1; cat; echo; cat /proc/$PPID/comm; }} >> {}\n{answer}", seen.display()));
+    helper(dir, "nothing", "echo credentials not found in native keychain; exit 1");
+    helper(dir, "broken", "echo hunter3-of-standard-error >&2; echo the safe is locked; exit 7");
+    helper(dir, "endless", "exec yes hunter4");
+
+    cri.pull(&format!("{}/x:1", open.host())).await.unwrap();
+    assert!(!seen.exists(), "a host that lets everybody in needs no helper");
+    cri.pull(&format!("{}/x:1", good.host())).await.unwrap();
+    assert_eq!(fs::read_to_string(&seen).unwrap(), format!("get\n{}\ncoracle-launch\n", good.host()));
+    for (registry, told) in
+        [(nothing, ""), (broken, "exit code 7: the safe is locked"), (endless, "it wrote more than")]
+    {
+        let denied = refused(&mut cri, &format!("{}/x:1", registry.host()), None).await;
+        assert_eq!(denied.code(), Code::PermissionDenied, "{denied}");
+        assert!(denied.message().contains(told), "{denied}");
+        assert_eq!(denied.message().contains("docker-credential-"), !told.is_empty(), "{denied}");
+    }
+    let log = node.log();
+    assert!(!log.contains("hunter"), "{log}");
+    node.finish().await;
+}
+
+#[ignore = "needs root: runs a node"]
+#[tokio::test(flavor = "multi_thread")]
+async fn pulls_go_through_the_proxies_of_the_environment() {
+    let secure = TinyRegistry::https(Access::AnonymousToken);
+    let plain = TinyRegistry::http(Access::Open);
+    for registry in [&secure, &plain] {
+        registry.push("x", "1", &ImageBuilder::new().build());
+    }
+    let tunnel = TinyProxy::start(&secure.host());
+    let variable = |name: &str, value: String| (name.to_owned(), value);
+    let node = node_with(NodeOptions {
+        environment: vec![
+            variable("HTTPS_PROXY", format!("http://ann:hunter2@{}", tunnel.host())),
+            // A registry that is asked as a proxy answers as one.
+            variable("HTTP_PROXY", plain.url()),
+            variable("NO_PROXY", "inside.example".to_owned()),
+        ],
+        ..NodeOptions::default()
+    })
+    .await;
+    let mut cri = node.client().await;
+    let certs = node.dir().join("certs.d");
+    for (host, text) in [
+        ("registry.example", "ca = \"ca.pem\"\n"),
+        ("plain.example", "server = \"http://plain.example\"\n"),
+        ("inside.example", "server = \"http://inside.example:1\"\ndial_timeout = \"3s\"\n"),
+    ] {
+        fs::create_dir_all(certs.join(host)).unwrap();
+        fs::write(certs.join(host).join("hosts.toml"), text).unwrap();
+    }
+    fs::write(certs.join("registry.example/ca.pem"), secure.certificate()).unwrap();
+    // Its token server is named by an address of this machine, which no proxy stands before.
+    cri.pull("registry.example/x:1").await.unwrap();
+    assert!(!tunnel.asked().is_empty());
+    for asked in tunnel.asked() {
+        assert_eq!(asked, "CONNECT registry.example:443 Basic YW5uOmh1bnRlcjI=");
+    }
+    cri.pull("plain.example/x:1").await.unwrap();
+    assert!(plain.headers("host").iter().all(|host| host == "plain.example"));
+    let before = plain.asked().len();
+    let away = refused(&mut cri, "inside.example/x:1", None).await;
+    assert_eq!(away.code(), Code::Unknown, "{away}");
+    assert_eq!(plain.asked().len(), before, "it is not asked for through a proxy");
     node.finish().await;
 }
 

@@ -10,6 +10,7 @@ use std::{
     time::Duration,
 };
 
+use reqwest::header::{HeaderName, HeaderValue};
 use toml::{Table, Value};
 use url::Url;
 
@@ -21,6 +22,17 @@ const FILE: &str = "hosts.toml";
 const FOR_ALL: &str = "_default";
 /// The largest `hosts.toml`, bytes.
 const LARGEST: u64 = 1 << 20;
+/// What a host may be good for, of which we do but the first two.
+const CAPABILITIES: [&str; 4] = ["pull", "resolve", "push", "referrers"];
+
+/// What the configuration says about a registry.
+#[derive(Debug, PartialEq, Eq)]
+pub(crate) struct Hosts {
+    /// The file or directory that says so; none when nothing does.
+    pub(crate) from: Option<PathBuf>,
+    /// Whom to ask, in order. The registry itself is last.
+    pub(crate) hosts: Vec<Host>,
+}
 
 /// One host that may be asked, and how.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -37,8 +49,8 @@ pub(crate) struct Host {
     pub(crate) ca: Vec<PathBuf>,
     /// Our own certificate and key, as PEM files; the key may be in the same file.
     pub(crate) client: Vec<(PathBuf, Option<PathBuf>)>,
-    /// Headers to send with each request to it.
-    pub(crate) headers: Vec<(String, String)>,
+    /// Headers to send with each request to it, and to nobody else: they may hold credentials.
+    pub(crate) headers: Vec<(HeaderName, HeaderValue)>,
     /// Time to wait for a connection, if it is not the usual.
     pub(crate) dial_timeout: Option<Duration>,
 }
@@ -49,23 +61,29 @@ impl Host {
         let host = self.base.host_str().unwrap_or_default();
         self.base.port().map_or_else(|| host.to_owned(), |port| format!("{host}:{port}"))
     }
+
+    /// Whether this is the registry that `domain` names, and not a mirror of it.
+    pub(crate) fn is_itself(&self, domain: &str) -> bool {
+        let name = self.name();
+        name == domain || (domain == "docker.io" && name == "registry-1.docker.io")
+    }
 }
 
-/// The hosts to ask for names of `domain`, in order. The registry itself is last.
-pub(crate) fn hosts(config_path: &[PathBuf], domain: &str) -> Result<Vec<Host>> {
+/// The hosts to ask for names of `domain`.
+pub(crate) fn hosts(config_path: &[PathBuf], domain: &str) -> Result<Hosts> {
     for dir in config_path.iter().flat_map(|root| directories(root, domain)) {
         match read(&dir.join(FILE)) {
-            Ok(Some(text)) => return parse(&dir, &text, domain),
+            Ok(Some(text)) => return Ok(Hosts { hosts: parse(&dir, &text, domain)?, from: Some(dir.join(FILE)) }),
             Ok(None) if dir.is_dir() => {
                 let mut host = upstream(domain)?;
                 add_certificates(&dir, &mut host)?;
-                return Ok(vec![host]);
+                return Ok(Hosts { hosts: vec![host], from: Some(dir) });
             }
             Ok(None) => {}
             Err(error) => return Err(refuse(&dir, error.to_string())),
         }
     }
-    Ok(vec![upstream(domain)?])
+    Ok(Hosts { hosts: vec![upstream(domain)?], from: None })
 }
 
 /// Whether a host is this machine: then plain HTTP is spoken, unless the port says otherwise.
@@ -157,7 +175,7 @@ fn add_certificates(dir: &Path, host: &mut Host) -> Result<()> {
 }
 
 fn parse(dir: &Path, text: &str, domain: &str) -> Result<Vec<Host>> {
-    let table: Table = text.parse().map_err(|error: toml::de::Error| refuse(dir, error.message().to_owned()))?;
+    let table: Table = text.parse().map_err(|error: toml::de::Error| refuse(dir, mistake(text, &error)))?;
     let mut hosts = Vec::new();
     let server = match table.get("server") {
         None => None,
@@ -195,6 +213,12 @@ fn parse(dir: &Path, text: &str, domain: &str) -> Result<Vec<Host>> {
     Ok(hosts)
 }
 
+/// What is no TOML, and where. Not the line itself, which may hold a secret.
+fn mistake(text: &str, error: &toml::de::Error) -> String {
+    let line = error.span().and_then(|span| text.get(..span.start)).map(|before| before.matches('\n').count() + 1);
+    line.map_or_else(|| error.message().to_owned(), |line| format!("line {line}: {}", error.message()))
+}
+
 fn host(dir: &Path, url: &str, keys: &Table) -> Result<Host, String> {
     let as_is = match keys.get("override_path") {
         None => false,
@@ -213,8 +237,12 @@ fn set_keys(dir: &Path, host: &mut Host, keys: &Table) -> Result<(), String> {
             "override_path" => {}
             "capabilities" => {
                 let capabilities = texts(value).ok_or_else(|| wrong("a list of \"pull\", \"resolve\", \"push\""))?;
-                host.pull = capabilities.contains(&"pull");
-                host.resolve = capabilities.contains(&"resolve");
+                if let Some(unknown) = capabilities.iter().find(|capability| !CAPABILITIES.contains(capability)) {
+                    return Err(format!("capabilities: {unknown:?} is none of {}", CAPABILITIES.join(", ")));
+                }
+                // None named is all, as containerd has it.
+                host.pull = capabilities.is_empty() || capabilities.contains(&"pull");
+                host.resolve = capabilities.is_empty() || capabilities.contains(&"resolve");
             }
             "skip_verify" => host.skip_verify = value.as_bool().ok_or_else(|| wrong("true or false"))?,
             "ca" => {
@@ -224,13 +252,17 @@ fn set_keys(dir: &Path, host: &mut Host, keys: &Table) -> Result<(), String> {
             "client" => host.client = client(dir, value).ok_or_else(|| wrong("a path or a list of [cert, key]"))?,
             "dial_timeout" => {
                 let timeout = value.as_str().and_then(duration).ok_or_else(|| wrong("a time such as \"5s\""))?;
-                host.dial_timeout = Some(timeout);
+                // Nothing is no limit of the file's own.
+                host.dial_timeout = (!timeout.is_zero()).then_some(timeout);
             }
             "header" => {
                 let table = value.as_table().ok_or_else(|| wrong("a table"))?;
                 for (name, value) in table {
                     let values = texts(value).ok_or_else(|| wrong("texts or lists of texts"))?;
-                    host.headers.extend(values.into_iter().map(|value| (name.clone(), value.to_owned())));
+                    for value in values {
+                        host.headers
+                            .push(header(name, value).ok_or_else(|| format!("header.{name:?}: it cannot be sent"))?);
+                    }
                 }
             }
             unknown => {
@@ -263,16 +295,37 @@ fn client(dir: &Path, value: &Value) -> Option<Vec<(PathBuf, Option<PathBuf>)>> 
     }
 }
 
-/// `5s`, `500ms`, `1m`: the forms of Go's durations that people write.
+fn header(name: &str, value: &str) -> Option<(HeaderName, HeaderValue)> {
+    let (name, mut value) = (name.parse::<HeaderName>().ok()?, value.parse::<HeaderValue>().ok()?);
+    value.set_sensitive(true);
+    Some((name, value))
+}
+
+/// A duration in Go's form: `5s`, `500ms`, `1m30s`, `1.5h`, `0`.
 fn duration(text: &str) -> Option<Duration> {
-    let digits = text.find(|c: char| !c.is_ascii_digit())?;
-    let count: u64 = text[..digits].parse().ok()?;
-    match &text[digits..] {
-        "ms" => Some(Duration::from_millis(count)),
-        "s" => Some(Duration::from_secs(count)),
-        "m" => Some(Duration::from_secs(count.checked_mul(60)?)),
-        _ => None,
+    if text == "0" {
+        return Some(Duration::ZERO);
     }
+    let (mut rest, mut total) = (text, Duration::ZERO);
+    while !rest.is_empty() {
+        let end = rest.find(|c: char| !c.is_ascii_digit() && c != '.')?;
+        let (number, after) = rest.split_at(end);
+        let end = after.find(|c: char| c.is_ascii_digit() || c == '.').unwrap_or(after.len());
+        let (unit, after) = after.split_at(end);
+        let seconds = match unit {
+            "ns" => 1e-9,
+            "us" | "µs" | "μs" => 1e-6,
+            "ms" => 1e-3,
+            "s" => 1.0,
+            "m" => 60.0,
+            "h" => 3600.0,
+            _ => return None,
+        };
+        let part = Duration::try_from_secs_f64(number.parse::<f64>().ok()? * seconds).ok()?;
+        total = total.checked_add(part)?;
+        rest = after;
+    }
+    (!text.is_empty()).then_some(total)
 }
 
 #[cfg(test)]
@@ -299,7 +352,8 @@ mod tests {
             ("localhost:443", "https://localhost/v2"),
             ("localhost", "http://localhost/v2"),
         ] {
-            assert_eq!(hosts(&[], domain).unwrap()[0].base.as_str(), base, "{domain}");
+            let found = hosts(&[], domain).unwrap();
+            assert_eq!((found.hosts[0].base.as_str(), found.from), (base, None), "{domain}");
         }
     }
 
@@ -320,18 +374,17 @@ mod tests {
               client = [["c.pem", "k.pem"], ["both.pem", ""]]
               [host."https://b.io/v2/prefix".header]
                 x-custom = ["1", "2"]
-              something_new = 3
         "#;
-        let text = text.replace("something_new = 3", "");
         assert_eq!(
-            bases(&text, "r.io"),
+            bases(text, "r.io"),
             ["https://z.io/v2", "http://a.io:5000/some/path/v2", "https://b.io/v2/prefix", "https://up.io/v2"]
         );
-        let hosts = hosts_of(&text, "r.io").unwrap();
+        let hosts = hosts_of(text, "r.io").unwrap();
         assert!(!hosts[1].resolve && hosts[1].pull);
         assert_eq!(hosts[1].ca, [PathBuf::from("/c/a.pem")]);
         assert_eq!(hosts[1].dial_timeout, Some(Duration::from_secs(5)));
         assert_eq!(hosts[2].headers.len(), 2);
+        assert!(!format!("{hosts:?}").contains("\"1\""), "headers may hold secrets");
         assert_eq!(hosts[2].client[0], ("/c/c.pem".into(), Some("/c/k.pem".into())));
         assert!(hosts[2].skip_verify && hosts[3].skip_verify && !hosts[0].skip_verify);
     }
@@ -352,7 +405,13 @@ mod tests {
             ("[host.\"https://u:p@x\"]", "credentials"),
             ("[host.\"https://x\"]\nskip_verify = \"yes\"", "skip_verify"),
             ("[host.\"https://x\"]\ncapabilities = [1]", "capabilities"),
-            ("not toml", ""),
+            ("[host.\"https://x\"]\ncapabilities = [\"pul\"]", "pul"),
+            ("dial_timeout = 5", "dial_timeout"),
+            ("dial_timeout = \"5\"", "dial_timeout"),
+            ("client = [[\"a\", \"b\", \"c\"]]", "client"),
+            ("[header]\n\"a b\" = \"1\"", "a b"),
+            ("[header]\na = \"1\\n2\"", "header"),
+            ("server = \"https://x\"\nnot toml", "line 2"),
         ] {
             let error = hosts_of(text, "r.io").unwrap_err().to_string();
             assert!(error.contains("/c/hosts.toml") && error.contains(key), "{error}");
@@ -360,10 +419,39 @@ mod tests {
     }
 
     #[test]
+    fn durations_are_read_as_go_writes_them() {
+        for (text, ms) in [
+            ("5s", Some(5000)),
+            ("500ms", Some(500)),
+            ("1m30s", Some(90_000)),
+            ("1.5h", Some(5_400_000)),
+            ("0", Some(0)),
+            ("2000us", Some(2)),
+            ("", None),
+            ("5", None),
+            ("s", None),
+            ("-5s", None),
+            ("5 s", None),
+            ("1..5s", None),
+            ("9999999999999999999999h", None),
+        ] {
+            assert_eq!(duration(text).map(|time| time.as_millis()), ms, "{text}");
+        }
+    }
+
+    #[test]
+    fn no_capability_named_is_every_one() {
+        let hosts = hosts_of("[host.\"https://x\"]\ncapabilities = []\n[host.\"https://y\"]", "r.io").unwrap();
+        assert!(hosts.iter().all(|host| host.pull && host.resolve));
+        let push = hosts_of("[host.\"https://x\"]\ncapabilities = [\"push\"]", "r.io").unwrap();
+        assert!(!push[0].pull && !push[0].resolve);
+    }
+
+    #[test]
     fn the_directory_is_found_under_each_of_its_names_and_read_each_time() {
         let root = tempfile::tempdir().unwrap();
         let config = [root.path().join("none"), root.path().to_owned()];
-        let first = |domain: &str| hosts(&config, domain).unwrap()[0].base.to_string();
+        let first = |domain: &str| hosts(&config, domain).unwrap().hosts[0].base.to_string();
         for (name, mirror) in [("_default", "http://m0"), ("r.io:5000", "http://m1"), ("r.io_5000_", "http://m2")] {
             fs::create_dir(root.path().join(name)).unwrap();
             fs::write(root.path().join(name).join(FILE), format!("[host.\"{mirror}\"]")).unwrap();
@@ -372,6 +460,8 @@ mod tests {
         assert_eq!(first("other.io"), "http://m0/v2");
         fs::create_dir(root.path().join("certs.io")).unwrap();
         fs::write(root.path().join("certs.io/x.crt"), "").unwrap();
-        assert_eq!(hosts(&config, "certs.io").unwrap()[0].ca, [root.path().join("certs.io/x.crt")]);
+        let found = hosts(&config, "certs.io").unwrap();
+        assert_eq!(found.hosts[0].ca, [root.path().join("certs.io/x.crt")]);
+        assert_eq!(found.from, Some(root.path().join("certs.io")));
     }
 }

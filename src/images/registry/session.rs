@@ -1,11 +1,17 @@
 //! One host for the time of one pull: its client, and what it takes to be let in.
+//!
+//! A host may send us on to other servers, as most do for blobs. They get the request and nothing else: neither what we
+//! prove ourselves with nor the headers that its configuration adds, and what they demand is not answered.
 
-use std::sync::{Mutex, PoisonError};
+use std::{
+    sync::{Mutex, PoisonError},
+    time::Duration,
+};
 
 use base64::{Engine, engine::general_purpose::STANDARD};
 use reqwest::{
-    Client, Method, Response, StatusCode,
-    header::{ACCEPT, AUTHORIZATION, HeaderName, HeaderValue, WWW_AUTHENTICATE},
+    Client, Method, RequestBuilder, Response, StatusCode,
+    header::{ACCEPT, AUTHORIZATION, HeaderValue, LOCATION, WWW_AUTHENTICATE},
 };
 use url::Url;
 
@@ -13,13 +19,16 @@ use crate::{
     Outcome,
     credentials::Proof,
     registry::{
+        answer::{self, unanswered},
         challenge::{Challenge, challenges},
         hosts::Host,
-        outcome,
+        prover::Prover,
         token::{Wanted, token},
-        unreachable,
     },
 };
+
+/// How often a request is sent on.
+pub(crate) const REDIRECTS: usize = 10;
 
 /// What is asked for.
 #[derive(Debug, Clone, Copy)]
@@ -34,63 +43,103 @@ pub(crate) struct Ask<'a> {
 #[derive(Debug)]
 pub(crate) struct Session {
     pub(crate) host: Host,
+    /// The proxy that it is asked through, without credentials.
+    pub(crate) proxy: Option<String>,
+    /// How long a document may take from its first byte to its last.
+    pub(crate) patience: Duration,
     client: Client,
     repository: String,
     /// Tells a mirror which registry is meant.
     namespace: Option<String>,
-    proof: Option<Proof>,
+    pub(crate) prover: Prover,
     authorization: Mutex<Option<HeaderValue>>,
 }
 
+/// The name for which a session is made.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Name<'a> {
+    /// The registry that it names, which the host may be a mirror of.
+    pub(crate) domain: &'a str,
+    /// What it names there.
+    pub(crate) repository: &'a str,
+}
+
 impl Session {
-    /// `proof` only if it is meant for this very host.
-    pub(crate) fn new(host: Host, client: Client, repository: &str, domain: &str, proof: Option<Proof>) -> Self {
-        let name = host.name();
-        let itself = name == domain || (domain == "docker.io" && name == "registry-1.docker.io");
-        let authorization = match &proof {
-            // Made for the registry itself: there is nothing to exchange it for.
-            Some(Proof::RegistryToken(token)) => secret("Bearer", token),
-            _ => None,
-        };
+    /// `patience` for documents.
+    pub(crate) fn new(host: Host, client: Client, name: Name<'_>, prover: Prover, patience: Duration) -> Self {
         Self {
+            namespace: (!host.is_itself(name.domain)).then(|| name.domain.to_owned()),
             host,
+            proxy: None,
+            patience,
             client,
-            repository: repository.to_owned(),
-            namespace: (!itself).then(|| domain.to_owned()),
-            proof,
-            authorization: Mutex::new(authorization),
+            repository: name.repository.to_owned(),
+            // Made for the registry itself: there is nothing to exchange it for.
+            authorization: Mutex::new(prover.own_token().and_then(|token| secret("Bearer", token))),
+            prover,
         }
+    }
+
+    /// The same, told of the proxy that its client goes through.
+    pub(crate) fn behind(self, proxy: Option<&Url>) -> Self {
+        Self { proxy: proxy.map(|proxy| format!("{}://{}", proxy.scheme(), place(proxy))), ..self }
     }
 
     /// Asks, proving ourselves once if the host demands it. Any answer but 401 is an answer.
     pub(crate) async fn ask(&self, ask: Ask<'_>) -> Result<Response, Outcome> {
         let response = self.send(ask).await?;
-        if response.status() != StatusCode::UNAUTHORIZED {
+        // What we prove ourselves with is the host's, whoever else may want it.
+        if response.status() != StatusCode::UNAUTHORIZED || !self.is_itself(response.url()) {
             return Ok(response);
         }
-        if !self.prove(&response).await? {
+        // Apart, since it is rarely needed: what waits for an answer need not have room for all of it.
+        if !Box::pin(self.prove(&response)).await? {
             return Ok(response);
         }
         self.send(ask).await
     }
 
+    /// Sends a request, and on to wherever the host says.
     async fn send(&self, ask: Ask<'_>) -> Result<Response, Outcome> {
         let mut url = self.host.base.clone();
         url.set_path(&format!("{}/{}/{}", self.host.base.path(), self.repository, ask.what));
         if let Some(namespace) = &self.namespace {
             url.query_pairs_mut().append_pair("ns", namespace);
         }
-        let mut request = self.client.request(ask.method.clone(), url).header(ACCEPT, ask.accept);
+        let mut seen = Vec::new();
+        loop {
+            let request = self.client.request(ask.method.clone(), url.clone()).header(ACCEPT, ask.accept);
+            let request = if self.is_itself(&url) { self.introduce(request) } else { request };
+            let response = request.send().await.map_err(|error| self.met(&url, unanswered(error)))?;
+            let Some(next) = next(&response)? else { return Ok(response) };
+            // The content that a digest names is looked at; what a tag leads to is believed.
+            if url.scheme() == "https" && next.scheme() == "http" && !ask.what.contains("sha256:") {
+                let why = format!("it sends us on from HTTPS to plain HTTP at {}", place(&next));
+                return Err(Outcome::Spoiled { why });
+            }
+            seen.push(url);
+            if seen.contains(&next) {
+                return Err(Outcome::Spoiled { why: format!("it sends us in a circle by {}", place(&next)) });
+            }
+            if seen.len() > REDIRECTS {
+                return Err(Outcome::Spoiled { why: format!("it sends us on more than {REDIRECTS} times") });
+            }
+            url = next;
+        }
+    }
+
+    /// Adds what only the host itself may see. What it has demanded comes before what its configuration adds.
+    fn introduce(&self, mut request: RequestBuilder) -> RequestBuilder {
+        let authorization = self.authorization.lock().unwrap_or_else(PoisonError::into_inner).clone();
         for (name, value) in &self.host.headers {
-            if let (Ok(name), Ok(value)) = (name.parse::<HeaderName>(), value.parse::<HeaderValue>()) {
+            if *name != AUTHORIZATION || authorization.is_none() {
                 request = request.header(name, value);
             }
         }
-        let authorization = self.authorization.lock().unwrap_or_else(PoisonError::into_inner).clone();
-        if let Some(authorization) = authorization {
-            request = request.header(AUTHORIZATION, authorization);
+        match authorization {
+            Some(authorization) => request.header(AUTHORIZATION, authorization),
+            None => request,
         }
-        request.send().await.map_err(unreachable)
     }
 
     /// Gets what the host demands; whether there is anything new to show it.
@@ -98,8 +147,12 @@ impl Session {
         let headers = response.headers().get_all(WWW_AUTHENTICATE);
         let demands: Vec<Challenge> =
             headers.iter().filter_map(|header| header.to_str().ok()).flat_map(challenges).collect();
+        if demands.is_empty() {
+            return Ok(false);
+        }
+        let proof = self.prover.proof().await;
         for demand in demands {
-            let authorization = match (demand, &self.proof) {
+            let authorization = match (demand, proof) {
                 (Challenge::Bearer { realm, service, scope }, proof) => {
                     let Ok(realm) = realm.parse::<Url>() else { continue };
                     let default = format!("repository:{}:pull", self.repository);
@@ -108,12 +161,14 @@ impl Session {
                         service: service.as_deref(),
                         scope: scope.as_deref().filter(|scope| !scope.is_empty()).unwrap_or(&default),
                         from_https: self.host.base.scheme() == "https",
+                        patience: self.patience,
                     };
                     // A token that the registry itself refused is nothing for its token server.
                     if matches!(proof, Some(Proof::RegistryToken(_))) {
                         return Ok(false);
                     }
-                    secret("Bearer", &token(&self.client, &wanted, proof.as_ref()).await?)
+                    let got = token(&self.client, &wanted, proof).await;
+                    secret("Bearer", &got.map_err(|outcome| self.troubled(outcome))?)
                 }
                 (Challenge::Basic, Some(Proof::Password { username, password })) => {
                     secret("Basic", &STANDARD.encode(format!("{username}:{password}")))
@@ -132,11 +187,58 @@ impl Session {
     /// What a refusal says. Of another server, to which the host sent us on, only the status is told: what it answers
     /// is between it and us, and whoever made the host name it may not be allowed to ask it.
     pub(crate) async fn refusal(&self, response: Response) -> Outcome {
-        let place = |url: &Url| (url.host_str().map(str::to_owned), url.port_or_known_default());
-        if place(response.url()) != place(&self.host.base) {
-            return Outcome::Refused { status: response.status().as_u16(), detail: String::new() };
+        if self.is_itself(response.url()) {
+            return self.troubled(answer::refusal(response).await);
         }
-        outcome(response).await
+        let detail = format!("from {}, to which it sends us on", place(response.url()));
+        Outcome::Refused { status: response.status().as_u16(), detail, wait: answer::wait(&response) }
+    }
+
+    /// Tells of a helper that failed to whoever was not let in.
+    fn troubled(&self, outcome: Outcome) -> Outcome {
+        match (outcome, self.prover.trouble()) {
+            (Outcome::Refused { status: status @ (401 | 403), detail, wait }, Some(trouble)) => {
+                let detail = if detail.is_empty() { trouble.to_owned() } else { format!("{detail}; {trouble}") };
+                Outcome::Refused { status, detail, wait }
+            }
+            (outcome, _) => outcome,
+        }
+    }
+
+    /// Tells of another server, if that is whom we have met.
+    fn met(&self, url: &Url, outcome: Outcome) -> Outcome {
+        match outcome {
+            _ if self.is_itself(url) => outcome,
+            Outcome::Unreachable { why } => {
+                Outcome::Unreachable { why: format!("it sends us on to {}: {why}", place(url)) }
+            }
+            Outcome::Broken { why } => Outcome::Broken { why: format!("it sends us on to {}: {why}", place(url)) },
+            other => other,
+        }
+    }
+
+    /// Whether an address is at the host: the same protocol, name and port.
+    fn is_itself(&self, url: &Url) -> bool {
+        url.origin() == self.host.base.origin()
+    }
+}
+
+/// Host and port of an address: the rest may hold a signature.
+pub(crate) fn place(url: &Url) -> String {
+    let host = url.host_str().unwrap_or_default();
+    url.port().map_or_else(|| host.to_owned(), |port| format!("{host}:{port}"))
+}
+
+/// Where an answer sends us on to, if it does.
+pub(crate) fn next(response: &Response) -> Result<Option<Url>, Outcome> {
+    if !matches!(response.status().as_u16(), 301 | 302 | 303 | 307 | 308) {
+        return Ok(None);
+    }
+    let location = response.headers().get(LOCATION).and_then(|location| location.to_str().ok());
+    let next = location.and_then(|location| response.url().join(location).ok());
+    match next {
+        Some(next) if matches!(next.scheme(), "http" | "https") && next.has_host() => Ok(Some(next)),
+        _ => Err(Outcome::Spoiled { why: "it sends us on without an address of HTTP or HTTPS".to_owned() }),
     }
 }
 

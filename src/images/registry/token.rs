@@ -3,14 +3,20 @@
 //! With credentials a POST is tried first; servers that know only the older GET answer it with an error of a few known
 //! statuses. The anonymous use GET, which every server knows.
 
-use reqwest::{Client, RequestBuilder, StatusCode};
+use std::time::Duration;
+
+use reqwest::{Client, RequestBuilder, Response, StatusCode};
 use serde::Deserialize;
 use url::Url;
 
 use crate::{
     Outcome,
     credentials::Proof,
-    registry::{hosts::is_loopback, outcome, unreachable},
+    registry::{
+        answer::{self, unanswered},
+        hosts::is_loopback,
+        session::{REDIRECTS, next, place},
+    },
 };
 
 /// How we name ourselves to the server.
@@ -26,6 +32,8 @@ pub(crate) struct Wanted<'a> {
     pub(crate) scope: &'a str,
     /// The registry itself speaks HTTPS.
     pub(crate) from_https: bool,
+    /// How long the answer may take.
+    pub(crate) patience: Duration,
 }
 
 #[derive(Deserialize)]
@@ -34,24 +42,41 @@ struct Answer {
     access_token: Option<String>,
 }
 
-/// Asks for a token.
+/// Asks for a token. What goes wrong is told of the server by name: it need not be the registry.
 pub(crate) async fn token(client: &Client, wanted: &Wanted<'_>, proof: Option<&Proof>) -> Result<String, Outcome> {
+    let who = format!("its token server {}", place(wanted.realm));
+    got(client, wanted, proof).await.map_err(|outcome| match outcome {
+        Outcome::Refused { status, detail, wait } if detail.is_empty() => {
+            Outcome::Refused { status, detail: format!("from {who}"), wait }
+        }
+        Outcome::Refused { status, detail, wait } => {
+            Outcome::Refused { status, detail: format!("{who}: {detail}"), wait }
+        }
+        Outcome::Unreachable { why } => Outcome::Unreachable { why: format!("{who}: {why}") },
+        Outcome::Broken { why } => Outcome::Broken { why: format!("{who}: {why}") },
+        Outcome::Spoiled { why } => Outcome::Spoiled { why: format!("{who}: {why}") },
+    })
+}
+
+async fn got(client: &Client, wanted: &Wanted<'_>, proof: Option<&Proof>) -> Result<String, Outcome> {
     let realm = wanted.realm;
+    if !matches!(realm.scheme(), "http" | "https") || !realm.has_host() {
+        return Err(Outcome::Spoiled { why: "it is no address of HTTP or HTTPS".to_owned() });
+    }
     let plain = realm.scheme() == "http" && !is_loopback(realm.host_str().unwrap_or_default());
     if proof.is_some() && plain && wanted.from_https {
-        let why = format!("its token server {realm} wants the credentials in the clear");
-        return Err(Outcome::Unreachable { why });
+        return Err(Outcome::Spoiled { why: "it wants the credentials in the clear".to_owned() });
     }
     if let Some(proof) = proof {
-        match ask(post(client, wanted, proof)).await {
+        match ask(wanted, |url| post(client, url, wanted, proof)).await {
             Err(Outcome::Refused { status: 400 | 401 | 404 | 405, .. }) if matches!(proof, Proof::Password { .. }) => {}
             decided => return decided,
         }
     }
-    ask(get(client, wanted, proof)).await
+    ask(wanted, |url| get(client, url, wanted, proof)).await
 }
 
-fn post(client: &Client, wanted: &Wanted<'_>, proof: &Proof) -> RequestBuilder {
+fn post(client: &Client, url: Url, wanted: &Wanted<'_>, proof: &Proof) -> RequestBuilder {
     let mut form = vec![("client_id", CLIENT_ID), ("scope", wanted.scope)];
     form.extend(wanted.service.map(|service| ("service", service)));
     match proof {
@@ -62,13 +87,13 @@ fn post(client: &Client, wanted: &Wanted<'_>, proof: &Proof) -> RequestBuilder {
             form.extend([("grant_type", "refresh_token"), ("refresh_token", token.as_str())]);
         }
     }
-    client.post(wanted.realm.clone()).form(&form)
+    client.post(url).form(&form)
 }
 
-fn get(client: &Client, wanted: &Wanted<'_>, proof: Option<&Proof>) -> RequestBuilder {
+fn get(client: &Client, url: Url, wanted: &Wanted<'_>, proof: Option<&Proof>) -> RequestBuilder {
     let mut query = vec![("scope", wanted.scope)];
     query.extend(wanted.service.map(|service| ("service", service)));
-    let request = client.get(wanted.realm.clone());
+    let request = client.get(url);
     match proof {
         Some(Proof::Password { username, password }) => {
             query.push(("account", username));
@@ -78,13 +103,27 @@ fn get(client: &Client, wanted: &Wanted<'_>, proof: Option<&Proof>) -> RequestBu
     }
 }
 
-async fn ask(request: RequestBuilder) -> Result<String, Outcome> {
-    let response = request.send().await.map_err(unreachable)?;
-    if response.status() != StatusCode::OK {
-        return Err(outcome(response).await);
+/// Asks, at another address too if the server sends us on to itself by HTTPS: it is the one that the registry has
+/// named, and nobody else gets to see what it is shown.
+async fn ask(wanted: &Wanted<'_>, request: impl Fn(Url) -> RequestBuilder) -> Result<String, Outcome> {
+    let mut url = wanted.realm.clone();
+    for _ in 0..=REDIRECTS {
+        let response = request(url.clone()).send().await.map_err(unanswered)?;
+        match next(&response)? {
+            None => return read(response, wanted.patience).await,
+            Some(next) if next.scheme() == "https" && next.host_str() == url.host_str() => url = next,
+            Some(next) => return Err(Outcome::Spoiled { why: format!("it sends us on to {}", place(&next)) }),
+        }
     }
-    let bytes = super::body(response, LARGEST).await?;
-    let odd = || Outcome::Unreachable { why: "its token server's answer holds no token".to_owned() };
+    Err(Outcome::Spoiled { why: format!("it sends us on more than {REDIRECTS} times") })
+}
+
+async fn read(response: Response, patience: Duration) -> Result<String, Outcome> {
+    if response.status() != StatusCode::OK {
+        return Err(answer::refusal(response).await);
+    }
+    let bytes = answer::body(response, LARGEST, patience).await?;
+    let odd = || Outcome::Spoiled { why: "its answer holds no token".to_owned() };
     let answer: Answer = serde_json::from_slice(&bytes).map_err(|_| odd())?;
     answer.access_token.or(answer.token).filter(|token| !token.is_empty()).ok_or_else(odd)
 }

@@ -2,6 +2,7 @@
 
 use images::{AuthFields, Credentials};
 use model::Class;
+use serde_json::json;
 use testkit::{Access, TinyRegistry, Trouble};
 
 use crate::node::{Node, image};
@@ -90,4 +91,100 @@ async fn credentials_for_another_server_are_not_shown() {
     let pulled = node.pull_as(&format!("{}/x:1", registry.host()), Credentials::read(fields).unwrap()).await;
     assert_eq!(pulled.unwrap_err().class(), Class::Denied);
     assert!(registry.authorizations().is_empty());
+}
+
+#[tokio::test(flavor = "multi_thread")]
+#[ignore = "needs root: unpacks layers"]
+async fn the_nodes_own_file_opens_hosts_that_the_request_has_nothing_for_and_mirrors_each_with_its_own() {
+    let (node, registry) = (Node::new(), TinyRegistry::http(token(true)));
+    let mirror = TinyRegistry::http(Access::Basic { user: "mia".into(), password: "mirrored".into() });
+    let built = image("one");
+    registry.push("team/x", "1", &built);
+    mirror.push("team/y", "1", &image("two"));
+    let own = |user: &str, password: &str| json!({ "username": user, "password": password });
+    node.docker_config(&json!({ "auths": {
+        registry.host(): own("nobody", "wrong"),
+        format!("{}/team", registry.host()): own("ann", "hunter2"),
+        mirror.host(): own("mia", "mirrored"),
+    }}));
+    node.pull(&format!("{}/team/x:1", registry.host())).await.unwrap();
+    // What the request brings for this host comes first, and what it brings for another counts for nothing here.
+    let reference = format!("{}/team/x:1", registry.host());
+    assert_eq!(node.pull_as(&reference, password("ann", "guess")).await.unwrap_err().class(), Class::Denied);
+    let elsewhere = AuthFields { username: "eve".into(), server_address: "r.io".into(), ..AuthFields::default() };
+    node.pull_as(&reference, Credentials::read(elsewhere).unwrap()).await.unwrap();
+    // Of a mirrored name: the mirror's own, never those for the registry.
+    node.hosts("r.example", &format!("server = {:?}\n[host.{:?}]\n", registry.url(), mirror.url()));
+    node.pull_as("r.example/team/y:1", password("ann", "hunter2")).await.unwrap();
+    let shown = mirror.authorizations();
+    assert!(!shown.is_empty() && shown.iter().all(|shown| shown == "Basic bWlhOm1pcnJvcmVk"), "{shown:?}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+#[ignore = "needs root: opens a store"]
+async fn a_file_that_is_none_is_named_and_a_helper_that_cannot_be_run_is_told_when_nobody_is_let_in() {
+    let (node, registry) = (Node::new(), TinyRegistry::http(basic()));
+    registry.push("x", "1", &image("one"));
+    let open = TinyRegistry::http(Access::Open);
+    open.push("x", "1", &image("one"));
+    node.docker_config(&json!({ "credsStore": "that-is-not-there" }));
+    let denied = node.pull(&format!("{}/x:1", registry.host())).await.unwrap_err();
+    assert_eq!(denied.class(), Class::Denied);
+    assert!(denied.to_string().contains("docker-credential-that-is-not-there"), "{denied}");
+    node.pull(&format!("{}/x:1", open.host())).await.unwrap();
+    node.docker_config(&json!({ "auths": "hunter2" }));
+    let error = node.pull(&format!("{}/x:1", open.host())).await.unwrap_err();
+    assert!(matches!(&error, images::Error::Hosts { path, .. } if path.ends_with("docker.json")), "{error}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+#[ignore = "needs root: opens a store"]
+async fn a_token_that_is_never_taken_and_a_token_server_that_means_harm_come_to_an_end() {
+    let (node, registry) = (Node::new(), TinyRegistry::http(Access::AnonymousToken));
+    registry.push("x", "1", &image("one"));
+    let reference = format!("{}/x:1", registry.host());
+    let inside = TinyRegistry::http(Access::Open);
+    inside.put("/secret", "application/json", br#"{"token":"the secret"}"#.to_vec());
+    let json = |body: &str| Trouble::Answer(200, Vec::new(), body.to_owned());
+    for (trouble, told) in [
+        (json(r#"{"token":"another"}"#), "HTTP 401"),
+        (json(r#"{"token":""}"#), "no token"),
+        (json("[1,2"), "no token"),
+        (Trouble::Flood(100 << 20, true), "larger than"),
+        (Trouble::Flood(100 << 20, false), "larger than"),
+        (Trouble::Reset(20), "token server"),
+        (Trouble::Redirect(format!("{}/secret", inside.url())), "sends us on to"),
+        (Trouble::Redirect(format!("{}/token", registry.url())), "sends us on to"),
+        (Trouble::Redirect("file:///etc/passwd".to_owned()), "sends us on without"),
+        (Trouble::Status(403, "no".to_owned()), "token server"),
+    ] {
+        let before = registry.asked_for("/token");
+        registry.trouble("/token", trouble.clone(), usize::MAX);
+        let error = node.pull(&reference).await.unwrap_err();
+        assert!(error.to_string().contains(told), "{trouble:?}: {error}");
+        assert!(registry.asked_for("/token") - before <= 8, "{trouble:?}: {:?}", registry.asked());
+        registry.calm();
+    }
+    assert_eq!(inside.asked(), Vec::<String>::new());
+    node.pull(&reference).await.unwrap();
+}
+
+#[tokio::test(flavor = "multi_thread")]
+#[ignore = "needs root: opens a store"]
+async fn what_another_server_demands_is_not_answered() {
+    let (node, registry) = (Node::new(), TinyRegistry::http(basic()));
+    let built = image("one");
+    registry.push("x", "1", &built);
+    let blob = testkit::digest_of(&built.layers[0]);
+    // The thief asks for a password, and names a token server that it likes.
+    let thief = TinyRegistry::http(token(true));
+    for path in [format!("/v2/x/blobs/{blob}"), "/v2/x/manifests/1".to_owned()] {
+        registry.trouble(&path, Trouble::Redirect(format!("{}{path}", thief.url())), usize::MAX);
+        let denied = node.pull_as(&format!("{}/x:1", registry.host()), password("ann", "hunter2")).await.unwrap_err();
+        assert_eq!(denied.class(), Class::Denied);
+        assert!(denied.to_string().contains(&format!("from {}, to which it sends us on", thief.host())), "{denied}");
+        registry.calm();
+    }
+    assert!(thief.asked_for("/v2/x") > 0);
+    assert_eq!((thief.asked_for("/token"), thief.authorizations().len()), (0, 0));
 }

@@ -104,3 +104,121 @@ async fn what_a_server_says_to_which_a_registry_sends_us_on_is_not_told() {
     assert!(error.to_string().contains("403") && !error.to_string().contains("secret"), "{error}");
     assert!(inside.asked_for("/secret") > 0);
 }
+
+#[tokio::test(flavor = "multi_thread")]
+#[ignore = "needs root: opens a store"]
+async fn documents_without_end_are_left_early() {
+    let (node, registry) = (Node::new(), TinyRegistry::http(Access::Open));
+    let built = image("one");
+    registry.push("x", "1", &built);
+    let reference = format!("{}/x:1", registry.host());
+    let before = resident();
+    for which in ["GET /v2/x/manifests/1", "GET /v2/x/manifests/sha256", "GET /v2/x/blobs/"] {
+        for told in [true, false] {
+            registry.trouble(which, Trouble::Flood(100 << 20, told), usize::MAX);
+            // Without a HEAD that tells the digest the document itself has to come.
+            registry.trouble("HEAD", Trouble::NoDigest, if which.ends_with("/1") { usize::MAX } else { 0 });
+            let error = node.pull(&reference).await.unwrap_err();
+            assert!(matches!(error.class(), Class::Invalid | Class::Unavailable), "{which} {told}: {error}");
+            assert!(error.to_string().contains(&registry.host()), "{error}");
+            registry.calm();
+        }
+    }
+    let grown = resident().saturating_sub(before);
+    assert!(grown < 64 << 10, "{grown} KiB more for six documents of 100 MiB");
+    node.settles();
+    node.pull(&reference).await.unwrap();
+}
+
+/// Resident memory of this process, KiB.
+fn resident() -> u64 {
+    let status = std::fs::read_to_string("/proc/self/status").unwrap();
+    let line = status.lines().find_map(|line| line.strip_prefix("VmRSS:")).unwrap();
+    line.trim().trim_end_matches(" kB").parse().unwrap()
+}
+
+#[tokio::test(flavor = "multi_thread")]
+#[ignore = "needs root: unpacks layers"]
+async fn who_sends_a_byte_now_and_then_keeps_nobody_for_ever() {
+    // A document may take five times as long as a connection may stand idle.
+    let node = Node::with(|config| config.idle_timeout_s = 1);
+    let registry = TinyRegistry::http(Access::AnonymousToken);
+    registry.push("x", "1", &image("one"));
+    let reference = format!("{}/x:1", registry.host());
+    for which in ["HEAD /v2/x/manifests/1", "GET /v2/x/manifests/sha256", "GET /token"] {
+        registry.trouble(which, Trouble::Trickle, usize::MAX);
+        let pulled = tokio::time::timeout(SOON, node.pull(&reference)).await;
+        let error = pulled.expect("it comes to an end").unwrap_err();
+        assert!(error.kubelet_const().is_some(), "{which}: {error}");
+        registry.calm();
+    }
+    node.pull(&reference).await.unwrap();
+}
+
+#[tokio::test(flavor = "multi_thread")]
+#[ignore = "needs root: unpacks layers"]
+async fn content_is_what_its_digest_says_whatever_it_is_called_and_a_page_is_no_manifest() {
+    let (node, registry) = (Node::new(), TinyRegistry::http(Access::Open));
+    let built = image("one");
+    registry.push("x", "1", &built);
+    let reference = format!("{}/x:1", registry.host());
+    for kind in ["text/html", "image/png", "", "application/vnd.oci.image.index.v1+json; charset=utf-8"] {
+        registry.trouble("/blobs/", Trouble::ContentType(kind), usize::MAX);
+        node.pull(&reference).await.unwrap();
+        node.images.remove(&reference).await.unwrap();
+        registry.calm();
+    }
+    // The document's own word counts where it has one, and a type that contradicts its shape is refused.
+    registry.trouble("/manifests/", Trouble::ContentType("application/octet-stream"), usize::MAX);
+    node.pull(&reference).await.unwrap();
+    node.images.remove(&reference).await.unwrap();
+    registry.calm();
+
+    // A portal answers everything with its page.
+    let portal = TinyRegistry::http(Access::Open);
+    let page =
+        || Trouble::Answer(200, vec![("content-type", "text/html".to_owned())], "<html>log in</html>".to_owned());
+    portal.trouble("", page(), usize::MAX);
+    let error = node.pull(&format!("{}/x:1", portal.host())).await.unwrap_err();
+    assert!(error.to_string().contains("text/html") && error.to_string().contains(&portal.host()), "{error}");
+    node.hosts("r.example", &format!("server = {:?}\n[host.{:?}]\n", registry.url(), portal.url()));
+    node.pull("r.example/x:1").await.unwrap();
+}
+
+#[tokio::test(flavor = "multi_thread")]
+#[ignore = "needs root: opens a store"]
+async fn strange_heads_are_an_error_with_the_hosts_name() {
+    // After a status that promises another answer that one is waited for.
+    let node = Node::with(|config| config.idle_timeout_s = 2);
+    let registry = TinyRegistry::http(Access::Open);
+    registry.push("x", "1", &image("one"));
+    let reference = format!("{}/x:1", registry.host());
+    let long = "x".repeat(1 << 20);
+    let answer = |status: u16, header: &'static str, value: &str| {
+        Trouble::Answer(status, vec![(header, value.to_owned())], String::new())
+    };
+    for trouble in [
+        answer(200, "x-long", &long),
+        answer(401, "www-authenticate", &format!("Bearer realm=\"{long}\"")),
+        answer(401, "www-authenticate", "Bearer realm=\"file:///etc/passwd\""),
+        answer(401, "www-authenticate", "Bearer realm=\"http://\""),
+        answer(401, "www-authenticate", "Bearer realm=\"nonsense\""),
+        answer(401, "www-authenticate", &"Basic ,".repeat(10_000)),
+        answer(429, "retry-after", "99999999999999999999999"),
+        answer(429, "retry-after", "never"),
+        answer(200, "docker-content-digest", "sha256:nonsense"),
+        answer(999, "x", "y"),
+        answer(204, "x", "y"),
+        answer(206, "content-range", "bytes 5-6/7"),
+        answer(304, "x", "y"),
+        answer(100, "x", "y"),
+    ] {
+        registry.trouble("/v2/", trouble.clone(), usize::MAX);
+        let pulled = tokio::time::timeout(SOON, node.pull(&reference)).await.expect("it comes to an end");
+        let error = pulled.unwrap_err().to_string();
+        let shown: String = format!("{trouble:?}").chars().take(100).collect();
+        assert!(error.contains(&registry.host()) && error.len() < 2000, "{shown}: {error}");
+        registry.calm();
+    }
+    node.settles();
+}

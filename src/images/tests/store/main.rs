@@ -2,9 +2,12 @@
 #![allow(clippy::unwrap_used, reason = "what fails in a helper of a test fails the test")]
 
 mod authorization;
+mod busy;
 mod content;
+mod explain;
 mod hostile;
 mod life;
 mod mirrors;
 mod names;
 mod node;
+mod redirect;

@@ -17,9 +17,16 @@ pub(crate) struct Node {
 
 impl Node {
     pub(crate) fn new() -> Self {
+        Self::with(|_| ())
+    }
+
+    /// One with other settings; a restart takes them back.
+    pub(crate) fn with(change: impl FnOnce(&mut Config)) -> Self {
         assert!(nix::unistd::geteuid().is_root(), "this test needs root");
         let root = tempfile::Builder::new().prefix("crt-images-").tempdir().unwrap();
-        let images = open(&root);
+        let mut config = settings(&root);
+        change(&mut config);
+        let images = Images::open(config, &root.path().join("store")).unwrap();
         Self { root, images }
     }
 
@@ -27,7 +34,7 @@ impl Node {
     pub(crate) fn restart(self) -> Self {
         let Node { root, images } = self;
         drop(images);
-        let images = open(&root);
+        let images = Images::open(settings(&root), &root.path().join("store")).unwrap();
         Node { root, images }
     }
 
@@ -55,6 +62,11 @@ impl Node {
         dir
     }
 
+    /// Writes the node's own credentials.
+    pub(crate) fn docker_config(&self, content: &serde_json::Value) {
+        fs::write(self.root.path().join("docker.json"), content.to_string()).unwrap();
+    }
+
     /// How many things lie in a directory of the store.
     pub(crate) fn count(&self, directory: &str) -> usize {
         fs::read_dir(self.root.path().join("store").join(directory)).unwrap().count()
@@ -69,9 +81,12 @@ impl Node {
     }
 }
 
-fn open(root: &TempDir) -> Images {
-    let config = Config { config_path: vec![root.path().join("certs.d")], ..Config::default() };
-    Images::open(config, &root.path().join("store")).unwrap()
+fn settings(root: &TempDir) -> Config {
+    Config {
+        config_path: vec![root.path().join("certs.d")],
+        docker_config: root.path().join("docker.json"),
+        ..Config::default()
+    }
 }
 
 /// An image of two layers whose content is this text.
