@@ -5,10 +5,12 @@ survives a reboot. A guest whose kernel reported a fault, or which restarted wit
 """
 
 import base64
+import ctypes
 import pathlib
 import re
 import secrets
 import shutil
+import signal
 import socket
 import subprocess
 import tempfile
@@ -24,6 +26,11 @@ FAULT = re.compile(r"BUG:|Oops|general protection|Kernel panic|list_add corrupti
 
 class Failed(Exception):
     """The guest is not usable any more, or never was."""
+
+
+def end_with_parent():
+    """Between fork and exec: whoever ends this program, however, ends the emulator too (prctl(2), PR_SET_PDEATHSIG)."""
+    ctypes.CDLL(None).prctl(1, signal.SIGKILL)
 
 
 class Guest:
@@ -89,7 +96,8 @@ class Guest:
             "-device", "virtserialport,chardev=c0,name=vm.exec",
         ]
         self.emulator = subprocess.Popen([str(word) for word in command], stdin=subprocess.DEVNULL,
-                                         stdout=(self.dir / "emulator.log").open("w"), stderr=subprocess.STDOUT)
+                                         stdout=(self.dir / "emulator.log").open("w"), stderr=subprocess.STDOUT,
+                                         preexec_fn=end_with_parent)
         self.listener.settimeout(BOOT_SECONDS)
         try:
             self.stream, _ = self.listener.accept()
