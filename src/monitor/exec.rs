@@ -237,7 +237,8 @@ impl Pod {
     pub(crate) fn exec_astray(&mut self, number: u64, failure: Failure, strays: &[Stray]) {
         let Some(index) = self.execs.iter().position(|exec| exec.number == number) else { return };
         self.hear_exec_at(index);
-        // The number of a child of ours is its own. A runtime leaves one; whoever else was found is killed all the same.
+        // The number of a child of ours is its own. A runtime leaves one; whoever else was found is killed all the
+        // same.
         for stray in strays.iter().filter(|stray| stray.is_child).take(GATHERED_STRAYS) {
             self.execs[index].pid = stray.pid;
             self.gather(index);
