@@ -143,6 +143,7 @@ fn check(config: &Config) -> Result<()> {
     if socket.as_os_str().len() > SOCKET_PATH_BYTES {
         bail!("listen = {socket:?}: the path of a unix socket has at most {SOCKET_PATH_BYTES} bytes");
     }
+    config.images.check().context("[images]")?;
     config.network.check().context("[network]")?;
     config.engine.check().context("[engine]")?;
     config.runtime.check().context("[runtime]")?;
@@ -193,6 +194,13 @@ mod tests {
             ("root = 'relative'", "root"),
             ("listen = 'tcp://0.0.0.0:1'", "listen"),
             ("root = 5", "root"),
+            ("[images]\nparallel_fetches = 9223372036854775807", "parallel_fetches"),
+            ("[images]\nparallel_fetches = 0", "parallel_fetches"),
+            ("[images]\nidle_timeout_s = 9223372036854775807", "idle_timeout_s"),
+            ("[images]\nconnect_timeout_s = 0", "connect_timeout_s"),
+            ("[images.limits]\nlayers = 0", "limits.layers"),
+            ("[engine]\nnofile_soft = 9\nnofile_hard = 3", "nofile_soft"),
+            ("[engine]\nnofile_soft = 0\nnofile_hard = 0", "nofile_soft"),
             ("[runtime.handlers.runc]\ntype = 'oci'\npath = '/nowhere/runc'", "runc"),
             ("[runtime.handlers.runc]\ntype = 'oci'\npath = '/bin/sh'\npaht = ''", "paht"),
             ("[runtime.handlers.runc]\ntype = 'ocii'\npath = '/bin/sh'", "ocii"),

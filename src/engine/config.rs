@@ -2,7 +2,7 @@
 
 use serde::Deserialize;
 
-use crate::{Result, cgroup};
+use crate::{Error, Result, cgroup};
 
 /// The `[engine]` table of the configuration file.
 #[derive(Debug, Clone, PartialEq, Eq, Deserialize)]
@@ -44,14 +44,18 @@ impl Default for Config {
 impl Config {
     /// Refuses what can never work, naming the setting.
     pub fn check(&self) -> Result<()> {
-        cgroup::checked("cgroup_root", &self.cgroup_root).map(drop)
+        cgroup::checked("cgroup_root", &self.cgroup_root)?;
+        if !(1..=self.nofile_hard).contains(&self.nofile_soft) {
+            let want = "a number from 1 to nofile_hard: no program starts without a descriptor";
+            return Err(Error::Invalid { field: "nofile_soft", value: self.nofile_soft.to_string(), want });
+        }
+        Ok(())
     }
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::Error;
 
     #[test]
     fn a_cgroup_root_that_cannot_be_is_named() {

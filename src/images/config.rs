@@ -4,6 +4,8 @@ use std::path::PathBuf;
 
 use serde::Deserialize;
 
+use crate::{Error, Result};
+
 /// The `[images]` part of the configuration. Every key has a default that works.
 #[derive(Debug, Clone, PartialEq, Eq, Deserialize)]
 #[serde(default, deny_unknown_fields)]
@@ -37,6 +39,34 @@ impl Default for Config {
             idle_timeout_s: 60,
             limits: Limits::default(),
         }
+    }
+}
+
+/// A day: a longer wait than that is none, and a clock overflows somewhere above.
+const LONGEST_WAIT_S: u64 = 86_400;
+/// More at once helps nobody, and no registry bears it.
+const MOST_FETCHES: u64 = 64;
+/// Layers that the kernel's overlay takes.
+const MOST_LAYERS: u64 = 500;
+
+impl Config {
+    /// Refuses what can never work, naming the setting.
+    pub fn check(&self) -> Result<()> {
+        let Limits { layers, layer_bytes, layer_entries, depth } = self.limits;
+        for (key, value, most) in [
+            ("parallel_fetches", self.parallel_fetches as u64, MOST_FETCHES),
+            ("connect_timeout_s", self.connect_timeout_s, LONGEST_WAIT_S),
+            ("idle_timeout_s", self.idle_timeout_s, LONGEST_WAIT_S),
+            ("limits.layers", layers as u64, MOST_LAYERS),
+            ("limits.layer_bytes", layer_bytes, i64::MAX as u64),
+            ("limits.layer_entries", layer_entries, i64::MAX as u64),
+            ("limits.depth", depth as u64, i64::MAX as u64),
+        ] {
+            if !(1..=most).contains(&value) {
+                return Err(Error::Setting { key, value, most });
+            }
+        }
+        Ok(())
     }
 }
 

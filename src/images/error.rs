@@ -65,6 +65,16 @@ pub enum Error {
         /// What is, or why this is not.
         why: &'static str,
     },
+    /// A setting that can never work.
+    #[error("{key} = {value}: want a number from 1 to {most}")]
+    Setting {
+        /// The setting.
+        key: &'static str,
+        /// What it is.
+        value: u64,
+        /// The most that it may be.
+        most: u64,
+    },
     /// An index has no image for this machine.
     #[error("no match for platform in manifest {digest}: not found: wanted {wanted}")]
     NoPlatform {
@@ -126,7 +136,7 @@ impl Error {
             }
             Error::Registry { tried, .. } => registry_class(tried),
             Error::Hosts { .. } => Class::Precondition,
-            Error::Content { .. } | Error::Mismatch { .. } => Class::Invalid,
+            Error::Content { .. } | Error::Mismatch { .. } | Error::Setting { .. } => Class::Invalid,
             Error::MediaType { .. } => Class::Unsupported,
             Error::Layer { source, .. } => source.class(),
             Error::Disk { source, .. } => Class::of_kernel(source),
