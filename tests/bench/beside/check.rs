@@ -1,20 +1,14 @@
-//! Holds a run against the published numbers: half of each advantage has to be there, whatever the machine, and a
-//! quarter of that of calls which take us a millisecond or two.
+//! Holds a run against the published numbers: half of each advantage has to be there, whatever the machine.
 
 use std::path::Path;
 
 use super::{
     publish::{self, NUMBERS},
-    report::{Report, Row, Unit},
+    report::{Report, Row},
 };
 
 /// Part of a published advantage below which something has been lost: other machines and busy ones differ by less.
 const PART: f64 = 0.5;
-
-/// The same for a call that takes us less than that: where it runs beside anything else, one turn of that on the
-/// processor doubles it, and costs a call of containerd's nothing that is seen.
-const PART_OF_SHORT: f64 = 0.25;
-const SHORT_MS: f64 = 2.0;
 
 /// Whether something is as it has to be, and what.
 pub(super) type Verdict = (bool, String);
@@ -41,13 +35,12 @@ pub(super) fn compared(report: &Report, published: &Report) -> Vec<Verdict> {
     let mut verdicts = Vec::new();
     for row in &report.rows {
         let known = partner(row, published).map(|at| &published.rows[at]);
-        let bar = known.map_or(PART, part);
         verdicts.extend(match (row.advantage(), known.map(Row::advantage)) {
             (_, None) => Some((false, format!("{}: it is not among the published", row.what))),
             // Only Coracle was asked, as when it was published.
             (None, Some(None)) => None,
             (Some(found), Some(Some(known))) => {
-                Some((found >= known * bar, format!("{}: {found:.1} times better, published {known:.1}", row.what)))
+                Some((found >= known * PART, format!("{}: {found:.1} times better, published {known:.1}", row.what)))
             }
             (found, Some(_)) => {
                 let which = if found.is_some() { "this run" } else { "the published" };
@@ -63,9 +56,4 @@ pub(super) fn compared(report: &Report, published: &Report) -> Vec<Verdict> {
         verdicts.push((false, "nothing was compared: the run has no row of both".to_owned()));
     }
     verdicts
-}
-
-/// How much of a published row's advantage has to be there.
-fn part(published: &Row) -> f64 {
-    if published.unit == Unit::Ms && published.coracle.median < SHORT_MS { PART_OF_SHORT } else { PART }
 }
