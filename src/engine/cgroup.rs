@@ -12,6 +12,7 @@ mod kill;
 mod lack;
 mod limits;
 mod make;
+mod memory;
 mod owner;
 mod pod_limits;
 mod remove;
@@ -25,6 +26,7 @@ pub use detect::{Hierarchy, Layout, V1, V2};
 pub use device_program::program as device_program;
 pub use kill::{Tree, remove_tree};
 pub use limits::{IfMissing, Write, v1 as v1_limits, v2 as v2_limits, weight};
+pub use memory::out_of_memory_kills;
 
 use crate::{Error, Result, launch_plan};
 

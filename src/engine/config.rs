@@ -2,7 +2,10 @@
 
 use serde::Deserialize;
 
-use crate::{Error, Result, cgroup};
+use crate::{Error, Result, capability::CapabilitySet, cgroup};
+
+/// Most that the kernel takes as a limit of processes, and as its own `kernel.pid_max` (`PID_MAX_LIMIT`).
+const MOST_PIDS: u64 = 4_194_304;
 
 /// The `[engine]` table of the configuration file.
 #[derive(Debug, Clone, PartialEq, Eq, Deserialize)]
@@ -49,7 +52,21 @@ impl Config {
             let want = "a number from 1 to nofile_hard: no program starts without a descriptor";
             return Err(Error::Invalid { field: "nofile_soft", value: self.nofile_soft.to_string(), want });
         }
-        Ok(())
+        for (field, pids) in [("container_pids", self.container_pids), ("pod_pids", self.pod_pids)] {
+            if let Some(pids) = pids
+                && !(1..=MOST_PIDS).contains(&pids)
+            {
+                let want = "a number from 1 to 4194304, which is the most that Linux has; without the key: no limit";
+                return Err(Error::Invalid { field, value: pids.to_string(), want });
+            }
+        }
+        match CapabilitySet::of(&self.capabilities) {
+            Err(Error::Invalid { value, .. }) => {
+                let want = "names of capabilities, such as NET_BIND_SERVICE";
+                Err(Error::Invalid { field: "capabilities", value, want })
+            }
+            other => other.map(drop),
+        }
     }
 }
 
@@ -64,6 +81,33 @@ mod tests {
             let config = Config { cgroup_root: wrong.to_owned(), ..Config::default() };
             let refused = config.check();
             assert!(matches!(refused, Err(Error::Invalid { field: "cgroup_root", .. })), "{wrong}: {refused:?}");
+        }
+    }
+
+    #[test]
+    fn a_limit_of_processes_that_cannot_be_is_named() {
+        for good in [None, Some(1), Some(4_194_304)] {
+            Config { container_pids: good, pod_pids: good, ..Config::default() }.check().unwrap();
+        }
+        for wrong in [0, 4_194_305, u64::MAX] {
+            for (config, named) in [
+                (Config { container_pids: Some(wrong), ..Config::default() }, "container_pids"),
+                (Config { pod_pids: Some(wrong), ..Config::default() }, "pod_pids"),
+            ] {
+                match config.check() {
+                    Err(Error::Invalid { field, value, .. }) => assert_eq!((field, value), (named, wrong.to_string())),
+                    other => panic!("{named} {wrong}: {other:?}"),
+                }
+            }
+        }
+    }
+
+    #[test]
+    fn a_capability_that_does_not_exist_is_named() {
+        let config = Config { capabilities: vec!["KILL".into(), "FLY".into()], ..Config::default() };
+        match config.check() {
+            Err(Error::Invalid { field, value, .. }) => assert_eq!((field, value.as_str()), ("capabilities", "FLY")),
+            other => panic!("{other:?}"),
         }
     }
 }

@@ -55,7 +55,7 @@ impl Engine {
     pub fn new(config: Config) -> Result<Self> {
         let mut notes = Vec::new();
         // Refuses a wrong name now, not at the first container.
-        CapabilitySet::of(&config.capabilities)?;
+        config.check()?;
         let cgroups = Cgroups::find()?;
         notes.extend(cgroups.notes());
         let host = HostFacts::read(cgroups.layout().is_unified(), &mut notes)?;
@@ -141,6 +141,24 @@ impl Engine {
         let seccomp = self.filters.filter(&plan.process.seccomp, plan.process.capabilities.bounding)?;
         let process = link::wire::Process { argv, ..orders::process(&plan.process) };
         Ok(ExecOrder { process: Some(process), seccomp, stdin: None, stdout: None, stderr: None })
+    }
+
+    /// Why a container did not come as far as its program, where that is that its memory was used up. Asked before its
+    /// cgroup is removed.
+    pub fn lacked_memory(&self, plan: &LaunchPlan) -> Option<Error> {
+        if !self.cgroups.has_lacked_memory(&plan.cgroup.path) {
+            return None;
+        }
+        let resources = &plan.cgroup.resources;
+        let written =
+            resources.unified.get("memory.max").map(|limit| ("linux.resources.unified memory.max", limit.clone()));
+        let limit = resources.memory_limit_bytes.filter(|limit| *limit > 0);
+        let limit = limit.map(|limit| ("linux.resources.memory_limit_in_bytes", limit.to_string()));
+        let why = match written.or(limit) {
+            Some((field, value)) => format!("{field} {value:?} is too little for it"),
+            None => "it has no limit of its own, so its pod or the host has no more".to_owned(),
+        };
+        Some(Error::LackedMemory { why })
     }
 
     /// Kills every process of a container. For containers whose monitor is gone; otherwise the monitor does it.

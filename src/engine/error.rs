@@ -134,6 +134,12 @@ pub enum Error {
         /// The cgroup that lacks it.
         path: String,
     },
+    /// The kernel killed a container on its way to its program, because its memory was used up.
+    #[error("killed by the kernel for want of memory before its program ran: {why}")]
+    LackedMemory {
+        /// The limit that was too small, with the name of its field.
+        why: String,
+    },
     /// A directory or file of a cgroup refused.
     #[error("{act} of cgroup {path}")]
     Cgroup {
@@ -226,6 +232,7 @@ impl Error {
             | Error::MountSource { source, .. }
             | Error::Host { source, .. } => Class::of_kernel(source),
             Error::Launch { source } => of_launch(source),
+            Error::LackedMemory { .. } => Class::Exhausted,
             // The same request may be kept once the host is set up otherwise.
             Error::NoController { .. } => Class::Precondition,
             Error::NoCgroups => Class::Internal,

@@ -74,7 +74,8 @@ pub fn exchange(one_dir: BorrowedFd<'_>, one: &Path, other_dir: BorrowedFd<'_>, 
     Ok(renameat2(one_dir, one, other_dir, other, RenameFlags::RENAME_EXCHANGE)?)
 }
 
-/// Has the kernel begin to write a file's content to its device, and waits for nothing. `sync_file_range(2)`.
+/// Has the kernel begin to write a file's content to its device, and waits for nothing but room in that one's queue.
+/// `sync_file_range(2)`.
 ///
 /// Blocks for it are allocated on return, so that a journal that keeps data before names keeps this data before names
 /// to come.

@@ -25,6 +25,7 @@ pub mod mount_table;
 pub mod namespace;
 pub mod path_in_root;
 pub mod poll;
+pub mod priority;
 pub mod process;
 pub mod seccomp;
 pub mod signal;
