@@ -10,7 +10,7 @@ use std::{
     },
 };
 
-use engine::cgroup::Tree;
+use engine::cgroup::{self, Tree};
 use kernel::{
     path_in_root::{OpenFlags, open_beneath},
     process::{Pid, pidfd_open, pidfd_send_signal},
@@ -109,12 +109,7 @@ pub(crate) fn out_of_memory_kills(counter: BorrowedFd<'_>) -> io::Result<u64> {
     let mut text = [0; 1024];
     // From the start of the same open file: cgroup files are made anew for each reading.
     let length = File::from(counter.try_clone_to_owned()?).read_at(&mut text, 0)?;
-    Ok(count_in(&String::from_utf8_lossy(&text[..length])))
-}
-
-fn count_in(text: &str) -> u64 {
-    let count = text.lines().find_map(|line| line.strip_prefix("oom_kill "));
-    count.and_then(|number| number.trim().parse().ok()).unwrap_or(0)
+    Ok(cgroup::out_of_memory_kills(&String::from_utf8_lossy(&text[..length])))
 }
 
 #[cfg(test)]
@@ -144,12 +139,5 @@ mod tests {
         drop(let_go);
         parent.join().unwrap();
         assert!(found.contains(&child), "{child:?} is not in {found:?}");
-    }
-
-    #[test]
-    fn the_count_of_kills_is_found_in_both_forms() {
-        assert_eq!(count_in("oom_kill_disable 0\nunder_oom 0\noom_kill 3\n"), 3);
-        assert_eq!(count_in("low 0\nhigh 0\nmax 7\noom 2\noom_kill 1\noom_group_kill 0\n"), 1);
-        assert_eq!(count_in(""), 0);
     }
 }

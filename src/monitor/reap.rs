@@ -73,10 +73,11 @@ impl Pod {
             .is_some_and(|counter| kill::out_of_memory_kills(counter.as_fd()).is_ok_and(|count| count > 0));
         let failure = container.live.as_mut().and_then(|live| live.failure.take());
         let record = |how| ExitRecord { how, at: from_ns(now), oom_killed };
+        let for_memory = if oom_killed { ", killed for want of memory" } else { "" };
         let (started, record) = match container.phase {
             Phase::Preparing { asker } => {
-                let failure =
-                    failure.unwrap_or_else(|| Failure::wrong(format!("the container ended too early: {ended:?}")));
+                let early = || Failure::wrong(format!("the container ended too early: {ended:?}{for_memory}"));
+                let failure = failure.unwrap_or_else(early);
                 self.drop_container(index);
                 return self.answer(asker, Err(failure));
             }
@@ -84,7 +85,8 @@ impl Pod {
             Phase::Starting { asker } => {
                 // It never said that exec failed, and its socket is closed: `hear_container` has made it running. So
                 // this is a failure, or it was killed in between.
-                let failure = failure.unwrap_or_else(|| Failure::wrong(format!("it ended before exec: {ended:?}")));
+                let failure =
+                    failure.unwrap_or_else(|| Failure::wrong(format!("it ended before exec: {ended:?}{for_memory}")));
                 let why = failure.to_string();
                 self.answer(asker, Err(failure));
                 (None, record(Exit::StartFailed { why }))

@@ -155,6 +155,9 @@ impl Pod {
         if is_polite && container.process().is_some() && self.kill_by_runtime(index, asker, order.signal) {
             return;
         }
+        if order.whole && order.signal == libc::SIGKILL {
+            self.commands.hasten(Some(self.containers[index].number));
+        }
         let container = &self.containers[index];
         let killed = match (order.whole, container.tree(), container.process()) {
             (true, Some(tree), Some(process)) => {
@@ -230,6 +233,7 @@ impl Pod {
             return self.answer(asker, Err(Failure::wrong("a container of the pod has not ended")));
         }
         self.ending = true;
+        self.commands.hasten(None);
         // ESRCH alone can happen here, of an init that has ended and is about to be reaped.
         let _ = self.init().map(|init| pidfd_send_signal(init.pidfd.as_fd(), libc::SIGKILL));
         self.end_asker = Some(asker);

@@ -7,7 +7,8 @@
 //!  delete   before the container is forgotten; a runtime that cannot is no reason to keep it
 //!  exec     the command stands in for the exec; what it leaves is the exec's process
 //! ```
-//! Every command has a deadline, at which it is killed with all of its session.
+//! Every command has a deadline, at which it is killed with all of its session. It comes soon once its container is to
+//! end: a runtime that hangs holds no stop.
 
 use std::{
     collections::HashSet,
@@ -41,6 +42,10 @@ const LONG: Duration = Duration::from_secs(50);
 
 /// How long one may take that only signals or clears away; likewise.
 const SHORT: Duration = Duration::from_secs(4);
+
+/// How much longer a command may take that sets up what is to end. One that is nearly done is not cut short, since what
+/// it has made half-way is harder to find.
+const HASTE: Duration = Duration::from_secs(1);
 
 /// Orphans whose ends are remembered while commands run: one of them may be what a command has left.
 const STRANGERS: usize = 64;
@@ -128,6 +133,17 @@ impl Commands {
             if command.deadline.is_some_and(|deadline| deadline <= now) {
                 command.deadline = None;
                 kill_session(command.pid);
+            }
+        }
+    }
+
+    /// Leaves little time to those that set up something in a container that is to end, or in any.
+    pub(crate) fn hasten(&mut self, container: Option<u64>) {
+        let soon = Instant::now() + HASTE;
+        let of_it = |command: &&mut Command| container.is_none_or(|number| number == command.container);
+        for command in self.under_way.iter_mut().filter(of_it) {
+            if matches!(command.purpose, Purpose::Create { .. } | Purpose::Start | Purpose::Exec { .. }) {
+                command.deadline = command.deadline.map(|deadline| deadline.min(soon));
             }
         }
     }

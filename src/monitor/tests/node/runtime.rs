@@ -13,6 +13,7 @@ use std::{
     },
     path::{Path, PathBuf},
     process::{Child, Command},
+    time::Duration,
 };
 
 use kernel::{
@@ -195,6 +196,56 @@ async fn a_container_that_is_forgotten_while_its_runtime_makes_it_leaves_nothing
     node.end().await;
 }
 
+/// Less than any command is given that sets something up.
+const SOON: Duration = Duration::from_secs(20);
+
+#[tokio::test]
+#[ignore = "needs root: namespaces, mounts and cgroups"]
+async fn a_start_that_hangs_ends_soon_after_its_container_is_killed() {
+    let node = Node::start().await;
+    let mut pod = node.pod().await;
+    let bundle = Bundle::new(&node, &[("create", MAKE), ("start", "echo $$ > hangs; read word < go")]);
+    bundle.make(&mut pod, |_| ()).await.unwrap().unwrap();
+    let (monitor, id) = (pod.monitor.clone(), bundle.id.clone());
+    let starting = tokio::spawn(async move { monitor.start(&id).await });
+    let _go = bundle.reached().await;
+    let hangs = bundle.made("hangs");
+    let ended = async {
+        pod.monitor.kill(&bundle.id, Signal::KILL, Whole::Every).await.unwrap();
+        let why = starting.await.unwrap().unwrap_err().to_string();
+        assert!(why.contains("runtime start: no end in time"), "{why}");
+        let how = pod.exited(&bundle.id).await.how;
+        assert!(matches!(how, Exit::StartFailed { .. }), "{how:?}");
+    };
+    tokio::time::timeout(SOON, ended).await.expect("it ends soon");
+    assert!(!hangs.alive());
+    pod.end().await;
+    drop(bundle);
+    node.end().await;
+}
+
+#[tokio::test]
+#[ignore = "needs root: namespaces, mounts and cgroups"]
+async fn an_exec_that_hangs_holds_no_end_of_its_pod() {
+    let node = Node::start().await;
+    let mut pod = node.pod().await;
+    let bundle = Bundle::new(&node, &[("create", MAKE), ("exec", "echo $$ > hangs; read word < go")]);
+    bundle.make(&mut pod, |_| ()).await.unwrap().unwrap();
+    pod.monitor.start(&bundle.id).await.unwrap();
+    let (monitor, id, exec) = (pod.monitor.clone(), bundle.id.clone(), pod.monitor.next_exec());
+    let starting = tokio::spawn(async move { monitor.exec(&id, exec, nothing_to_tell()).await.map(drop) });
+    let _go = bundle.reached().await;
+    let hangs = bundle.made("hangs");
+    // By itself, so that nobody has killed the container when the pod ends.
+    bundle.made("kept").kill();
+    pod.exited(&bundle.id).await;
+    tokio::time::timeout(SOON, pod.end()).await.expect("it ends soon");
+    assert!(starting.await.unwrap().is_err());
+    assert!(!hangs.alive());
+    drop(bundle);
+    node.end().await;
+}
+
 #[tokio::test]
 #[ignore = "needs root: namespaces, mounts and cgroups"]
 async fn a_number_that_a_runtime_wrote_down_is_nothing_until_it_is_a_child_of_ours() {
@@ -322,6 +373,8 @@ async fn an_exec_that_is_refused_leaves_the_bundle_as_it_was() {
         let names = fs::read_dir(&bundle.dir).unwrap().map(|entry| entry.unwrap().file_name());
         names.collect::<std::collections::BTreeSet<_>>()
     };
+    // A command's files go after its answer.
+    heard(&pod).await;
     let before = names();
     for why in ["the container does not run", "the exec's cgroup is there"] {
         let exec = pod.monitor.next_exec();
@@ -332,6 +385,7 @@ async fn an_exec_that_is_refused_leaves_the_bundle_as_it_was() {
         fs::write(bundle.dir.join(format!("{}.json", exec.name())), "{}").unwrap();
         let refused = pod.monitor.exec(&bundle.id, exec, nothing_to_tell()).await;
         assert!(refused.is_err_and(|error| !error.is_lost()), "{why}");
+        heard(&pod).await;
         assert_eq!(names(), before, "{why}");
     }
     pod.end().await;
