@@ -128,11 +128,14 @@ impl Bridge {
     /// none and is in use, is not touched. With `None` any bridge of that name will do, as for the reference plugin.
     pub(crate) fn prepare(&self, links: &mut Links, owner: Option<&str>) -> Result<Ground> {
         let subnets = self.subnets();
-        let notes = ground::check_subnets(links, &self.name, &subnets)?;
+        let mut notes = ground::check_subnets(links, &self.name, &subnets)?;
         let bridge = ground::ensure_bridge(links, self, owner)?;
         if self.gateway {
             let gateways = self.ipam.gateways();
             ground::ensure_addresses(links, &bridge, &gateways)?;
+            if owner.is_some() {
+                notes.extend(ground::drop_turned_off(links, &bridge, &gateways)?);
+            }
             if gateways.iter().any(|gateway| gateway.addr().is_ipv4()) {
                 sysctl::forward_ipv4()?;
             }

@@ -2,13 +2,29 @@
 
 use std::path::{Path, PathBuf};
 
-use ipnet::{Ipv4Net, Ipv6Net};
+use ipnet::{IpNet, Ipv4Net, Ipv6Net};
 use serde::{Deserialize, Serialize};
 
 use crate::{Error, Result};
 
 /// Longest name of a link: `IFNAMSIZ` less the closing zero.
 pub(crate) const LINK_NAME_MAX: usize = 15;
+
+/// Names that the kernel takes in its `net.*.conf` settings for every link, and the one of the host's own loopback.
+const TAKEN_NAMES: [&str; 3] = ["all", "default", "lo"];
+
+/// Addresses that no pod can have or be reached at, and what they are for (IANA's registries of special addresses).
+const SPECIAL: [(&str, &str); 9] = [
+    ("0.0.0.0/8", "\"this network\""),
+    ("127.0.0.0/8", "loopback"),
+    ("169.254.0.0/16", "link-local"),
+    ("224.0.0.0/4", "multicast"),
+    ("240.0.0.0/4", "reserved and broadcast"),
+    ("::/8", "unspecified, loopback and forms of IPv4"),
+    ("100::/64", "discard-only"),
+    ("fe80::/10", "link-local"),
+    ("ff00::/8", "multicast"),
+];
 
 /// Settings of the built-in network. The defaults work on a host that uses neither subnet.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -77,6 +93,9 @@ impl Config {
         if !is_link_name(&self.bridge) {
             return setting("bridge", format!("{:?} is not a link name: 1 to 15 of a-z A-Z 0-9 . _ -", self.bridge));
         }
+        if TAKEN_NAMES.contains(&self.bridge.as_str()) {
+            return setting("bridge", format!("{:?} is the kernel's own; choose another name", self.bridge));
+        }
         if self.subnet_v4.is_none() && self.subnet_v6.is_none() {
             return setting("subnet_v4", "a network needs subnet_v4 or subnet_v6".into());
         }
@@ -89,6 +108,16 @@ impl Config {
             && (net.prefix_len() > 126 || net.addr() != net.network() || net.prefix_len() < 16)
         {
             return setting("subnet_v6", format!("{net} is not a subnet between /16 and /126 without host bits"));
+        }
+        let subnets = [("subnet_v4", self.subnet_v4.map(IpNet::V4)), ("subnet_v6", self.subnet_v6.map(IpNet::V6))];
+        for (key, net) in subnets.into_iter().filter_map(|(key, net)| Some((key, net?))) {
+            for (special, what) in SPECIAL {
+                let special: IpNet = special.parse().expect("a literal subnet");
+                if net.contains(&special) || special.contains(&net) {
+                    let why = format!("{net} lies in {special}, or holds it: those addresses are {what}");
+                    return setting(key, why);
+                }
+            }
         }
         if let Some(mtu) = self.mtu
             && !(1280..=65535).contains(&mtu)
@@ -179,6 +208,11 @@ mod tests {
             (Config { bridge: "".into(), ..base() }, "bridge"),
             (Config { bridge: "a/b".into(), ..base() }, "bridge"),
             (Config { bridge: "sixteen-letters-".into(), ..base() }, "bridge"),
+            (Config { bridge: ".".into(), ..base() }, "bridge"),
+            (Config { bridge: "..".into(), ..base() }, "bridge"),
+            (Config { bridge: "lo".into(), ..base() }, "bridge"),
+            (Config { bridge: "all".into(), ..base() }, "bridge"),
+            (Config { bridge: "default".into(), ..base() }, "bridge"),
             (Config { subnet_v4: None, subnet_v6: None, ..base() }, "subnet_v4"),
             (Config { subnet_v4: Some("10.0.0.0/31".parse().unwrap()), ..base() }, "subnet_v4"),
             (Config { subnet_v4: Some("10.0.0.1/24".parse().unwrap()), ..base() }, "subnet_v4"),
@@ -190,6 +224,42 @@ mod tests {
                 Err(Error::Setting { key: named, .. }) => assert_eq!(named, key),
                 other => panic!("{wrong:?} gave {other:?}"),
             }
+        }
+    }
+
+    #[test]
+    fn a_subnet_that_no_pod_can_live_in_is_named_with_its_key() {
+        let refused = |config: Config| match config.check() {
+            Err(error @ Error::Setting { key, .. }) => (key, error.to_string()),
+            other => panic!("{config:?} gave {other:?}"),
+        };
+        for wrong in [
+            "0.0.0.0/8",
+            "0.1.0.0/16",
+            "127.0.0.0/8",
+            "127.1.0.0/24",
+            "169.254.0.0/16",
+            "169.254.7.0/24",
+            "169.0.0.0/8",
+            "224.0.0.0/8",
+            "239.1.0.0/16",
+            "240.0.0.0/8",
+            "255.255.255.0/24",
+        ] {
+            let (key, text) = refused(Config { subnet_v4: Some(wrong.parse().unwrap()), ..Config::default() });
+            assert!(key == "subnet_v4" && text.contains(wrong), "{text}");
+        }
+        for wrong in ["::/64", "::ffff:10.0.0.0/112", "100::/64", "fe80::/64", "fe90:1::/64", "ff00::/16", "ff02::/64"]
+        {
+            let net: Ipv6Net = wrong.parse().unwrap();
+            let (key, text) = refused(Config { subnet_v6: Some(net), ..Config::default() });
+            assert!(key == "subnet_v6" && text.contains(&net.to_string()), "{text}");
+        }
+        for (v4, v6) in
+            [("10.0.0.0/8", "fd00::/48"), ("100.64.0.0/10", "2001:db8::/64"), ("192.168.9.0/24", "fc00::/16")]
+        {
+            let (subnet_v4, subnet_v6) = (Some(v4.parse().unwrap()), Some(v6.parse().unwrap()));
+            Config { subnet_v4, subnet_v6, ..Config::default() }.check().unwrap();
         }
     }
 }

@@ -14,8 +14,9 @@ use netlink_packet_route::{
     AddressFamily, RouteNetlinkMessage,
     address::{AddressAttribute, AddressFlags, AddressHeaderFlags, AddressMessage},
     link::{
-        BridgePortState, InfoBridgePort, InfoData, InfoKind, InfoPortData, InfoPortKind, InfoVeth, LinkAttribute,
-        LinkExtentMask, LinkFlags, LinkInfo, LinkMessage, LinkProtoInfoBridge, State,
+        AfSpecInet6, AfSpecUnspec, BridgePortState, In6AddrGenMode, InfoBridge, InfoBridgePort, InfoData, InfoKind,
+        InfoPortData, InfoPortKind, InfoVeth, LinkAttribute, LinkExtentMask, LinkFlags, LinkInfo, LinkMessage,
+        LinkProtoInfoBridge, State,
     },
     route::{RouteAttribute, RouteHeader, RouteMessage, RouteProtocol, RouteScope, RouteType},
 };
@@ -70,10 +71,20 @@ pub(crate) struct Veth<'a> {
     pub(crate) peer_netns: BorrowedFd<'a>,
 }
 
-/// Changes to be made together, each with the words for its error.
+/// Changes to be made together.
 #[derive(Default)]
 pub(crate) struct Batch {
-    steps: Vec<(RouteNetlinkMessage, u16, &'static str, String)>,
+    changes: Vec<Change>,
+}
+
+/// One of them, with the words for its error.
+struct Change {
+    message: RouteNetlinkMessage,
+    flags: u16,
+    act: &'static str,
+    name: String,
+    /// The refusal that says that there was nothing to change.
+    needless: Option<i32>,
 }
 
 /// The links of one namespace.
@@ -95,25 +106,26 @@ impl Links {
     /// Carries out the batch in one send. The kernel goes on after a refusal; the first one is returned.
     pub(crate) fn run(&mut self, batch: Batch) -> Result<()> {
         let mut bytes = Vec::new();
-        let mut sequences = Vec::with_capacity(batch.steps.len());
-        let mut words = Vec::with_capacity(batch.steps.len());
-        for (message, flags, act, name) in batch.steps {
+        let mut sequences = Vec::with_capacity(batch.changes.len());
+        let mut words = Vec::with_capacity(batch.changes.len());
+        for Change { message, flags, act, name, needless } in batch.changes {
             let sequence = self.conversation.next_sequence();
             append(&mut bytes, message, NLM_F_REQUEST | NLM_F_ACK | flags, sequence);
             sequences.push(sequence);
-            words.push((act, name));
+            words.push((act, name, needless));
         }
-        let Some((act, name)) = words.first().cloned() else { return Ok(()) };
-        let (_, refusals) =
+        let Some((act, name, _)) = words.first().cloned() else { return Ok(()) };
+        let (_, mut refusals) =
             self.conversation.exchange(&bytes, &sequences, None).map_err(|source| Error::Link { act, name, source })?;
-        match refusals.into_iter().min_by_key(|refusal| refusal.sequence) {
-            None => Ok(()),
-            Some(refusal) => {
-                let at = sequences.iter().position(|sequence| *sequence == refusal.sequence).unwrap_or(0);
-                let (act, name) = words.swap_remove(at);
-                Err(Error::Link { act, name, source: refusal.source })
+        refusals.sort_by_key(|refusal| refusal.sequence);
+        for refusal in refusals {
+            let at = sequences.iter().position(|sequence| *sequence == refusal.sequence).unwrap_or(0);
+            let (act, name, needless) = words[at].clone();
+            if needless.is_none() || errno(&refusal.source) != needless {
+                return Err(Error::Link { act, name, source: refusal.source });
             }
         }
+        Ok(())
     }
 
     /// The link of that name. Asking also makes the kernel act upon a carrier that has just come up (Linux 6.8), so
@@ -242,6 +254,10 @@ impl Links {
 impl Batch {
     /// Makes a bridge, up, with this hardware address: a bridge without one of its own takes a port's and changes it
     /// whenever ports come and go, and every pod's neighbour table with it.
+    ///
+    /// It does not listen for who takes part in which multicast. Where nobody on it asks the pods (a querier: no bridge
+    /// does unless it is told to), that is never used to send less, while the kernel restarts two timers of every port
+    /// for each port that is added.
     pub(crate) fn make_bridge(&mut self, name: &str, mac: [u8; 6], mtu: u32) {
         let mut message = LinkMessage::default();
         message.header.flags = LinkFlags::Up;
@@ -250,7 +266,10 @@ impl Batch {
             LinkAttribute::IfName(name.to_owned()),
             LinkAttribute::Address(mac.to_vec()),
             LinkAttribute::Mtu(mtu),
-            LinkAttribute::LinkInfo(vec![LinkInfo::Kind(InfoKind::Bridge)]),
+            LinkAttribute::LinkInfo(vec![
+                LinkInfo::Kind(InfoKind::Bridge),
+                LinkInfo::Data(InfoData::Bridge(vec![InfoBridge::MulticastSnooping(false)])),
+            ]),
         ];
         self.push(RouteNetlinkMessage::NewLink(message), NLM_F_CREATE | NLM_F_EXCL, "make bridge", name);
     }
@@ -277,6 +296,25 @@ impl Batch {
             ]),
         ];
         self.push(RouteNetlinkMessage::NewLink(message), NLM_F_CREATE | NLM_F_EXCL, "make veth", veth.name);
+    }
+
+    /// Keeps the kernel from giving the link an IPv6 address of its own making, and routes by it; none is taken away,
+    /// so this goes before what gives the link a carrier.
+    ///
+    /// Each such address is announced and asked for on the whole bridge, so every pod would cost what all others take
+    /// to read that, under the lock that the next pod's link waits for.
+    pub(crate) fn without_link_local(&mut self, name: &str) {
+        let none = AfSpecUnspec::Inet6(vec![AfSpecInet6::AddrGenMode(In6AddrGenMode::None)]);
+        let mut message = LinkMessage::default();
+        message.attributes = vec![LinkAttribute::IfName(name.to_owned()), LinkAttribute::AfSpecUnspec(vec![none])];
+        self.changes.push(Change {
+            message: RouteNetlinkMessage::NewLink(message),
+            flags: 0,
+            act: "leave without a link-local address",
+            name: name.to_owned(),
+            // A kernel without IPv6, or packets too small for it.
+            needless: Some(libc::EAFNOSUPPORT),
+        });
     }
 
     /// Sets what a bridge does with this port.
@@ -351,7 +389,7 @@ impl Batch {
     }
 
     fn push(&mut self, message: RouteNetlinkMessage, flags: u16, act: &'static str, name: &str) {
-        self.steps.push((message, flags, act, name.to_owned()));
+        self.changes.push(Change { message, flags, act, name: name.to_owned(), needless: None });
     }
 }
 

@@ -103,6 +103,31 @@ pub(super) fn ensure_addresses(links: &mut Links, bridge: &Link, gateways: &[IpN
     }
 }
 
+/// Takes the gateway of a family that the settings have turned off from a bridge of ours. While a pod is on the bridge,
+/// which may have an address of that family, it stays: answers a note that says so.
+pub(super) fn drop_turned_off(links: &mut Links, bridge: &Link, gateways: &[IpNet]) -> Result<Option<String>> {
+    let is_used = |net: &IpNet| gateways.iter().any(|gateway| gateway.addr().is_ipv4() == net.addr().is_ipv4());
+    let mut stale = links.addresses()?;
+    stale.retain(|(link, net)| *link == bridge.index && !is_used(net) && !is_kernels(net));
+    let Some((_, first)) = stale.first() else { return Ok(None) };
+    if has_ports(links, bridge.index)? {
+        let name = &bridge.name;
+        return Ok(Some(format!("bridge {name} keeps address {first}, which the settings have no more, for its pods")));
+    }
+    let mut batch = Batch::default();
+    stale.iter().for_each(|(link, net)| batch.remove_address(*link, *net));
+    match links.run(batch) {
+        // Another thread was faster.
+        Err(Error::Link { source, .. }) if errno(&source) == Some(libc::EADDRNOTAVAIL) => Ok(None),
+        done => done.map(|()| None),
+    }
+}
+
+/// Whether the kernel has given an address itself: every link that is up has a link-local one of IPv6.
+fn is_kernels(net: &IpNet) -> bool {
+    matches!(net, IpNet::V6(net) if net.addr().is_unicast_link_local())
+}
+
 /// Looks for others who use the subnets. What would take pods' packets away is an error; what pods will hide from the
 /// host is a note.
 pub(super) fn check_subnets(links: &mut Links, bridge: &str, subnets: &[IpNet]) -> Result<Vec<String>> {
@@ -139,9 +164,7 @@ pub(super) fn check_subnets(links: &mut Links, bridge: &str, subnets: &[IpNet]) 
 
 /// Refuses a bridge that has an address or a port: a host may be reached by it, and would be cut off.
 fn refuse_used(links: &mut Links, bridge: &Link) -> Result<()> {
-    // The kernel gives every bridge that is up a link-local address of IPv6.
-    let kernels = |net: &IpNet| matches!(net, IpNet::V6(net) if net.addr().is_unicast_link_local());
-    let address = links.addresses()?.into_iter().find(|(link, net)| *link == bridge.index && !kernels(net));
+    let address = links.addresses()?.into_iter().find(|(link, net)| *link == bridge.index && !is_kernels(net));
     let port = links.all()?.into_iter().find(|link| link.master == Some(bridge.index));
     let used = match (address, port) {
         (Some((_, net)), _) => format!("address {net}"),
@@ -176,8 +199,8 @@ fn has_ports(links: &mut Links, bridge: u32) -> Result<bool> {
 fn is_in_the_way(old: IpNet, gateway: IpNet) -> bool {
     match (old, gateway) {
         (IpNet::V4(_), IpNet::V4(_)) => true,
-        (IpNet::V6(old), IpNet::V6(gateway)) => {
-            !old.addr().is_unicast_link_local() && (old.contains(&gateway.addr()) || gateway.contains(&old.addr()))
+        (IpNet::V6(_), IpNet::V6(_)) => {
+            !is_kernels(&old) && (old.contains(&gateway.addr()) || gateway.contains(&old.addr()))
         }
         _ => false,
     }

@@ -116,6 +116,8 @@ impl Bridge {
                 peer_mac: mac,
                 peer_netns: netns.as_fd(),
             });
+            // The bridge has the host's addresses; a port needs none.
+            batch.without_link_local(&name);
             if self.hairpin || self.isolated {
                 batch.set_port(&name, self.hairpin, self.isolated);
             }
@@ -142,11 +144,14 @@ impl Bridge {
             source: std::io::Error::from_raw_os_error(libc::ENODEV),
         };
         let link = links.by_name(interface)?.ok_or_else(missing)?.index;
+        let mut batch = Batch::default();
         if addresses.iter().any(|address| address.net.addr().is_ipv6()) {
             sysctl::enable_ipv6(interface)?;
             sysctl::skip_duplicate_detection(interface)?;
+        } else {
+            // Whoever wants IPv6 there all the same may add an address.
+            batch.without_link_local(interface);
         }
-        let mut batch = Batch::default();
         batch.set_up("lo");
         batch.set_up(interface);
         for address in addresses {

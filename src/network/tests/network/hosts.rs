@@ -5,7 +5,7 @@ use std::{fs, future::Future, process::Command};
 use network::{Config, Error, Network, Readiness, Request};
 use nix::sched::{CloneFlags, unshare};
 
-use crate::node::{listener_in, pod_id, reaches};
+use crate::node::{inside, listener_in, pod_id, reaches};
 
 /// Runs the test in a new network namespace: every thread of its runtime is born there, and so are the room's.
 fn on_a_host_of_its_own<F: Future<Output = ()>>(test: impl FnOnce() -> F + Send + 'static) {
@@ -24,7 +24,7 @@ fn ip(arguments: &str) {
 
 /// Everything that `ip` tells of a link and its addresses.
 fn shown(link: &str) -> String {
-    let output = Command::new("ip").args(["address", "show", "dev", link]).output().unwrap();
+    let output = Command::new("ip").args(["-d", "address", "show", "dev", link]).output().unwrap();
     assert!(output.status.success());
     String::from_utf8(output.stdout).unwrap()
 }
@@ -55,6 +55,53 @@ fn a_host_without_ipv6_gives_ipv4_and_says_so() {
         let netns = network.make_netns(&pod).await.unwrap();
         let attachment = network.attach(&pod, &netns, &Request::default()).await.unwrap();
         assert_eq!(attachment.ips.len(), 1);
+        assert!(reaches(None, attachment.ips[0], &listener_in(&netns.fd, 8080)));
+        network.detach(&pod, Some(&attachment)).await.unwrap();
+        network.drop_netns(&netns.path).await.unwrap();
+        close(&config);
+    });
+}
+
+#[test]
+#[ignore = "needs root: makes links and network namespaces"]
+fn only_a_pod_with_an_ipv6_address_has_a_link_local_one_and_no_port_has() {
+    on_a_host_of_its_own(|| async {
+        for (test, has_ipv6) in [("two-families", true), ("ipv4-alone", false)] {
+            let (_dir, config, network) = open(test, |config| {
+                config.subnet_v6 = config.subnet_v6.filter(|_| has_ipv6);
+            });
+            let pod = pod_id(test, 1);
+            let netns = network.make_netns(&pod).await.unwrap();
+            let attachment = network.attach(&pod, &netns, &Request::default()).await.unwrap();
+            assert!(shown(&config.bridge).contains("mcast_snooping 0"), "{}", shown(&config.bridge));
+            // The kernel gives one as soon as it acts upon a carrier, and the attachment has waited for that.
+            let port = shown(&attachment.host_interface);
+            assert!(port.contains("state UP") && !port.contains("inet6"), "{port}");
+            let own = inside(&netns.fd, || shown("eth0"));
+            assert!(own.contains("state UP"), "{own}");
+            assert_eq!(own.contains("inet6 fe80:"), has_ipv6, "{own}");
+            inside(&netns.fd, || ip("address add fd79::9/64 dev eth0 nodad"));
+            network.detach(&pod, Some(&attachment)).await.unwrap();
+            network.drop_netns(&netns.path).await.unwrap();
+            close(&config);
+        }
+    });
+}
+
+#[test]
+#[ignore = "needs root: makes links and network namespaces"]
+fn a_host_whose_packets_are_too_small_for_ipv6_gives_ipv4() {
+    on_a_host_of_its_own(|| async {
+        ip("link add uplink mtu 1000 type bridge");
+        ip("link set uplink up");
+        ip("address add 192.0.2.2/24 dev uplink");
+        ip("route add default via 192.0.2.1");
+        let (_dir, config, network) = open("small", |config| config.subnet_v6 = None);
+        assert_eq!(network.readiness(), Readiness::Ready);
+        let pod = pod_id("small", 1);
+        let netns = network.make_netns(&pod).await.unwrap();
+        let attachment = network.attach(&pod, &netns, &Request::default()).await.unwrap();
+        assert_eq!(attachment.mtu, 1000);
         assert!(reaches(None, attachment.ips[0], &listener_in(&netns.fd, 8080)));
         network.detach(&pod, Some(&attachment)).await.unwrap();
         network.drop_netns(&netns.path).await.unwrap();
@@ -154,6 +201,41 @@ fn a_changed_subnet_moves_an_unused_bridge_and_waits_for_a_used_one() {
         drop(netns);
         // The kernel takes the pod's link down a moment later.
         crate::node::eventually("the bridge has moved", || reopen("10.77.0.0/24").readiness() == Readiness::Ready);
+        close(&config);
+    });
+}
+
+#[test]
+#[ignore = "needs root: makes links and network namespaces"]
+fn the_gateway_of_a_family_that_is_turned_off_goes_once_no_pod_is_on_the_bridge() {
+    on_a_host_of_its_own(|| async {
+        let (dir, config, network) = open("off", |_| {});
+        let (v4, v6) = (config.subnet_v4.unwrap(), config.subnet_v6.unwrap());
+        let gateways = [format!("inet {}/24 ", v4.hosts().next().unwrap()), format!("inet6 {}1/64 ", v6.addr())];
+        let present = || gateways.clone().map(|gateway| shown(&config.bridge).contains(&gateway));
+        assert_eq!(present(), [true, true], "{gateways:?}: {}", shown(&config.bridge));
+        let pod = pod_id("off", 1);
+        let netns = network.make_netns(&pod).await.unwrap();
+        let attachment = network.attach(&pod, &netns, &Request::default()).await.unwrap();
+        let reopen = |subnet_v4, subnet_v6| {
+            let changed = Config { subnet_v4, subnet_v6, ..config.clone() };
+            let network = Network::open(changed, &dir.path().join("root"), &dir.path().join("state")).unwrap();
+            assert_eq!(network.readiness(), Readiness::Ready);
+            network
+        };
+        let without = reopen(Some(v4), None);
+        assert_eq!(present(), [true, true], "a pod may need it");
+        assert!(without.notes().iter().any(|note| note.contains(&v6.addr().to_string())), "{:?}", without.notes());
+        without.detach(&pod, Some(&attachment)).await.unwrap();
+        without.drop_netns(&netns.path).await.unwrap();
+        drop(netns);
+        // The kernel takes the pod's link down a moment later.
+        crate::node::eventually("IPv6 has gone", || reopen(Some(v4), None).notes().is_empty());
+        assert_eq!(present(), [true, false]);
+        reopen(None, Some(v6));
+        assert_eq!(present(), [false, true]);
+        reopen(Some(v4), Some(v6));
+        assert_eq!(present(), [true, true]);
         close(&config);
     });
 }

@@ -224,8 +224,12 @@ async fn a_network_that_cannot_work_says_what_is_in_the_way() {
     let same_bridge = Config { ..node.config.clone() };
     let text = why(same_bridge, "same-bridge");
     assert!(text.contains(node.root().to_str().unwrap()), "{text}");
-    let no_bridge = Config { bridge: "lo".into(), ..Config::apart("a bridge called lo") };
-    assert!(why(no_bridge, "lo").contains("is not a bridge"));
+    let ip = |arguments: &[&str]| assert!(std::process::Command::new("ip").args(arguments).status().unwrap().success());
+    ip(&["link", "add", "crtn-none", "type", "veth", "peer", "name", "crtn-nobody"]);
+    let no_bridge = Config { bridge: "crtn-none".into(), ..Config::apart("a link that is no bridge") };
+    let text = why(no_bridge, "none");
+    ip(&["link", "delete", "crtn-none"]);
+    assert!(text.contains("crtn-none") && text.contains("is not a bridge"), "{text}");
     node.ends_clean().await;
 }
 
