@@ -1,38 +1,33 @@
 //! Makes an image present: documents, then layers, each only if it is not here already.
 //!
-//! Blobs are fetched in parallel, a few at a time; layers are unpacked in order, each as soon as its blob is here, so
-//! that the network and the disk work at the same time. Claims keep everything until a record does.
+//! Claims keep everything until a record does.
 
-use std::{collections::BTreeMap, sync::Arc};
+use std::{
+    collections::{BTreeMap, HashSet},
+    sync::Arc,
+};
 
 use model::Digest;
 use oci_spec::image::{ImageConfiguration, ImageManifest};
-use tokio::sync::Semaphore;
-use tokio_util::{sync::CancellationToken, task::AbortOnDropHandle};
 
 use crate::{
     Error, Result,
+    arrival::Arrival,
     claim::Claim,
+    early::Writing,
     facts::facts,
-    layer,
+    fetch::{Source, Wanted, fetch, missing},
+    index::Garbage,
     manifest::{
         Document, LARGEST_DOCUMENT, LayerPlan, check_configuration_type, digest_of, plan_layers, read_configuration,
         read_document,
     },
     platform::Platforms,
+    progress::{Meter, Progress},
     record::{ImageRecord, LayerRecord, LayerSize},
-    registry::{Registry, Wanted},
     shelf::{Made, Shelf},
+    stack,
 };
-
-/// Where what is missing comes from.
-#[derive(Debug)]
-pub(crate) enum Source {
-    /// A registry that has let the caller in.
-    Registry(Registry),
-    /// Nowhere: an archive has brought everything into the store.
-    Archive,
-}
 
 /// What the image is made from: the document that a reference led to.
 #[derive(Debug, Clone)]
@@ -47,13 +42,20 @@ pub(crate) struct Root {
 struct Assembly {
     shelf: Arc<Shelf>,
     source: Arc<Source>,
+    progress: Arc<Progress>,
     claims: Vec<Arc<Claim>>,
     documents: BTreeMap<Digest, u64>,
 }
 
-/// Makes the image of `root` that is for this machine.
-pub(crate) async fn assemble(shelf: Arc<Shelf>, source: Arc<Source>, root: Root) -> Result<Made> {
-    let mut assembly = Assembly { shelf, source, claims: Vec::new(), documents: BTreeMap::new() };
+/// Makes the image of `root` that is for this machine, and says how far it is.
+pub(crate) async fn assemble(
+    shelf: Arc<Shelf>,
+    source: Arc<Source>,
+    root: Root,
+    progress: Arc<Progress>,
+    writing: Arc<Writing>,
+) -> Result<Made> {
+    let mut assembly = Assembly { shelf, source, progress, claims: Vec::new(), documents: BTreeMap::new() };
     let mut roots = vec![root.digest.clone()];
     let (manifest_digest, manifest) = match assembly.document(&root).await? {
         Document::Manifest(manifest) => (root.digest, manifest),
@@ -77,9 +79,9 @@ pub(crate) async fn assemble(shelf: Arc<Shelf>, source: Arc<Source>, root: Root)
     roots.push(manifest_digest.clone());
     roots.dedup();
     let (id, config) = assembly.configuration(&manifest).await?;
-    let plans = plan_layers(&id, &manifest, &config, assembly.shelf.config.limits.layers)?;
-    let layers = assembly.layers(plans).await?;
-    assembly.shelf.blocking(|shelf| shelf.sync()).await?;
+    let plans = plan_layers(&id, &manifest, &config, &assembly.shelf.config.limits)?;
+    let layers = assembly.layers(plans, writing.clone()).await?;
+    assembly.shelf.blocking(move |shelf| shelf.sync(&writing)).await?;
     let record = ImageRecord {
         id,
         tags: BTreeMap::new(),
@@ -105,7 +107,7 @@ impl Assembly {
                         let (bytes, told) = registry.manifest(&digest).await?;
                         (bytes, told.or(media_type))
                     }
-                    Source::Archive => return Err(missing(&digest)),
+                    Source::Archive(_) => return Err(missing(&digest)),
                 },
             },
         };
@@ -126,14 +128,9 @@ impl Assembly {
             let why = format!("it has {} bytes, more than {LARGEST_DOCUMENT}", descriptor.size());
             return Err(Error::Content { what: "configuration", digest: id, why });
         }
-        let wanted = LayerPlan {
-            blob: id.clone(),
-            bytes: descriptor.size(),
-            media_type: String::new(),
-            diff_id: id.clone(),
-            chain_id: id.clone(),
-        };
-        let claim = fetch(self.shelf.clone(), self.source.clone(), wanted).await?;
+        let (meter, arrival) = (Meter::of(&id, descriptor.size()), Arrival::new());
+        let wanted = Wanted { digest: &id, bytes: descriptor.size(), meter: &meter, arrival: &arrival };
+        let claim = fetch(&self.shelf, &self.source, &wanted).await?;
         self.claims.push(Arc::new(claim));
         let bytes = self.read(&id).await?;
         self.documents.insert(id.clone(), bytes.len() as u64);
@@ -143,81 +140,33 @@ impl Assembly {
         Ok((id, config))
     }
 
-    async fn layers(&mut self, plans: Vec<LayerPlan>) -> Result<Vec<LayerRecord>> {
-        // Dropped with this future: then threads that unpack for it stop.
-        let cancel = CancellationToken::new();
-        let _cancel = cancel.clone().drop_guard();
-        let lanes = Arc::new(Semaphore::new(self.shelf.config.parallel_fetches.max(1)));
-        let mut waiting = Vec::new();
-        for plan in plans {
-            let present = self.shelf.claim_layer(&plan.chain_id);
-            let coming = match present {
-                Some((claim, size)) => {
-                    self.claims.push(Arc::new(claim));
-                    // Kept too, if it is here: who pushes or saves the image needs it.
-                    let _ = self.claim(&plan.blob).await?;
-                    Coming::Present(size)
-                }
-                None => Coming::Blob(self.begin_fetch(&lanes, &plan)),
-            };
-            waiting.push((plan, coming));
-        }
-        let mut layers: Vec<LayerRecord> = Vec::with_capacity(waiting.len());
-        for (plan, coming) in waiting {
-            let size = match coming {
-                Coming::Present(size) => size,
-                Coming::Blob(task) => {
-                    let claim = task.await.unwrap_or(Err(Error::Cancelled))?;
-                    self.claims.push(Arc::new(claim));
-                    let below = layers.iter().map(|layer| layer.chain_id.clone()).collect();
-                    self.unpack(&plan, below, &cancel).await?
-                }
-            };
-            layers.push(LayerRecord {
-                blob: plan.blob,
-                blob_bytes: plan.bytes,
-                media_type: plan.media_type,
-                diff_id: plan.diff_id,
-                chain_id: plan.chain_id,
-                size,
-            });
-        }
-        Ok(layers)
-    }
-
-    fn begin_fetch(&self, lanes: &Arc<Semaphore>, plan: &LayerPlan) -> AbortOnDropHandle<Result<Claim>> {
-        let (shelf, source, plan, lanes) = (self.shelf.clone(), self.source.clone(), plan.clone(), lanes.clone());
-        AbortOnDropHandle::new(tokio::spawn(async move {
-            // The semaphore is fair: the lowest layers, which are needed first, come first.
-            let _lane = lanes.acquire_owned().await.map_err(|_| Error::Cancelled)?;
-            fetch(shelf, source, plan).await
-        }))
-    }
-
-    async fn unpack(&mut self, plan: &LayerPlan, below: Vec<Digest>, cancel: &CancellationToken) -> Result<LayerSize> {
-        let _turn = self.shelf.unpacking.take(&plan.chain_id).await;
-        if let Some((claim, size)) = self.shelf.claim_layer(&plan.chain_id) {
-            self.claims.push(Arc::new(claim));
-            return Ok(size);
-        }
-        let (plan, cancel) = (plan.clone(), cancel.clone());
-        // The thread may outlive this future: what it reads must stay as long as it does.
-        let held = self.claims.clone();
-        let unpack = move |shelf: &Arc<Shelf>| {
-            let unpacked = layer::make(shelf, &plan.blob, &plan.diff_id, &below, &cancel)?;
-            let claim = shelf.keep_layer(&unpacked.path, &plan.chain_id, unpacked.size)?;
-            drop(held);
-            Ok((claim, unpacked.size))
+    async fn layers(&mut self, plans: Vec<LayerPlan>, writing: Arc<Writing>) -> Result<Vec<LayerRecord>> {
+        let meters = self.progress.plan(&plans);
+        let layers = plans.iter().cloned().zip(meters).collect();
+        // Apart: futures within futures are one type to the compiler, which goes only so deep into one.
+        let (sizes, claims) = Box::pin(stack::make(&self.shelf, &self.source, layers, writing)).await?;
+        let is_blob = |claim: &Claim| match &claim.what {
+            Garbage::Blob(digest) => Some(digest.clone()),
+            Garbage::Layer(_) => None,
         };
-        let (claim, size) = self.shelf.blocking(unpack).await?;
-        self.claims.push(Arc::new(claim));
-        Ok(size)
+        let here: HashSet<Digest> = claims.iter().filter_map(is_blob).collect();
+        self.claims.extend(claims.into_iter().map(Arc::new));
+        let record = |(plan, size): (LayerPlan, LayerSize)| LayerRecord {
+            has_blob: here.contains(&plan.blob),
+            blob: plan.blob,
+            blob_bytes: plan.bytes,
+            media_type: plan.media_type,
+            diff_id: plan.diff_id,
+            chain_id: plan.chain_id,
+            size,
+        };
+        Ok(plans.into_iter().zip(sizes).map(record).collect())
     }
 
     /// Claims a blob for this image, if it is here.
     async fn claim(&mut self, digest: &Digest) -> Result<Option<()>> {
         let digest = digest.clone();
-        let claim = self.shelf.blocking(move |shelf| shelf.claim_blob(&digest)).await?;
+        let claim = self.shelf.working(move |shelf| shelf.claim_blob(&digest)).await?;
         Ok(claim.map(|claim| self.claims.push(Arc::new(claim))))
     }
 
@@ -225,30 +174,4 @@ impl Assembly {
         let digest = digest.clone();
         self.shelf.blocking(move |shelf| shelf.blobs.read(&digest, LARGEST_DOCUMENT)).await
     }
-}
-
-/// What a layer waits for.
-enum Coming {
-    Present(LayerSize),
-    Blob(AbortOnDropHandle<Result<Claim>>),
-}
-
-/// Sees to it that a blob is in the store. The same blob is fetched once, however many images want it.
-async fn fetch(shelf: Arc<Shelf>, source: Arc<Source>, plan: LayerPlan) -> Result<Claim> {
-    let _turn = shelf.fetching.take(&plan.blob).await;
-    let digest = plan.blob.clone();
-    if let Some(claim) = shelf.blocking(move |shelf| shelf.claim_blob(&digest)).await? {
-        return Ok(claim);
-    }
-    match &*source {
-        Source::Registry(registry) => {
-            let finished = registry.blob(&shelf, &Wanted::from(&plan)).await?;
-            shelf.blocking(move |shelf| shelf.keep_blob(finished)).await
-        }
-        Source::Archive => Err(missing(&plan.blob)),
-    }
-}
-
-fn missing(digest: &Digest) -> Error {
-    Error::Archive { why: format!("{digest} is not in it") }
 }

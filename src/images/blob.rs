@@ -4,13 +4,18 @@ use std::{
     fs::{self, File, OpenOptions},
     io::{self, Read, Write},
     path::{Path, PathBuf},
-    sync::atomic::{AtomicU64, Ordering},
+    sync::{
+        Arc,
+        atomic::{AtomicU64, Ordering},
+    },
 };
 
 use model::Digest;
 
 use crate::{
     Error, Result,
+    arrival::{Arrival, Teller},
+    early::Early,
     hash::{Hasher, digest_of, digest_of_stream},
 };
 
@@ -26,6 +31,11 @@ impl Blobs {
     /// Both directories must exist.
     pub(crate) fn new(dir: PathBuf, ingest: PathBuf) -> Self {
         Self { dir, ingest, next: AtomicU64::new(0) }
+    }
+
+    /// Where blobs are.
+    pub(crate) fn dir(&self) -> &Path {
+        &self.dir
     }
 
     /// Where the blob is, if it is.
@@ -79,15 +89,30 @@ impl Blobs {
         Ok(bytes)
     }
 
+    /// The first bytes of a blob: so many, or all that there are.
+    pub(crate) fn head(&self, digest: &Digest, bytes: u64) -> Result<Vec<u8>> {
+        let mut head = Vec::new();
+        self.open(digest)?.take(bytes).read_to_end(&mut head).map_err(Error::disk("read", self.path(digest)))?;
+        Ok(head)
+    }
+
     /// Begins a blob.
     pub(crate) fn begin(&self) -> Result<Incoming> {
         let path = self.ingest.join(format!("blob-{}", self.next.fetch_add(1, Ordering::Relaxed)));
-        let file = OpenOptions::new().write(true).create_new(true).open(&path).map_err(Error::disk("create", &path))?;
-        Ok(Incoming { file, path, hasher: Hasher::new(), bytes: 0 })
+        let file = OpenOptions::new().read(true).write(true).create_new(true).open(&path);
+        let file = Arc::new(file.map_err(Error::disk("create", &path))?);
+        Ok(Incoming { file, path, hasher: Hasher::new(), bytes: 0, early: Early::default(), teller: None })
+    }
+
+    /// The same for somebody who reads along.
+    pub(crate) fn begin_for(&self, arrival: &Arc<Arrival>) -> Result<Incoming> {
+        let mut incoming = self.begin()?;
+        incoming.teller = arrival.begin(&incoming.file);
+        Ok(incoming)
     }
 
     /// Gives a finished blob its name.
-    pub(crate) fn keep(&self, finished: Finished) -> Result<()> {
+    pub(crate) fn keep(&self, finished: &Finished) -> Result<()> {
         let path = self.path(&finished.digest);
         // Over another of the same digest it changes nothing.
         fs::rename(&finished.path, &path).map_err(Error::disk("rename to", path))
@@ -97,10 +122,12 @@ impl Blobs {
 /// A blob that is being written. Dropped before it is finished, it leaves nothing.
 #[derive(Debug)]
 pub(crate) struct Incoming {
-    file: File,
+    file: Arc<File>,
     path: PathBuf,
     hasher: Hasher,
     bytes: u64,
+    early: Early,
+    teller: Option<Teller>,
 }
 
 /// A blob that was written whole, under its temporary name. Dropped, it leaves nothing.
@@ -116,9 +143,20 @@ pub(crate) struct Finished {
 impl Incoming {
     /// Adds bytes.
     pub(crate) fn write(&mut self, bytes: &[u8]) -> Result<()> {
+        (&*self.file).write_all(bytes).map_err(Error::disk("write", &self.path))?;
+        // Whoever reads along goes on while this hashes.
+        if let Some(teller) = &self.teller {
+            teller.add(bytes.len() as u64);
+        }
         self.hasher.update(bytes);
         self.bytes += bytes.len() as u64;
-        self.file.write_all(bytes).map_err(Error::disk("write", &self.path))
+        self.early.wrote(&self.file, self.bytes);
+        Ok(())
+    }
+
+    /// Bytes so far.
+    pub(crate) fn bytes(&self) -> u64 {
+        self.bytes
     }
 
     /// Ends it with whatever it is.
@@ -130,7 +168,8 @@ impl Incoming {
     }
 
     /// Ends it as the blob that was wanted; anything else is refused and leaves nothing.
-    pub(crate) fn finish_as(self, expected: &Digest, bytes: Option<u64>) -> Result<Finished> {
+    pub(crate) fn finish_as(mut self, expected: &Digest, bytes: Option<u64>) -> Result<Finished> {
+        let teller = self.teller.take();
         let finished = self.finish();
         let wrong = |found| Err(Error::Mismatch { expected: expected.clone(), found });
         if let Some(bytes) = bytes
@@ -140,6 +179,9 @@ impl Incoming {
         }
         if finished.digest != *expected {
             return wrong(finished.digest.to_string());
+        }
+        if let Some(teller) = teller {
+            teller.ends_whole();
         }
         Ok(finished)
     }
@@ -189,7 +231,7 @@ mod tests {
         let mut incoming = blobs.begin().unwrap();
         incoming.write(b"hel").unwrap();
         incoming.write(b"lo").unwrap();
-        blobs.keep(incoming.finish_as(&digest, Some(5)).unwrap()).unwrap();
+        blobs.keep(&incoming.finish_as(&digest, Some(5)).unwrap()).unwrap();
         assert_eq!(blobs.read(&digest, 100).unwrap(), b"hello");
         assert!(blobs.is_whole(&digest).unwrap());
         drop(blobs.begin().unwrap());

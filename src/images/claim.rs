@@ -1,7 +1,7 @@
 //! Holds on what is in the store: leases on images by those who use them, claims on layers and blobs by those who are
 //! making an image of them.
 
-use std::{fmt, sync::Arc};
+use std::{fmt, sync::Arc, time::Instant};
 
 use model::Digest;
 
@@ -41,10 +41,11 @@ pub(crate) struct Claim {
 
 impl Drop for Claim {
     fn drop(&mut self) {
+        let now = Instant::now();
         let mut index = self.shelf.index();
         let garbage = match &self.what {
-            Garbage::Layer(chain_id) => index.unclaim(std::slice::from_ref(chain_id), &[]),
-            Garbage::Blob(digest) => index.unclaim(&[], std::slice::from_ref(digest)),
+            Garbage::Layer(chain_id) => index.unclaim(std::slice::from_ref(chain_id), &[], now),
+            Garbage::Blob(digest) => index.unclaim(&[], std::slice::from_ref(digest), now),
         };
         self.shelf.discard(&index, garbage);
     }

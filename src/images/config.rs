@@ -4,7 +4,7 @@ use std::path::PathBuf;
 
 use serde::Deserialize;
 
-use crate::{Error, Result};
+use crate::{Error, Result, pinned::Pins};
 
 /// The `[images]` part of the configuration. Every key has a default that works.
 #[derive(Debug, Clone, PartialEq, Eq, Deserialize)]
@@ -16,13 +16,18 @@ pub struct Config {
     /// The node's own credentials, in the form of Docker's `config.json`, for what a request brings none for. May be
     /// missing; read again at each pull.
     pub docker_config: PathBuf,
-    /// References that the kubelet's garbage collection must leave alone, as a pod spec would name them.
+    /// Policy files (containers-policy.json(5)); the first that exists says which images may be pulled, and without any
+    /// all may. `~` is the home of the daemon's user. Read again at each pull.
+    pub policy: Vec<PathBuf>,
+    /// What the kubelet's garbage collection must leave alone: references, as a pod spec would name them, and patterns
+    /// of whole names, `beginning*` and `*part*`.
     pub pinned: Vec<String>,
     /// Blobs of one image that are fetched at the same time. Three is what registries expect of one client.
     pub parallel_fetches: usize,
     /// Seconds until a connection must stand.
     pub connect_timeout_s: u64,
-    /// Seconds without a byte after which a connection is given up. There is no limit on a whole pull.
+    /// Seconds without a byte after which a connection is given up; one that brings less than 1 KiB a second over five
+    /// times as long is given up too, and another goes on where it was. There is no limit on a whole pull.
     pub idle_timeout_s: u64,
     /// Bounds on what an image may make us do.
     pub limits: Limits,
@@ -33,6 +38,7 @@ impl Default for Config {
         Self {
             config_path: vec![PathBuf::from("/etc/coracle/certs.d")],
             docker_config: PathBuf::from("/etc/coracle/docker.json"),
+            policy: ["~/.config/containers/policy.json", "/etc/containers/policy.json"].map(PathBuf::from).into(),
             pinned: Vec::new(),
             parallel_fetches: 3,
             connect_timeout_s: 30,
@@ -52,7 +58,8 @@ const MOST_LAYERS: u64 = 500;
 impl Config {
     /// Refuses what can never work, naming the setting.
     pub fn check(&self) -> Result<()> {
-        let Limits { layers, layer_bytes, layer_entries, depth } = self.limits;
+        let Limits { layers, layer_bytes, layer_entries, image_bytes, image_entries, archive_bytes, depth } =
+            self.limits;
         for (key, value, most) in [
             ("parallel_fetches", self.parallel_fetches as u64, MOST_FETCHES),
             ("connect_timeout_s", self.connect_timeout_s, LONGEST_WAIT_S),
@@ -60,13 +67,16 @@ impl Config {
             ("limits.layers", layers as u64, MOST_LAYERS),
             ("limits.layer_bytes", layer_bytes, i64::MAX as u64),
             ("limits.layer_entries", layer_entries, i64::MAX as u64),
+            ("limits.image_bytes", image_bytes, i64::MAX as u64),
+            ("limits.image_entries", image_entries, i64::MAX as u64),
+            ("limits.archive_bytes", archive_bytes, i64::MAX as u64),
             ("limits.depth", depth as u64, i64::MAX as u64),
         ] {
             if !(1..=most).contains(&value) {
                 return Err(Error::Setting { key, value, most });
             }
         }
-        Ok(())
+        Pins::check(self)
     }
 }
 
@@ -80,12 +90,27 @@ pub struct Limits {
     pub layer_bytes: u64,
     /// Entries of a layer, and what they make: one path may be that of many directories.
     pub layer_entries: u64,
+    /// The same bytes of all layers of an image together. What its manifest says of its blobs is held against it before
+    /// the first of them is asked for.
+    pub image_bytes: u64,
+    /// Files and directories of all layers of an image together.
+    pub image_entries: u64,
+    /// Bytes of an archive of images after inflating, where one is loaded.
+    pub archive_bytes: u64,
     /// Directories above an entry. Deletion holds a descriptor for each level.
     pub depth: usize,
 }
 
 impl Default for Limits {
     fn default() -> Self {
-        Self { layers: 500, layer_bytes: 256 << 30, layer_entries: 5_000_000, depth: 200 }
+        Self {
+            layers: 500,
+            layer_bytes: 256 << 30,
+            layer_entries: 5_000_000,
+            image_bytes: 512 << 30,
+            image_entries: 10_000_000,
+            archive_bytes: 1 << 40,
+            depth: 200,
+        }
     }
 }

@@ -1,4 +1,5 @@
-//! What a caller gives to prove itself to a registry. Never printed, never kept after the pull.
+//! What a caller gives to prove itself to a registry. Never printed, never kept after the pull; tokens that are got for
+//! it are, for a while (see `registry::tokens`).
 
 use std::fmt;
 

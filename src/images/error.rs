@@ -1,11 +1,20 @@
 //! What can go wrong with images.
 
-use std::{fmt, io, path::PathBuf, sync::Arc, time::Duration};
+use std::{
+    fmt, io,
+    path::{Path, PathBuf},
+    sync::Arc,
+    time::Duration,
+};
 
+use fault::MadeToFail;
 use model::{Class, Digest, InvalidImageRef};
+
+use crate::step::Step;
 
 /// The words that the kubelet looks for at the start of a pull's error.
 const REGISTRY_UNAVAILABLE: &str = "RegistryUnavailable";
+const SIGNATURE_VALIDATION_FAILED: &str = "SignatureValidationFailed";
 
 /// Why an act on images did not succeed.
 #[derive(Debug, thiserror::Error)]
@@ -22,9 +31,32 @@ pub enum Error {
         /// What was looked for.
         what: String,
     },
+    /// A test wanted a step to fail.
+    #[error(transparent)]
+    MadeToFail(#[from] MadeToFail<Step>),
+    /// Containers use it.
+    #[error("image {what:?} is in use by containers")]
+    InUse {
+        /// What was to be removed.
+        what: String,
+    },
+    /// It was to be removed by its id, and has several names.
+    #[error("image {what:?} has several names ({})", names.join(", "))]
+    SeveralNames {
+        /// What was to be removed.
+        what: String,
+        /// Its tags.
+        names: Vec<String>,
+    },
     /// The text names no image.
     #[error(transparent)]
     Reference(#[from] InvalidImageRef),
+    /// The name is to be a tag and is none.
+    #[error("{name} is no tag: want a name with a tag, or without anything behind it for :latest")]
+    NoTag {
+        /// The name.
+        name: String,
+    },
     /// The credentials of the request cannot be read.
     #[error("read the credentials: {why}")]
     Credentials {
@@ -39,7 +71,19 @@ pub enum Error {
         /// Each host in the order asked.
         tried: Vec<Attempt>,
     },
-    /// A `hosts.toml`, or a certificate that it names, cannot be used.
+    /// The node's policy keeps the image out.
+    #[error("{}", describe_policy(act, path, scope, wants.as_deref()))]
+    Policy {
+        /// What was to be done: `pull r.io/x:1`.
+        act: String,
+        /// The policy.
+        path: PathBuf,
+        /// The part of it that is about this image.
+        scope: String,
+        /// The type of what it wants, which is not built; none where it rejects the image.
+        wants: Option<String>,
+    },
+    /// A `hosts.toml`, or a certificate that it names, or another file about pulls cannot be used.
     #[error("read {}: {why}", path.display())]
     Hosts {
         /// The file.
@@ -75,6 +119,27 @@ pub enum Error {
         /// The most that it may be.
         most: u64,
     },
+    /// A setting that is to name an image and does not.
+    #[error("{key}")]
+    SettingName {
+        /// The setting.
+        key: &'static str,
+        /// What it is, and what is wrong with that.
+        source: InvalidImageRef,
+    },
+    /// A check of the store was asked for beside another.
+    #[error("another check of the store is under way: wait until it is over")]
+    CheckUnderWay,
+    /// A setting that is to be a pattern of names and is none.
+    #[error("{key}: {text:?}: {why}")]
+    SettingPattern {
+        /// The setting.
+        key: &'static str,
+        /// What it is.
+        text: String,
+        /// What would be right.
+        why: &'static str,
+    },
     /// An index has no image for this machine.
     #[error("no match for platform in manifest {digest}: not found: wanted {wanted}")]
     NoPlatform {
@@ -98,6 +163,15 @@ pub enum Error {
         layer: Digest,
         /// What is wrong with it, or with our disk.
         source: Fault,
+    },
+    /// What the image was unpacked from is not here whole: it came in other words with another image, which was
+    /// removed.
+    #[error("image {image}: blob {blob} of a layer is not here any more; remove the image and pull it again")]
+    BlobMissing {
+        /// Id of the image.
+        image: Digest,
+        /// Digest of the blob.
+        blob: Digest,
     },
     /// An archive given to import cannot be used.
     #[error("import the archive: {why}")]
@@ -131,17 +205,30 @@ impl Error {
     pub fn class(&self) -> Class {
         match self {
             Error::NotFound { .. } | Error::NoPlatform { .. } => Class::NotFound,
-            Error::Ambiguous { .. } | Error::Reference(_) | Error::Credentials { .. } | Error::Archive { .. } => {
-                Class::Invalid
-            }
+            Error::Ambiguous { .. }
+            | Error::Reference(_)
+            | Error::NoTag { .. }
+            | Error::Credentials { .. }
+            | Error::Archive { .. } => Class::Invalid,
             Error::Registry { tried, .. } => registry_class(tried),
-            Error::Hosts { .. } => Class::Precondition,
-            Error::Content { .. } | Error::Mismatch { .. } | Error::Setting { .. } => Class::Invalid,
+            Error::Policy { wants: Some(_), .. } => Class::Unsupported,
+            Error::Policy { wants: None, .. } => Class::Denied,
+            Error::Hosts { .. }
+            | Error::InUse { .. }
+            | Error::SeveralNames { .. }
+            | Error::BlobMissing { .. }
+            | Error::CheckUnderWay => Class::Precondition,
+            Error::Content { .. }
+            | Error::Mismatch { .. }
+            | Error::Setting { .. }
+            | Error::SettingName { .. }
+            | Error::SettingPattern { .. } => Class::Invalid,
             Error::MediaType { .. } => Class::Unsupported,
             Error::Layer { source, .. } => source.class(),
             Error::Disk { source, .. } => Class::of_kernel(source),
             Error::Record(error) => error.class(),
             Error::Cancelled => Class::Cancelled,
+            Error::MadeToFail(_) => Class::Internal,
             Error::Joined(error) => error.class(),
         }
     }
@@ -151,8 +238,29 @@ impl Error {
     pub fn kubelet_const(&self) -> Option<&'static str> {
         match self {
             Error::Registry { tried, .. } if registry_class(tried) == Class::Unavailable => Some(REGISTRY_UNAVAILABLE),
+            Error::Policy { .. } => Some(SIGNATURE_VALIDATION_FAILED),
             Error::Joined(error) => error.kubelet_const(),
             _ => None,
+        }
+    }
+
+    /// Whether hosts have not given what was asked for: another attempt may be told something else.
+    pub(crate) fn is_of_registry(&self) -> bool {
+        match self {
+            Error::Registry { .. } => true,
+            Error::Joined(error) => error.is_of_registry(),
+            _ => false,
+        }
+    }
+
+    /// Whether every host has sent something, and all of it was wrong.
+    pub(crate) fn is_of_content(&self) -> bool {
+        match self {
+            Error::Registry { tried, .. } => {
+                tried.iter().all(|attempt| matches!(attempt.outcome, Outcome::Spoiled { .. }))
+            }
+            Error::Joined(error) => error.is_of_content(),
+            _ => false,
         }
     }
 
@@ -261,6 +369,9 @@ pub enum Fault {
         /// What is wrong with it.
         source: io::Error,
     },
+    /// Inflating it takes more memory than a layer gets at first; told to nobody, since it gets more then.
+    #[error("inflate: a frame asks for more than 8 MiB of memory")]
+    Window,
     /// It is larger than the configuration allows.
     #[error("it has more than {limit} {what} (images.limits){at}")]
     Budget {
@@ -311,7 +422,11 @@ impl Fault {
     fn class(&self) -> Class {
         match self {
             Fault::Kernel { source, .. } => Class::of_kernel(source),
-            Fault::Entry { .. } | Fault::Archive { .. } | Fault::Stream { .. } | Fault::DiffId { .. } => Class::Invalid,
+            Fault::Entry { .. }
+            | Fault::Archive { .. }
+            | Fault::Stream { .. }
+            | Fault::Window
+            | Fault::DiffId { .. } => Class::Invalid,
             Fault::Budget { .. } => Class::Exhausted,
             Fault::Cancelled => Class::Cancelled,
         }
@@ -351,6 +466,14 @@ fn describe(what: &str, tried: &[Attempt]) -> String {
         tried => tried.iter().map(ToString::to_string).collect::<Vec<_>>().join("; "),
     };
     format!("{prefix}pull {what}: {tried}")
+}
+
+fn describe_policy(act: &str, path: &Path, scope: &str, wants: Option<&str>) -> String {
+    let why = match wants {
+        Some(kind) => format!("it wants {kind}, and signatures are not verified here yet"),
+        None => "it rejects the image".to_owned(),
+    };
+    format!("{SIGNATURE_VALIDATION_FAILED}: {act}: {} at {scope}: {why}", path.display())
 }
 
 #[cfg(test)]

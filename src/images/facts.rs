@@ -34,6 +34,11 @@ pub(crate) fn facts(id: &Digest, config: &ImageConfiguration) -> Result<ImageFac
         volumes: Vec::new(),
         stop_signal: None,
     };
+    // Of another processor it may be all the same: a host may know an interpreter for it.
+    let system = config.os().to_string();
+    if !matches!(system.as_str(), "linux" | "") {
+        return Err(refuse(format!("it is of an image for {system:?}, and this is Linux")));
+    }
     let Some(config) = config.config() else { return Ok(facts) };
     facts.entrypoint = config.entrypoint().clone().unwrap_or_default();
     facts.cmd = config.cmd().clone().unwrap_or_default();
@@ -128,6 +133,22 @@ mod tests {
         }
         for wrong in [r#"{"Cmd":["a\u0000b"]}"#, r#"{"StopSignal":"SIGNOPE"}"#, r#"{"WorkingDir":"/\u0000"}"#] {
             assert!(read(wrong).is_err(), "{wrong}");
+        }
+    }
+
+    #[test]
+    fn an_image_of_another_system_is_refused_by_name_and_one_of_another_processor_is_not() {
+        let read = |os: &str, architecture: &str| {
+            let text = format!(
+                r#"{{"architecture":"{architecture}","os":"{os}","rootfs":{{"type":"layers","diff_ids":[]}}}}"#
+            );
+            facts(&Digest::from_sha256([0; 32]), &serde_json::from_str(&text).unwrap())
+        };
+        for (os, architecture) in [("linux", "amd64"), ("linux", "s390x"), ("", "amd64")] {
+            assert!(read(os, architecture).is_ok(), "{os} {architecture}");
+        }
+        for os in ["windows", "freebsd", "Linux"] {
+            assert!(read(os, "amd64").map(drop).unwrap_err().to_string().contains(os), "{os}");
         }
     }
 

@@ -1,7 +1,8 @@
 //! Pulls of the same content that are under way at the same time share one piece of work.
 //!
-//! Each caller has already been let in by the registry with its own credentials; only what comes after is shared. The
-//! work goes on while anyone waits for it, and is cancelled with the last one.
+//! Each caller has already been let in by the registry with its own credentials; only what comes after is shared, by
+//! those who ask the same registry for the same repository with the same credentials: nobody is held up, or failed, by
+//! what others are told by others. The work goes on while anyone waits for it, and is cancelled with the last one.
 
 use std::{
     collections::HashMap,
@@ -13,21 +14,37 @@ use model::Digest;
 use tokio::sync::watch;
 use tokio_util::task::AbortOnDropHandle;
 
-use crate::{Error, Result, shelf::Made};
+use crate::{
+    Credentials, Error, Result,
+    progress::{Progress, Watch},
+    shelf::Made,
+};
 
 type Landing = Option<Result<Arc<Made>, Arc<Error>>>;
 
-/// What is under way, by the digest that the reference led to.
+/// What is under way.
 #[derive(Debug, Default)]
 pub(crate) struct Flights {
-    under_way: Mutex<HashMap<Digest, Flight>>,
+    under_way: Mutex<HashMap<Route, Flight>>,
+}
+
+/// What is wanted, and who asks whom for it.
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
+pub(crate) struct Route {
+    /// What the reference led to.
+    pub(crate) root: Digest,
+    /// Registry and repository.
+    pub(crate) name: String,
+    /// Those of the request; without any the node's own, which are the same for everybody.
+    pub(crate) credentials: Option<Credentials>,
 }
 
 #[derive(Debug)]
 struct Flight {
     landing: watch::Receiver<Landing>,
     waiting: usize,
-    /// Tells this flight from a later one of the same digest.
+    progress: Arc<Progress>,
+    /// Tells this flight from a later one of the same route.
     number: Arc<()>,
     /// Aborted when the flight is taken off the map with nobody waiting.
     _task: AbortOnDropHandle<()>,
@@ -43,18 +60,19 @@ pub(crate) enum Part {
 }
 
 impl Flights {
-    /// Waits for the work on `digest`, beginning it with `work` if nobody has.
+    /// Waits for the work on `route`, beginning it with `work` if nobody has. `watch` sees how far it is.
     pub(crate) async fn join<F>(
         self: &Arc<Self>,
-        digest: &Digest,
-        work: impl FnOnce() -> F,
+        route: &Route,
+        watch: &Watch,
+        work: impl FnOnce(Arc<Progress>) -> F,
     ) -> (Part, Result<Arc<Made>>)
     where
         F: Future<Output = Result<Made>> + Send + 'static,
     {
-        let (part, mut landing, number) = self.board(digest, work);
+        let (part, mut landing, number) = self.board(route, watch, work);
         // Leaves the flight however this ends, also when the caller is gone.
-        let _seat = Seat { flights: self, digest, number };
+        let _seat = Seat { flights: self, route, number };
         let landed = match landing.wait_for(Option::is_some).await {
             Ok(landed) => landed.clone(),
             Err(_) => None,
@@ -67,19 +85,27 @@ impl Flights {
         (part, result)
     }
 
-    fn board<F>(&self, digest: &Digest, work: impl FnOnce() -> F) -> (Part, watch::Receiver<Landing>, Arc<()>)
+    fn board<F>(
+        &self,
+        route: &Route,
+        watch: &Watch,
+        work: impl FnOnce(Arc<Progress>) -> F,
+    ) -> (Part, watch::Receiver<Landing>, Arc<()>)
     where
         F: Future<Output = Result<Made>> + Send + 'static,
     {
         let mut under_way = self.lock();
-        if let Some(flight) = under_way.get_mut(digest)
+        if let Some(flight) = under_way.get_mut(route)
             && flight.landing.borrow().is_none()
         {
             flight.waiting += 1;
+            watch.follow(&flight.progress);
             return (Part::Joined, flight.landing.clone(), flight.number.clone());
         }
         let (tell, landing) = watch::channel(None);
-        let work = work();
+        let progress = Arc::<Progress>::default();
+        watch.follow(&progress);
+        let work = work(progress.clone());
         let task = tokio::spawn(async move {
             let result = work.await.map(Arc::new).map_err(Arc::new);
             let _ = tell.send(Some(result));
@@ -88,34 +114,35 @@ impl Flights {
         let flight = Flight {
             landing: landing.clone(),
             waiting: 1,
+            progress,
             number: number.clone(),
             _task: AbortOnDropHandle::new(task),
         };
-        under_way.insert(digest.clone(), flight);
+        under_way.insert(route.clone(), flight);
         (Part::Began, landing, number)
     }
 
-    fn lock(&self) -> MutexGuard<'_, HashMap<Digest, Flight>> {
+    fn lock(&self) -> MutexGuard<'_, HashMap<Route, Flight>> {
         self.under_way.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
 struct Seat<'a> {
     flights: &'a Flights,
-    digest: &'a Digest,
+    route: &'a Route,
     number: Arc<()>,
 }
 
 impl Drop for Seat<'_> {
     fn drop(&mut self) {
         let mut under_way = self.flights.lock();
-        let Some(flight) = under_way.get_mut(self.digest).filter(|flight| Arc::ptr_eq(&flight.number, &self.number))
+        let Some(flight) = under_way.get_mut(self.route).filter(|flight| Arc::ptr_eq(&flight.number, &self.number))
         else {
             return;
         };
         flight.waiting -= 1;
         if flight.waiting == 0 {
-            under_way.remove(self.digest);
+            under_way.remove(self.route);
         }
     }
 }

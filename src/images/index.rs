@@ -3,14 +3,19 @@
 //! A layer or blob is needed by the images whose record names it, and by claims: work under way that has found or made
 //! it and has no image yet. What nobody needs any more is handed back as [`Garbage`] and forgotten in the same step.
 
-use std::{collections::HashMap, sync::Arc};
+mod holdings;
+
+use std::{collections::HashMap, sync::Arc, time::Instant};
 
 use model::{Digest, ImageRef};
 
 use crate::{
     Error, Image, Result,
-    record::{ImageRecord, LayerSize},
+    left_over::LeftOver,
+    record::{ImageRecord, LayerRecord, LayerSize},
 };
+
+pub use holdings::{Held, Holdings, ImageHeld};
 
 /// The fewest hex digits of an id that are taken for one. Fewer are nearly always a mistake.
 const SHORTEST_ID: usize = 4;
@@ -29,7 +34,7 @@ pub(crate) enum Garbage {
 /// The whole of it.
 #[derive(Debug, Default)]
 pub(crate) struct Index {
-    images: HashMap<Digest, Held>,
+    images: HashMap<Digest, Shelved>,
     /// Tags and digest references of listed images.
     names: HashMap<String, Digest>,
     /// From what a registry gave for a reference to the id it leads to on this machine.
@@ -41,7 +46,7 @@ pub(crate) struct Index {
 }
 
 #[derive(Debug)]
-struct Held {
+struct Shelved {
     image: Arc<Image>,
     leases: usize,
 }
@@ -61,6 +66,8 @@ struct Blob {
     /// An image that named it was removed: it goes with its last claim. Other blobs without an image are left by a pull
     /// that was cut short, and are kept for the next attempt.
     doomed: bool,
+    /// When the last claim ended, or it was found: since then, if no image needs it, it is left over.
+    idle_since: Instant,
 }
 
 impl Index {
@@ -91,7 +98,7 @@ impl Index {
         for root in &image.record.roots {
             self.roots.insert(root.clone(), id.clone());
         }
-        self.images.insert(id, Held { image, leases });
+        self.images.insert(id, Shelved { image, leases });
         garbage
     }
 
@@ -175,7 +182,7 @@ impl Index {
 
     /// Ids of removed images that nobody uses.
     pub(crate) fn left_over(&self) -> Vec<Digest> {
-        let idle = |held: &&Held| held.image.record.removed && held.leases == 0;
+        let idle = |held: &&Shelved| held.image.record.removed && held.leases == 0;
         self.images.values().filter(idle).map(|held| held.image.id.clone()).collect()
     }
 
@@ -200,16 +207,38 @@ impl Index {
         })
     }
 
+    /// Whether a blob is there whose content is known to be right.
+    pub(crate) fn is_verified(&self, digest: &Digest) -> bool {
+        self.blobs.get(digest).is_some_and(|blob| blob.what.verified)
+    }
+
     /// Takes in a blob that was just made and verified, claimed by its maker.
     pub(crate) fn made_blob(&mut self, digest: &Digest, bytes: u64) {
-        let blob = self.add_blob(digest, bytes);
+        let blob = self.add_blob(digest, bytes, Instant::now());
         blob.claims += 1;
         blob.what.verified = true;
     }
 
     /// Takes in a blob that was found on disk. Nothing is known of its content.
-    pub(crate) fn found_blob(&mut self, digest: &Digest, bytes: u64) {
-        self.add_blob(digest, bytes);
+    pub(crate) fn found_blob(&mut self, digest: &Digest, bytes: u64, idle_since: Instant) {
+        self.add_blob(digest, bytes, idle_since);
+    }
+
+    /// Blobs here that unpack to what this layer does, with their bytes: its own first, then those that other images
+    /// have it in, perhaps compressed otherwise.
+    pub(crate) fn blobs_of_layer(&self, layer: &LayerRecord) -> Vec<(Digest, u64)> {
+        let same = |other: &&LayerRecord| other.diff_id == layer.diff_id;
+        let others = self.images.values().flat_map(|held| held.image.record.layers.iter().filter(same));
+        let candidates = std::iter::once(layer).chain(others).map(|layer| &layer.blob);
+        let mut found: Vec<(Digest, u64)> = Vec::new();
+        for digest in candidates {
+            if let Some(blob) = self.blobs.get(digest)
+                && found.iter().all(|(known, _)| known != digest)
+            {
+                found.push((digest.clone(), blob.what.bytes));
+            }
+        }
+        found
     }
 
     /// The claimed blob has been verified.
@@ -227,7 +256,7 @@ impl Index {
     }
 
     /// Ends claims.
-    pub(crate) fn unclaim(&mut self, layers: &[Digest], blobs: &[Digest]) -> Vec<Garbage> {
+    pub(crate) fn unclaim(&mut self, layers: &[Digest], blobs: &[Digest], now: Instant) -> Vec<Garbage> {
         for layer in layers {
             if let Some(layer) = self.layers.get_mut(layer) {
                 layer.claims = layer.claims.saturating_sub(1);
@@ -236,6 +265,7 @@ impl Index {
         for blob in blobs {
             if let Some(blob) = self.blobs.get_mut(blob) {
                 blob.claims = blob.claims.saturating_sub(1);
+                blob.what.idle_since = now;
             }
         }
         self.sweep(layers.iter(), blobs.iter())
@@ -246,13 +276,18 @@ impl Index {
         self.layers.keys()
     }
 
-    /// Blobs that nothing needs, with their verified state unknown: what pulls that were cut short have left.
-    pub(crate) fn unneeded_blobs(&self) -> Vec<Digest> {
-        let idle = |(_, blob): &(&Digest, &Needed<Blob>)| blob.images == 0 && blob.claims == 0;
-        self.blobs.iter().filter(idle).map(|(digest, _)| digest.clone()).collect()
+    /// Blobs that nothing needs: what pulls that were cut short or refused have left.
+    pub(crate) fn left_over_blobs(&self, now: Instant) -> Vec<LeftOver> {
+        let idle = self.blobs.iter().filter(|(_, blob)| blob.images == 0 && blob.claims == 0);
+        idle.map(|(digest, blob)| LeftOver {
+            digest: digest.clone(),
+            bytes: blob.what.bytes.next_multiple_of(BLOCK),
+            age: now.saturating_duration_since(blob.what.idle_since),
+        })
+        .collect()
     }
 
-    /// Forgets a blob that nothing needs; whether it was so.
+    /// Forgets a blob that nothing needs.
     pub(crate) fn drop_blob(&mut self, digest: &Digest) -> Vec<Garbage> {
         self.doom_blob(digest);
         self.sweep([].iter(), [digest].into_iter())
@@ -271,11 +306,14 @@ impl Index {
         })
     }
 
-    fn add_blob(&mut self, digest: &Digest, bytes: u64) -> &mut Needed<Blob> {
+    fn add_blob(&mut self, digest: &Digest, bytes: u64, idle_since: Instant) -> &mut Needed<Blob> {
         self.blobs.entry(digest.clone()).or_insert_with(|| {
             self.bytes += bytes.next_multiple_of(BLOCK);
             self.inodes += 1;
-            Needed { images: 0, claims: 0, what: Blob { bytes, verified: false, doomed: false } }
+            // It may be one that images here have done without so far.
+            let blobs = self.images.values().flat_map(|held| held.image.record.blobs());
+            let images = blobs.filter(|(needed, _)| *needed == digest).count();
+            Needed { images, claims: 0, what: Blob { bytes, verified: false, doomed: false, idle_since } }
         })
     }
 

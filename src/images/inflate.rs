@@ -2,24 +2,61 @@
 
 use std::io::{self, BufRead, BufReader, Read};
 
-/// Most memory that a zstd frame may ask for, as a power of two: 128 MiB, the format's own default.
-const ZSTD_WINDOW: u32 = 27;
+use crate::Fault;
+
+/// Memory that a zstd frame may ask for, as a power of two: 8 MiB, which all levels but the three highest keep within.
+const COMMON: u32 = 23;
+/// Most that one may ask for at all: 128 MiB, the most that tools read unless they are told.
+const WIDE: u32 = 27;
+/// What zstd answers for a frame that asks for more than it may.
+const WINDOW_TOO_LARGE: usize = 16_usize.wrapping_neg();
 /// Bytes read from the blob at a time.
 const CHUNK: usize = 256 << 10;
+
+/// How much of what came before a stream's inflating may look back on: all of that is memory.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Window {
+    /// What nearly every stream needs. One that needs more is [`Fault::Window`].
+    Common,
+    /// As much as is allowed at all.
+    Wide,
+}
 
 /// Opens a stream that is gzip (of any number of members), zstd (of any number of frames) or plain. Told apart by the
 /// first bytes: media types are often wrong about it.
 pub(crate) fn inflate<'a>(compressed: impl Read + 'a) -> io::Result<Box<dyn Read + 'a>> {
+    inflate_within(Window::Wide, compressed)
+}
+
+/// The same with a bound on its memory.
+pub(crate) fn inflate_within<'a>(window: Window, compressed: impl Read + 'a) -> io::Result<Box<dyn Read + 'a>> {
     let mut compressed = BufReader::with_capacity(CHUNK, compressed);
     let start = compressed.fill_buf()?;
     match start {
         [0x1f, 0x8b, ..] => Ok(Box::new(flate2::bufread::MultiGzDecoder::new(compressed))),
         [0x28, 0xb5, 0x2f, 0xfd, ..] | [0x50..=0x5f, 0x2a, 0x4d, 0x18, ..] => {
             let mut decoder = zstd::stream::read::Decoder::with_buffer(compressed)?;
-            decoder.window_log_max(ZSTD_WINDOW)?;
-            Ok(Box::new(decoder))
+            decoder.window_log_max(if window == Window::Wide { WIDE } else { COMMON })?;
+            Ok(Box::new(Frames { decoder, window }))
         }
         _ => Ok(Box::new(compressed)),
+    }
+}
+
+/// A stream of zstd frames.
+struct Frames<R: BufRead> {
+    decoder: zstd::stream::read::Decoder<'static, R>,
+    window: Window,
+}
+
+impl<R: BufRead> Read for Frames<R> {
+    fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
+        let too_wide = |error: &io::Error| {
+            self.window == Window::Common && error.to_string() == zstd::zstd_safe::get_error_name(WINDOW_TOO_LARGE)
+        };
+        self.decoder
+            .read(buffer)
+            .map_err(|error| if too_wide(&error) { io::Error::other(Fault::Window) } else { error })
     }
 }
 
@@ -35,6 +72,27 @@ mod tests {
         let mut encoder = GzEncoder::new(Vec::new(), Compression::fast());
         encoder.write_all(bytes).unwrap();
         encoder.finish().unwrap()
+    }
+
+    /// A frame that asks for so much memory, as a power of two.
+    fn frame_of_window(log: u32) -> Vec<u8> {
+        let mut encoder = zstd::Encoder::new(Vec::new(), 1).unwrap();
+        encoder.window_log(log).unwrap();
+        encoder.write_all(b"little").unwrap();
+        encoder.finish().unwrap()
+    }
+
+    #[test]
+    fn who_asks_for_much_memory_is_told_apart_from_who_asks_for_too_much() {
+        let within = |window, log| {
+            let mut out = Vec::new();
+            let read = inflate_within(window, &frame_of_window(log)[..]).and_then(|mut s| s.read_to_end(&mut out));
+            read.map(|_| out).map_err(|error| error.downcast::<Fault>())
+        };
+        assert_eq!(within(Window::Common, COMMON).unwrap(), b"little");
+        assert!(matches!(within(Window::Common, COMMON + 1), Err(Ok(Fault::Window))));
+        assert_eq!(within(Window::Wide, WIDE).unwrap(), b"little");
+        assert!(matches!(within(Window::Wide, WIDE + 1), Err(Err(_))));
     }
 
     fn whole(bytes: &[u8]) -> io::Result<Vec<u8>> {

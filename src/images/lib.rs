@@ -12,20 +12,28 @@
 //! <root>/trash/                      what is being deleted; emptied at start
 //! ```
 //!
+//! Archives enter by the same way, and leave as one that is an OCI layout and what `docker save` writes.
 //! Owns: everything below its root. Never knows: pods, containers, the CRI.
 
+mod account;
+mod arrival;
 mod assemble;
 mod blob;
 mod bounded_json;
+mod budget;
 mod chain;
+mod check;
 mod claim;
 mod config;
 mod credentials;
 mod docker_config;
 mod downloads;
+mod early;
 mod error;
 mod explanation;
+mod export;
 mod facts;
+mod fetch;
 mod flight;
 mod hash;
 mod helper;
@@ -34,13 +42,22 @@ mod import;
 mod index;
 mod inflate;
 mod layer;
+mod left_over;
 mod manifest;
+mod media_type;
 mod open;
+mod pinned;
+mod place;
 mod platform;
+mod policy;
+mod progress;
 mod pull;
 mod record;
 mod registry;
+mod removal;
 mod shelf;
+mod stack;
+mod step;
 mod store;
 mod tar_stream;
 mod threads;
@@ -48,12 +65,20 @@ mod trash;
 mod turns;
 mod unpack;
 
+pub use check::{Check, End, Finding, Object, Repair, Wrong};
 pub use claim::Lease;
 pub use config::{Config, Limits};
 pub use credentials::{AuthFields, Credentials};
 pub use error::{Attempt, Error, Fault, Outcome};
 pub use explanation::{Asking, CredentialSource, Explanation, HostAnswer, HostExplained};
+pub use export::Export;
 pub use image::{FsUsage, Image, ImageUser, Leased};
+pub use import::{Import, Loaded};
+pub use index::{Held, Holdings, ImageHeld};
+pub use progress::{LayerProgress, Stage, Watch};
+pub use pull::Pulled;
+pub use removal::{Force, Removed};
+pub use step::Step;
 pub use store::Images;
 
 /// What the acts of this room return.

@@ -4,7 +4,7 @@ use model::Digest;
 use oci_spec::image::{Descriptor, ImageConfiguration, ImageIndex, ImageManifest};
 use serde::Deserialize;
 
-use crate::{Error, Result, bounded_json::read_json, chain::chain_ids};
+use crate::{Error, Fault, Limits, Result, bounded_json::read_json, chain::chain_ids};
 
 /// The largest manifest, index or configuration, bytes. The distribution specification allows 4 MiB, containerd 8.
 pub(crate) const LARGEST_DOCUMENT: u64 = 8 << 20;
@@ -118,12 +118,12 @@ pub(crate) fn check_configuration_type(manifest: &ImageManifest) -> Result<()> {
     Err(Error::MediaType { media_type, why: "this is not a container image but some other artifact" })
 }
 
-/// The layers, lowest first, as manifest and configuration agree on them; `most` of them at most.
+/// The layers, lowest first, as manifest and configuration agree on them, if they can be within the limits.
 pub(crate) fn plan_layers(
     id: &Digest,
     manifest: &ImageManifest,
     config: &ImageConfiguration,
-    most: usize,
+    limits: &Limits,
 ) -> Result<Vec<LayerPlan>> {
     let refuse = |why: String| Error::Content { what: "configuration", digest: id.clone(), why };
     let layers = manifest.layers();
@@ -132,11 +132,12 @@ pub(crate) fn plan_layers(
         let why = format!("it has {} diff ids, the manifest has {} layers", diff_ids.len(), layers.len());
         return Err(refuse(why));
     }
+    let most = limits.layers;
     if layers.len() > most {
         return Err(refuse(format!("it has {} layers, more than {most} (images.limits.layers)", layers.len())));
     }
     let diff_ids: Vec<Digest> = diff_ids.iter().map(|text| read_digest("diff id", text)).collect::<Result<_>>()?;
-    let mut plans = Vec::with_capacity(layers.len());
+    let (mut plans, mut blobs) = (Vec::with_capacity(layers.len()), 0_u64);
     for ((layer, diff_id), chain_id) in layers.iter().zip(&diff_ids).zip(chain_ids(&diff_ids)) {
         let media_type = layer.media_type().to_string();
         if FOREIGN.iter().any(|prefix| media_type.starts_with(prefix)) {
@@ -146,13 +147,17 @@ pub(crate) fn plan_layers(
         if !LAYERS.contains(&media_type.as_str()) {
             return Err(Error::MediaType { media_type, why: "want a layer of OCI or Docker: tar, tar+gzip, tar+zstd" });
         }
-        plans.push(LayerPlan {
-            blob: digest_of(layer)?,
-            bytes: layer.size(),
-            media_type,
-            diff_id: diff_id.clone(),
-            chain_id,
-        });
+        // No layer is smaller than its blob, but for a few bytes. Said before the first of them is fetched.
+        let blob = digest_of(layer)?;
+        blobs = blobs.saturating_add(layer.size());
+        for (bytes, what, limit) in
+            [(layer.size(), "bytes", limits.layer_bytes), (blobs, "bytes in all layers", limits.image_bytes)]
+        {
+            if bytes > limit {
+                return Err(Error::Layer { layer: blob, source: Fault::budget(what, limit) });
+            }
+        }
+        plans.push(LayerPlan { blob, bytes: layer.size(), media_type, diff_id: diff_id.clone(), chain_id });
     }
     Ok(plans)
 }

@@ -49,6 +49,10 @@ pub(crate) struct LayerRecord {
     pub(crate) chain_id: Digest,
     /// What it takes on disk.
     pub(crate) size: LayerSize,
+    /// The blob came here with the image, or was here. Otherwise the layer was made of another blob, or nobody has
+    /// said: earlier releases did not.
+    #[serde(default)]
+    pub(crate) has_blob: bool,
 }
 
 /// What an unpacked layer takes on disk, as counted while it was unpacked.

@@ -3,7 +3,7 @@
 //! Hosts are tried in the order of the configuration; the error of a failed pull lists each with its answer. What comes
 //! is verified against what was asked for, so a host can fail us but not deceive us.
 //! Seams: the finer rules of mirrors belong in `hosts`, how often who is asked in `rounds`, going on with half a blob
-//! in [`Registry::blob`].
+//! in `download`.
 
 use std::{path::PathBuf, sync::Arc, time::Duration};
 
@@ -13,16 +13,19 @@ use reqwest::{Method, Response, StatusCode, header::CONTENT_TYPE};
 
 use crate::{
     Attempt, Config, Credentials, Error, Outcome, Result,
-    blob::{Finished, Incoming},
+    blob::Finished,
     docker_config::DockerConfig,
+    fetch::Wanted,
     hash::digest_of,
-    manifest::{DOCKER_INDEX, DOCKER_MANIFEST, LARGEST_DOCUMENT, LayerPlan, OCI_INDEX, OCI_MANIFEST},
+    manifest::{DOCKER_INDEX, DOCKER_MANIFEST, LARGEST_DOCUMENT, OCI_INDEX, OCI_MANIFEST},
     registry::{
-        answer::{body, broken},
+        answer::body,
+        download::{Download, Failed},
         prover::Prover,
         rounds::{Rounds, Thing},
         session::{Ask, Name, Session},
         tls::Clients,
+        tokens::Tokens,
     },
     shelf::Shelf,
 };
@@ -30,20 +33,23 @@ use crate::{
 mod answer;
 pub(crate) mod challenge;
 mod date;
+mod download;
 mod explain;
 mod hosts;
+mod pace;
 mod prover;
 mod proxy;
 mod rounds;
 mod session;
 mod tls;
 mod token;
+pub(crate) mod tokens;
 
-/// How long a manifest, an index or a token may take from first byte to last, in units of the time that a connection
-/// may stand idle.
+/// How long a manifest, an index or a token may take from first byte to last, and over how long the pace of a blob is
+/// looked at, in units of the time that a connection may stand idle.
 const DOCUMENT_PATIENCE: u32 = 5;
-/// Bytes that go to the disk at a time: enough that handing them to a thread costs nothing.
-const BATCH: usize = 256 << 10;
+/// Bytes of a blob that have to come in a round for it not to count as one that has failed.
+const PROGRESS: u64 = 1 << 20;
 
 /// The hosts for one reference, for the time of one pull.
 #[derive(Debug)]
@@ -73,8 +79,9 @@ pub(crate) struct Resolved {
 }
 
 impl Registry {
-    /// Reads the configuration of the hosts and makes ready to ask them. Blocks for the files.
-    pub(crate) fn open(config: &Config, caller: &Caller) -> Result<Self> {
+    /// Reads the configuration of the hosts and makes ready to ask them, with the tokens that are left of earlier
+    /// pulls. Blocks for the files.
+    pub(crate) fn open(config: &Config, caller: &Caller, tokens: &Arc<Tokens>) -> Result<Self> {
         let Caller { reference, credentials, programs } = caller;
         let name = Name { domain: reference.domain(), repository: reference.path() };
         let patience = Duration::from_secs(config.idle_timeout_s) * DOCUMENT_PATIENCE;
@@ -83,12 +90,17 @@ impl Registry {
         let clients = Clients::new(config);
         let mut sessions = Vec::new();
         for host in hosts {
-            let client = clients.client(&host)?;
+            let own = clients.of(&host)?;
             let prover = Prover::new(&host, name, credentials.as_ref(), node.as_ref(), programs)?;
             let proxy = clients.proxies().before(&host.base);
-            sessions.push(Session::new(host, client, name, prover, patience).behind(proxy.as_ref()));
+            sessions.push(Session::new(host, own, name, prover, patience).with(tokens).behind(proxy.as_ref()));
         }
         Ok(Self { reference: reference.clone(), from, sessions })
+    }
+
+    /// The registry, as references name it.
+    pub(crate) fn domain(&self) -> &str {
+        self.reference.domain()
     }
 
     /// Asks what the reference points to. This is also where the caller's right to it is checked.
@@ -133,7 +145,7 @@ impl Registry {
     async fn resolve_at(&self, session: &Session) -> Result<Resolved, Outcome> {
         let what = self.pointer();
         let (what, accept) = (what.as_str(), accept_documents());
-        let response = session.ask(Ask { method: &Method::HEAD, what, accept: &accept }).await?;
+        let response = session.ask(Ask { method: &Method::HEAD, what, accept: &accept, from: 0 }).await?;
         if response.status() == StatusCode::OK
             && let Some(digest) = self.reference.digest().cloned().or_else(|| told_digest(&response))
         {
@@ -143,7 +155,7 @@ impl Registry {
             return Err(session.refusal(response).await);
         }
         // Some servers know no HEAD, some tell no digest, and a refusal has its reasons in the body only.
-        let response = session.ask(Ask { method: &Method::GET, what, accept: &accept }).await?;
+        let response = session.ask(Ask { method: &Method::GET, what, accept: &accept, from: 0 }).await?;
         if response.status() != StatusCode::OK {
             return Err(session.refusal(response).await);
         }
@@ -171,16 +183,18 @@ impl Registry {
         }
     }
 
-    /// Fetches a blob into the store's workplace, verified; `bytes` is its size when that is known.
+    /// Fetches a blob into the store's workplace, verified.
     pub(crate) async fn blob(&self, shelf: &Arc<Shelf>, blob: &Wanted<'_>) -> Result<Finished> {
         let mut rounds = Rounds::of(Thing::Blob);
+        let mut download = Download::new(shelf, blob);
         loop {
             let mut tried = Vec::new();
+            let before = download.bytes();
             // Held for a round only: who waits out a pause keeps no place from others.
-            let place = shelf.downloads.place(self.reference.domain()).await?;
+            let place = shelf.downloads.place(self.reference.domain(), blob.bytes).await?;
             for session in self.sessions.iter().filter(|session| session.host.pull) {
                 let host = session.host.name();
-                match blob_from(shelf, blob, session).await {
+                match download.go_on(session).await {
                     Ok(finished) => return Ok(finished),
                     // Ours, not the host's: the disk.
                     Err(Failed::Disk(error)) => return Err(error),
@@ -191,6 +205,10 @@ impl Registry {
                 }
             }
             drop(place);
+            // As often as one likes, as long as it comes nearer to its end.
+            if download.bytes() >= before + PROGRESS {
+                rounds = Rounds::of(Thing::Blob);
+            }
             let what = || format!("{}@{}", self.reference.name(), blob.digest);
             let pause = rounds.pause(&tried).ok_or_else(|| Error::Registry { what: what(), tried })?;
             tokio::time::sleep(pause).await;
@@ -198,74 +216,9 @@ impl Registry {
     }
 }
 
-/// A blob to fetch.
-#[derive(Debug)]
-pub(crate) struct Wanted<'a> {
-    pub(crate) digest: &'a Digest,
-    /// Its size, as the manifest has it.
-    pub(crate) bytes: u64,
-}
-
-impl<'a> From<&'a LayerPlan> for Wanted<'a> {
-    fn from(layer: &'a LayerPlan) -> Self {
-        Wanted { digest: &layer.blob, bytes: layer.bytes }
-    }
-}
-
-/// Whose fault it is that a blob did not come.
-enum Failed {
-    Host(Outcome),
-    Disk(Error),
-}
-
-async fn blob_from(shelf: &Arc<Shelf>, blob: &Wanted<'_>, session: &Session) -> Result<Finished, Failed> {
-    let what = format!("blobs/{}", blob.digest);
-    let response = session.ask(Ask { method: &Method::GET, what: &what, accept: "*/*" }).await.map_err(Failed::Host)?;
-    if response.status() != StatusCode::OK {
-        return Err(Failed::Host(session.refusal(response).await));
-    }
-    store(shelf, blob, response).await
-}
-
-/// Streams a body to the disk. While a batch is written on a thread the next one is gathered; no thread waits for the
-/// network, which may be as slow as a registry likes. When this future is dropped nothing is left.
-async fn store(shelf: &Arc<Shelf>, blob: &Wanted<'_>, mut response: Response) -> Result<Finished, Failed> {
-    let mut incoming = shelf.blocking(|shelf| shelf.blobs.begin()).await.map_err(Failed::Disk)?;
-    let mut batch = gather(&mut response, blob.bytes).await.map_err(Failed::Host)?;
-    let mut room = blob.bytes;
-    while !batch.is_empty() {
-        room -= batch.len() as u64;
-        let written = async { write(shelf, incoming, batch).await.map_err(Failed::Disk) };
-        let gathered = async { gather(&mut response, room).await.map_err(Failed::Host) };
-        (incoming, batch) = tokio::try_join!(written, gathered)?;
-    }
-    let spoiled = |error: Error| Failed::Host(Outcome::Spoiled { why: error.to_string() });
-    incoming.finish_as(blob.digest, Some(blob.bytes)).map_err(spoiled)
-}
-
-/// The next bytes of a body: a batch or somewhat more, fewer at its end, none after it. More than `room` in all are not
-/// taken.
-async fn gather(response: &mut Response, room: u64) -> Result<Vec<u8>, Outcome> {
-    let mut batch = Vec::new();
-    while batch.len() < BATCH
-        && let Some(chunk) = response.chunk().await.map_err(broken)?
-    {
-        batch.extend_from_slice(&chunk);
-        if batch.len() as u64 > room {
-            return Err(Outcome::Spoiled { why: "it sent more than the manifest says that the blob has".to_owned() });
-        }
-    }
-    Ok(batch)
-}
-
-async fn write(shelf: &Arc<Shelf>, mut incoming: Incoming, batch: Vec<u8>) -> Result<Incoming> {
-    let write = move |_: &Arc<Shelf>| incoming.write(&batch).map(|()| incoming);
-    shelf.blocking(write).await
-}
-
 async fn get_document(session: &Session, digest: &Digest) -> Result<Resolved, Outcome> {
     let (what, accept) = (format!("manifests/{digest}"), accept_documents());
-    let response = session.ask(Ask { method: &Method::GET, what: &what, accept: &accept }).await?;
+    let response = session.ask(Ask { method: &Method::GET, what: &what, accept: &accept, from: 0 }).await?;
     if response.status() != StatusCode::OK {
         return Err(session.refusal(response).await);
     }

@@ -4,7 +4,10 @@
 //! only, so that listing never waits for a disk; what becomes unneeded is renamed away under it, so that nobody can
 //! find or make the same thing in between.
 
+mod check;
+
 use std::{
+    collections::BTreeMap,
     fs, io,
     path::{Path, PathBuf},
     sync::{
@@ -15,7 +18,8 @@ use std::{
 };
 
 use disk::Store;
-use model::{Digest, ImageRef};
+use fault::Steps;
+use model::{Class, Digest, ImageRef};
 use oci_spec::image::ImageConfiguration;
 use tokio::sync::Semaphore;
 
@@ -24,12 +28,18 @@ use crate::{
     blob::{Blobs, Finished},
     claim::{Claim, Lease},
     downloads::Downloads,
+    early::Writing,
     facts::facts,
     index::{Garbage, Index},
+    pinned::Pins,
+    place::Places,
     record::{ImageRecord, LayerSize},
-    threads::THREADS,
+    registry::tokens::Tokens,
+    removal::{self, Force, Removal, Removed},
+    step::Step,
+    threads::{THREADS, Workers},
     trash::Trash,
-    turns::Turns,
+    turns::{Coming, Making, Turns},
 };
 
 /// Everything below the root.
@@ -37,20 +47,29 @@ use crate::{
 pub(crate) struct Shelf {
     pub(crate) config: Config,
     pub(crate) blobs: Blobs,
-    /// Who fetches a blob, by its digest.
-    pub(crate) fetching: Turns,
-    /// Who unpacks a layer, by its chain id.
-    pub(crate) unpacking: Turns,
+    /// Who fetches a blob.
+    pub(crate) fetching: Turns<Coming>,
+    /// Who unpacks a layer.
+    pub(crate) unpacking: Turns<Making>,
     /// Who downloads blobs.
     pub(crate) downloads: Downloads,
+    /// Who unpacks layers.
+    pub(crate) places: Places,
     /// Threads that may wait for the disk.
     pub(crate) threads: Arc<Semaphore>,
+    /// What registries have let us in with.
+    pub(crate) tokens: Arc<Tokens>,
+    /// Whoever checks the store.
+    pub(crate) checking: Arc<Semaphore>,
+    /// Those of bulk work.
+    pub(crate) workers: Workers,
     layers: PathBuf,
     ingest: PathBuf,
     empty: PathBuf,
     records: Store<ImageRecord>,
     trash: Trash,
-    pinned: Vec<String>,
+    steps: Steps,
+    pinned: Pins,
     index: Mutex<Index>,
     writer: Mutex<()>,
     next: AtomicU64,
@@ -69,7 +88,9 @@ pub(crate) struct Parts {
     pub(crate) empty: PathBuf,
     pub(crate) records: Store<ImageRecord>,
     pub(crate) trash: Trash,
+    pub(crate) steps: Steps,
     pub(crate) index: Index,
+    pub(crate) pinned: Pins,
     /// A record cannot be read.
     pub(crate) unread: bool,
 }
@@ -95,20 +116,24 @@ pub(crate) struct Names {
 
 impl Shelf {
     pub(crate) fn new(parts: Parts) -> Self {
-        let Parts { config, blobs, layers, ingest, empty, records, trash, index, unread } = parts;
-        let pinned = pinned_names(&config);
+        let Parts { config, blobs, layers, ingest, empty, records, trash, steps, index, pinned, unread } = parts;
         Self {
             config,
             blobs,
             fetching: Turns::default(),
             unpacking: Turns::default(),
             downloads: Downloads::default(),
+            places: Places::default(),
             threads: Arc::new(Semaphore::new(THREADS)),
+            tokens: Arc::default(),
+            checking: Arc::new(Semaphore::new(1)),
+            workers: Workers::new(),
             layers,
             ingest,
             empty,
             records,
             trash,
+            steps,
             pinned,
             index: Mutex::new(index),
             writer: Mutex::new(()),
@@ -120,6 +145,11 @@ impl Shelf {
     /// The index. Held for moments, never across the disk's time nor an await.
     pub(crate) fn index(&self) -> MutexGuard<'_, Index> {
         self.index.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Does `work` as `step`.
+    pub(crate) fn pass<T, E: Into<Error>>(&self, step: Step, work: impl FnOnce() -> Result<T, E>) -> Result<T> {
+        self.steps.pass_now(step, || work().map_err(Into::into))
     }
 
     /// The directory of layers.
@@ -150,7 +180,8 @@ impl Shelf {
                 Garbage::Layer(chain_id) => self.layer(chain_id),
                 Garbage::Blob(digest) => self.blobs.path(digest),
             };
-            if let Err(error) = self.trash.throw(&path) {
+            let throw = || self.trash.throw(&path).map_err(Error::disk("move away", &path));
+            if let Err(error) = self.pass(Step::Discarded, throw) {
                 // Unreferenced, so nothing believes it; the next start sees it and tries again.
                 tracing::warn!(path = %path.display(), %error, "unneeded content stays");
             }
@@ -163,25 +194,31 @@ impl Shelf {
         Some((Claim { shelf: self.clone(), what: Garbage::Layer(chain_id.clone()) }, size))
     }
 
-    /// Gives a layer that was made and verified in `workplace` its name.
+    /// Gives a layer that was made and verified in `workplace` its name. Where another was made meanwhile, that one is
+    /// claimed, and this one stays where it is: containers may use the other.
     pub(crate) fn keep_layer(self: &Arc<Self>, workplace: &Path, chain_id: &Digest, size: LayerSize) -> Result<Claim> {
         let path = self.layer(chain_id);
         let mut index = self.index();
-        match fs::rename(workplace, &path) {
-            Ok(()) => {}
+        if index.claim_layer(chain_id).is_some() {
+            drop(index);
+            return Ok(Claim { shelf: self.clone(), what: Garbage::Layer(chain_id.clone()) });
+        }
+        self.pass(Step::Layer, || match fs::rename(workplace, &path) {
+            Ok(()) => Ok(()),
             // A layer that the index does not know has this name: nobody can vouch for it.
             Err(error) if matches!(error.kind(), io::ErrorKind::DirectoryNotEmpty | io::ErrorKind::AlreadyExists) => {
                 self.trash.throw(&path).map_err(Error::disk("move away", &path))?;
-                fs::rename(workplace, &path).map_err(Error::disk("rename to", &path))?;
+                fs::rename(workplace, &path).map_err(Error::disk("rename to", &path))
             }
-            Err(error) => return Err(Error::disk("rename to", &path)(error)),
-        }
+            Err(error) => Err(Error::disk("rename to", &path)(error)),
+        })?;
         index.made_layer(chain_id, size);
         drop(index);
         Ok(Claim { shelf: self.clone(), what: Garbage::Layer(chain_id.clone()) })
     }
 
-    /// Claims a blob, if it is there and is what its name says. Blocks while a blob of unknown state is read.
+    /// Claims a blob, if it is there and is what its name says. Blocks while a blob of unknown state is read: bulk
+    /// work.
     pub(crate) fn claim_blob(self: &Arc<Self>, digest: &Digest) -> Result<Option<Claim>> {
         let Some(verified) = self.index().claim_blob(digest) else { return Ok(None) };
         let claim = Claim { shelf: self.clone(), what: Garbage::Blob(digest.clone()) };
@@ -198,11 +235,14 @@ impl Shelf {
         }
     }
 
-    /// Gives a blob that was written and verified its name.
+    /// Gives a blob that was written and verified its name, unless another has it that was verified too: that one may
+    /// be on the medium already, as an image's record promises.
     pub(crate) fn keep_blob(self: &Arc<Self>, finished: Finished) -> Result<Claim> {
         let (digest, bytes) = (finished.digest.clone(), finished.bytes);
         let mut index = self.index();
-        self.blobs.keep(finished)?;
+        if !index.is_verified(&digest) {
+            self.pass(Step::Blob, || self.blobs.keep(&finished))?;
+        }
         index.made_blob(&digest, bytes);
         drop(index);
         Ok(Claim { shelf: self.clone(), what: Garbage::Blob(digest) })
@@ -215,11 +255,9 @@ impl Shelf {
         self.keep_blob(incoming.finish())
     }
 
-    /// Puts everything that was written so far on the medium: once an image, before its record.
-    pub(crate) fn sync(&self) -> Result<()> {
-        fs::File::open(&self.layers)
-            .and_then(|dir| nix::unistd::syncfs(&dir).map_err(Into::into))
-            .map_err(Error::disk("sync", &self.layers))
+    /// Puts everything that was written so far on the medium.
+    pub(crate) fn sync(&self, writing: &Writing) -> Result<()> {
+        self.pass(Step::Sync, || writing.sync())
     }
 
     /// Lists a made image under these names, besides those it has. Blocks for the disk.
@@ -251,7 +289,43 @@ impl Shelf {
     /// Makes an image unlisted, at once and for all names. What no container uses leaves the disk.
     pub(crate) fn remove(&self, what: &str) -> Result<()> {
         let _writer = self.writer.lock().unwrap_or_else(PoisonError::into_inner);
-        let Some(image) = self.index().find(what)? else { return Ok(()) };
+        // By itself: the index is not held while the image is unlisted.
+        let found = self.index().find(what)?;
+        found.map_or(Ok(()), |image| self.unlist(image))
+    }
+
+    /// Takes a name from an image, or the image from its list: what a person's removal comes to. Blocks for the disk.
+    pub(crate) fn untag(&self, what: &str, force: Force) -> Result<Removed> {
+        let _writer = self.writer.lock().unwrap_or_else(PoisonError::into_inner);
+        let (image, leased) = {
+            let index = self.index();
+            let image = index.find(what)?.ok_or_else(|| Error::NotFound { what: what.to_owned() })?;
+            let leased = index.is_leased(&image.id);
+            (image, leased)
+        };
+        match removal::decide(&image, what, leased, force)? {
+            Removal::Image => {
+                let names = image.tags.iter().chain(&image.digests).cloned().collect();
+                let id = image.id.clone();
+                self.unlist(image)?;
+                Ok(Removed { names, image: Some(id) })
+            }
+            Removal::Names(names) => {
+                let mut record = image.record.clone();
+                record.tags.retain(|tag, _| !names.contains(tag));
+                record.digests.retain(|digest| !names.contains(digest));
+                let fewer = Arc::new(self.image(record, image.config.clone())?);
+                self.pass(Step::Untagged, || self.records.put(fewer.id.hex(), &fewer.record))?;
+                let mut index = self.index();
+                let garbage = index.put_image(fewer);
+                self.discard(&index, garbage);
+                Ok(Removed { names, image: None })
+            }
+        }
+    }
+
+    /// See [`Shelf::remove`]. Under the writer's lock.
+    fn unlist(&self, image: Arc<Image>) -> Result<()> {
         let mut record = image.record.clone();
         record.removed = true;
         record.tags.clear();
@@ -265,34 +339,42 @@ impl Shelf {
             index.is_leased(&image.id)
         };
         let name = image.id.hex();
-        let written = if leased { self.records.put(name, &removed.record) } else { self.records.remove(name) };
-        let mut index = self.index();
+        let written = self.pass(Step::Unlisted, || match self.records.put(name, &removed.record) {
+            // On a full disk: without a record it is not listed either, and what a container names stays.
+            Err(error) if error.class() == Class::Exhausted => self.records.remove(name),
+            written => written,
+        });
         if let Err(error) = written {
+            let mut index = self.index();
             let garbage = index.put_image(image);
             self.discard(&index, garbage);
-            return Err(error.into());
+            return Err(error);
         }
         if !leased {
-            let garbage = index.drop_image(&image.id);
-            self.discard(&index, garbage);
+            self.clear(&image.id);
         }
         Ok(())
+    }
+
+    /// Deletes a removed image that nobody uses: its record last, so that after a crash it is known what has to go.
+    /// Under the writer's lock.
+    fn clear(&self, id: &Digest) {
+        let mut index = self.index();
+        let garbage = index.drop_image(id);
+        self.discard(&index, garbage);
+        drop(index);
+        if let Err(error) = self.pass(Step::Cleared, || self.records.remove(id.hex())) {
+            tracing::warn!(image = %id, %error, "the record of a removed image stays; the next start tries again");
+        }
     }
 
     /// Deletes a removed image that nobody uses any more.
     pub(crate) fn collect(&self, id: &Digest) {
         let _writer = self.writer.lock().unwrap_or_else(PoisonError::into_inner);
         let idle = self.index().left_over().contains(id);
-        if !idle {
-            return;
+        if idle {
+            self.clear(id);
         }
-        if let Err(error) = self.records.remove(id.hex()) {
-            tracing::warn!(image = %id, %error, "a removed image stays on disk; the next start tries again");
-            return;
-        }
-        let mut index = self.index();
-        let garbage = index.drop_image(id);
-        self.discard(&index, garbage);
     }
 
     /// Takes an image out for use.
@@ -316,17 +398,15 @@ impl Shelf {
     }
 
     fn write(&self, image: &Arc<Image>, names: &Names) -> Result<()> {
+        let robbed = self.robbed(&image.id, names)?;
         // The new record first: after a crash in between the later of two owners of a tag is right.
-        self.records.put_durable(image.id.hex(), &image.record)?;
-        let mut robbed = Vec::new();
-        for tag in &names.tags {
-            let name = tag.to_string();
-            let owner = self.index().by_name(&name).filter(|owner| owner.id != image.id);
-            if let Some(owner) = owner {
-                let mut record = owner.record.clone();
-                record.tags.remove(&name);
-                self.records.put(owner.id.hex(), &record)?;
-                robbed.push(Arc::new(self.image(record, owner.config.clone())?));
+        self.pass(Step::Record, || self.records.put_durable(image.id.hex(), &image.record))?;
+        for (written, owner) in robbed.iter().enumerate() {
+            if let Err(error) = self.pass(Step::Robbed, || self.records.put(owner.id.hex(), &owner.record)) {
+                // The new one first: on a full disk its going makes the room that the others need for theirs.
+                self.take_back(&image.id);
+                robbed[..written].iter().for_each(|owner| self.take_back(&owner.id));
+                return Err(error);
             }
         }
         let mut index = self.index();
@@ -336,16 +416,45 @@ impl Shelf {
         }
         Ok(())
     }
+
+    /// The other images that have some of these tags, each once and without any of them.
+    fn robbed(&self, new: &Digest, names: &Names) -> Result<Vec<Arc<Image>>> {
+        let mut owners: BTreeMap<Digest, Arc<Image>> = BTreeMap::new();
+        {
+            let index = self.index();
+            let listed = names.tags.iter().filter_map(|tag| index.by_name(&tag.to_string()));
+            owners.extend(listed.filter(|owner| owner.id != *new).map(|owner| (owner.id.clone(), owner)));
+        }
+        let without = |owner: Arc<Image>| {
+            let mut record = owner.record.clone();
+            record.tags.retain(|known, _| names.tags.iter().all(|tag| tag.to_string() != *known));
+            Ok(Arc::new(self.image(record, owner.config.clone())?))
+        };
+        owners.into_values().map(without).collect()
+    }
+
+    /// Has on disk again what the index has of an image. As well as it can: where that fails too, the next start finds
+    /// the image whole under its new name, or forgets it.
+    fn take_back(&self, id: &Digest) {
+        let listed = self.index().with_removed(id);
+        let taken = match &listed {
+            Some(image) => self.records.put(id.hex(), &image.record),
+            None => self.records.remove(id.hex()),
+        };
+        if let Err(error) = taken {
+            tracing::warn!(image = %id, %error, "a name that the image did not get is in its record");
+        }
+    }
 }
 
 /// The image that a record and a configuration make.
-pub(crate) fn image(pinned: &[String], record: ImageRecord, config: ImageConfiguration) -> Result<Image> {
+pub(crate) fn image(pinned: &Pins, record: ImageRecord, config: ImageConfiguration) -> Result<Image> {
     let facts = facts(&record.id, &config)?;
     let tags: Vec<String> = record.tags.keys().cloned().collect();
     let digests = record.digests.clone();
     Ok(Image {
         id: record.id.clone(),
-        pinned: tags.iter().chain(&digests).any(|name| pinned.contains(name)),
+        pinned: pinned.hold(tags.iter().chain(&digests)),
         tags,
         digests,
         size: record.content_bytes(),
@@ -357,18 +466,6 @@ pub(crate) fn image(pinned: &[String], record: ImageRecord, config: ImageConfigu
     })
 }
 
-/// The whole names of the images that the configuration pins.
-pub(crate) fn pinned_names(config: &Config) -> Vec<String> {
-    let read = |name: &String| match name.parse::<ImageRef>() {
-        Ok(reference) => Some(reference.to_string()),
-        Err(error) => {
-            tracing::warn!(%error, "images.pinned: ignored");
-            None
-        }
-    };
-    config.pinned.iter().filter_map(read).collect()
-}
-
 fn merged(old: Option<&ImageRecord>, made: &ImageRecord, names: &Names) -> ImageRecord {
     // A listed image keeps its manifest and layers: by its id they are the same content, perhaps compressed otherwise.
     let mut record = match old {
@@ -376,6 +473,10 @@ fn merged(old: Option<&ImageRecord>, made: &ImageRecord, names: &Names) -> Image
         _ => made.clone(),
     };
     record.removed = false;
+    // Of its own blobs one may have come that was not here.
+    for (layer, made) in record.layers.iter_mut().zip(&made.layers).filter(|(layer, made)| layer.blob == made.blob) {
+        layer.has_blob |= made.has_blob;
+    }
     record.documents.extend(made.documents.iter().map(|(digest, bytes)| (digest.clone(), *bytes)));
     let now = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default().as_nanos();
     let now = u64::try_from(now).unwrap_or(u64::MAX);

@@ -5,7 +5,7 @@
 //! crate only the layout of the headers is used: its own reader takes names of any length into memory and cuts binary
 //! attributes at a line's end.
 
-use std::io::{self, Read};
+use std::io::{self, BufRead};
 
 use tar::{GnuExtSparseHeader, Header};
 
@@ -92,7 +92,7 @@ struct Records {
     sparse: sparse::Said,
 }
 
-impl<R: Read> TarStream<R> {
+impl<R: BufRead> TarStream<R> {
     /// Begins an archive that may have `most_headers` entries, counting those that only describe others.
     pub(crate) fn new(reader: R, most_headers: u64) -> Self {
         let last = Vec::new();
@@ -141,20 +141,25 @@ impl<R: Read> TarStream<R> {
         }
     }
 
-    /// Reads from the content of the current entry: where in the file the bytes belong, and how many they are. `None`
-    /// at its end; what is left out up to [`Entry::size`] is a hole. The buffer must not be empty.
-    pub(crate) fn read_content(&mut self, buffer: &mut [u8]) -> Result<Option<(u64, usize)>, Fault> {
+    /// The next bytes of the current entry's content, some of them, and where in the file they belong. `None` at its
+    /// end; what is left out up to [`Entry::size`] is a hole. The same again, until some are [taken](Self::take).
+    pub(crate) fn content(&mut self) -> Result<Option<(u64, &[u8])>, Fault> {
         let Some((at, length)) = self.pieces.next() else { return Ok(None) };
-        let wanted = usize::try_from(length).unwrap_or(usize::MAX).min(buffer.len());
-        let read = retry(|| self.reader.read(&mut buffer[..wanted])).map_err(stream_fault);
-        match read.map_err(|fault| self.placed("in", fault))? {
-            0 => Err(self.placed("in", Fault::archive("it ends within an entry"))),
-            n => {
-                self.content -= n as u64;
-                self.pieces.advance(n as u64);
-                Ok(Some((at, n)))
-            }
+        // Asked for twice: what is borrowed in a loop stays borrowed after it.
+        let filled = retry(|| self.reader.fill_buf().map(<[u8]>::len)).map_err(stream_fault);
+        if filled.map_err(|fault| self.placed("in", fault))? == 0 {
+            return Err(self.placed("in", Fault::archive("it ends within an entry")));
         }
+        let bytes = self.reader.fill_buf().map_err(stream_fault)?;
+        let some = usize::try_from(length).unwrap_or(usize::MAX).min(bytes.len());
+        Ok(Some((at, &bytes[..some])))
+    }
+
+    /// So many bytes of what was [handed out](Self::content) are done with.
+    pub(crate) fn take(&mut self, bytes: usize) {
+        self.reader.consume(bytes);
+        self.content -= bytes as u64;
+        self.pieces.advance(bytes as u64);
     }
 
     /// Reads to the end of the stream, beyond the archive's own.

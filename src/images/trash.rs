@@ -1,7 +1,7 @@
 //! Deleting in two steps: out of the way at once by rename, from the disk later by a thread of its own.
 //!
-//! Unlinking a large layer takes seconds on some file systems; nobody waits for that under a lock. Renaming needs no
-//! room, so it works on a full disk.
+//! Unlinking a large layer takes seconds on some file systems; nobody waits for that under a lock, and the thread comes
+//! after everybody else at the processor and at the disk. Renaming needs no room, so it works on a full disk.
 
 use std::{
     fs, io,
@@ -70,6 +70,9 @@ impl Trash {
 }
 
 fn run(inbox: &Receiver<Work>, records: &Path) {
+    if let Err(error) = kernel::priority::come_last() {
+        tracing::debug!(%error, "the thread that deletes keeps its priority");
+    }
     while let Ok(first) = inbox.recv() {
         let batch: Vec<Work> = std::iter::once(first).chain(inbox.try_iter()).collect();
         let anything = batch.iter().any(|work| matches!(work, Work::Delete(_)));

@@ -18,7 +18,7 @@
 
 use std::{
     ffi::OsStr,
-    io::Read,
+    io::BufRead,
     os::{
         fd::{AsFd, OwnedFd},
         unix::{ffi::OsStrExt, fs::FileExt},
@@ -37,6 +37,7 @@ use nix::{
 
 use crate::{
     Fault, Limits,
+    early::Early,
     record::LayerSize,
     tar_stream::{Entry, Kind, TarStream},
 };
@@ -46,6 +47,7 @@ mod lower;
 mod tree;
 
 use attributes::{Attributes, set_attributes};
+pub(crate) use lower::Lowers;
 use tree::Place;
 pub(crate) use tree::Tree;
 
@@ -64,22 +66,19 @@ const MINOR_BITS: u32 = 20;
 const LONGEST_PATH: usize = 4096;
 /// A file takes whole blocks of this many bytes.
 const BLOCK: u64 = 4096;
-/// Bytes of a file that are written at a time.
-const CHUNK: usize = 128 << 10;
 
 /// Unpacks the whole stream into the tree and answers what it takes on disk.
-pub(crate) fn unpack(stream: impl Read, mut tree: Tree) -> Result<LayerSize, Fault> {
+pub(crate) fn unpack(stream: impl BufRead, mut tree: Tree) -> Result<LayerSize, Fault> {
     let mut stream = TarStream::new(stream, tree.limits().layer_entries);
-    let mut buffer = vec![0; CHUNK];
     while let Some(entry) = stream.next()? {
-        take(&mut tree, &mut stream, &entry, &mut buffer)?;
+        take(&mut tree, &mut stream, &entry)?;
     }
     // The diff id counts what follows the archive's end too.
     stream.drain()?;
     tree.finish()
 }
 
-fn take<R: Read>(tree: &mut Tree, stream: &mut TarStream<R>, entry: &Entry, buffer: &mut [u8]) -> Result<(), Fault> {
+fn take<R: BufRead>(tree: &mut Tree, stream: &mut TarStream<R>, entry: &Entry) -> Result<(), Fault> {
     let names = clean(&entry.path, tree.limits()).map_err(|why| Fault::entry(&entry.path, why))?;
     let Some((name, parents)) = names.split_last() else {
         return match entry.kind {
@@ -103,7 +102,7 @@ fn take<R: Read>(tree: &mut Tree, stream: &mut TarStream<R>, entry: &Entry, buff
     let place = Place { directory: parent, name };
     match entry.kind {
         Kind::Directory => tree.take_directory(&place, &Attributes::of(entry)),
-        Kind::File => take_file(tree, stream, &place, entry, buffer),
+        Kind::File => take_file(tree, stream, &place, entry),
         Kind::HardLink => take_hard_link(tree, &place, entry),
         Kind::Symlink => {
             if entry.target.is_empty() || entry.target.len() >= LONGEST_PATH || entry.target.contains(&0) {
@@ -126,12 +125,11 @@ fn take<R: Read>(tree: &mut Tree, stream: &mut TarStream<R>, entry: &Entry, buff
     }
 }
 
-fn take_file<R: Read>(
+fn take_file<R: BufRead>(
     tree: &mut Tree,
     stream: &mut TarStream<R>,
     place: &Place<'_>,
     entry: &Entry,
-    buffer: &mut [u8],
 ) -> Result<(), Fault> {
     // Said before anything is written, not when the stream has proved it.
     let most = tree.limits().layer_bytes;
@@ -139,14 +137,17 @@ fn take_file<R: Read>(
         return Err(Fault::budget("bytes", most).at("in", &entry.path));
     }
     let flags = OFlag::O_WRONLY | OFlag::O_CREAT | OFlag::O_EXCL | OFlag::O_NOFOLLOW | OFlag::O_CLOEXEC;
-    let file =
-        tree.create(place, || openat(place.directory.fd(), place.path(), flags, Mode::from_bits_truncate(0o600)))?;
+    let attributes = Attributes::of(entry);
+    let file = tree.create(place, || openat(place.directory.fd(), place.path(), flags, attributes.permissions()))?;
     let file = std::fs::File::from(file);
-    let (mut end, mut written) = (0, 0);
-    while let Some((at, bytes)) = stream.read_content(buffer)? {
-        file.write_all_at(&buffer[..bytes], at).map_err(|e| failed("write", place)(e))?;
-        end = at + bytes as u64;
-        written += bytes as u64;
+    let (mut end, mut written, mut early) = (0, 0, Early::default());
+    while let Some((at, bytes)) = stream.content()? {
+        file.write_all_at(bytes, at).map_err(|e| failed("write", place)(e))?;
+        let taken = bytes.len();
+        stream.take(taken);
+        end = at + taken as u64;
+        written += taken as u64;
+        early.wrote(&file, end);
     }
     // Holes are counted as what they would be when somebody fills or copies them: an archive of a few bytes must not
     // make a layer of any size.
@@ -155,7 +156,7 @@ fn take_file<R: Read>(
         file.set_len(entry.size).map_err(|e| failed("lengthen", place)(e))?;
     }
     tree.count(place, entry.size.next_multiple_of(BLOCK))?;
-    attributes::set_on_file(&file, &Attributes::of(entry)).map_err(failed("set the attributes of", place))
+    attributes::set_on_file(&file, &attributes).map_err(failed("set the attributes of", place))
 }
 
 /// A larger number would be cut by the kernel, and might then be that of a whiteout.

@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 
 use super::*;
-use crate::{record::LayerRecord, shelf::image};
+use crate::{pinned::Pins, record::LayerRecord, shelf::image};
 
 fn digest(n: u8) -> Digest {
     Digest::from_sha256([n; 32])
@@ -17,6 +17,7 @@ fn made(id: u8, layers: &[u8], tags: &[&str]) -> Arc<Image> {
         diff_id: digest(*n),
         chain_id: digest(*n),
         size: LayerSize { bytes: 4096, inodes: 3 },
+        has_blob: false,
     };
     let record = ImageRecord {
         id: digest(id),
@@ -29,12 +30,12 @@ fn made(id: u8, layers: &[u8], tags: &[&str]) -> Arc<Image> {
         removed: false,
     };
     let config = r#"{"architecture":"amd64","os":"linux","rootfs":{"type":"layers","diff_ids":[]}}"#;
-    Arc::new(image(&[], record, serde_json::from_str(config).unwrap()).unwrap())
+    Arc::new(image(&Pins::default(), record, serde_json::from_str(config).unwrap()).unwrap())
 }
 
 fn with_blobs(index: &mut Index, blobs: &[u8]) {
     for blob in blobs {
-        index.found_blob(&digest(*blob), 10);
+        index.found_blob(&digest(*blob), 10, Instant::now());
     }
 }
 
@@ -68,7 +69,7 @@ fn a_beginning_that_two_ids_share_is_ambiguous() {
     let mut second = ImageRecord { id: other.clone(), ..made(0xab, &[], &[]).record.clone() };
     second.roots.clear();
     let config = made(0xab, &[], &[]).config.clone();
-    index.put_image(Arc::new(image(&[], second, config).unwrap()));
+    index.put_image(Arc::new(image(&Pins::default(), second, config).unwrap()));
     assert!(matches!(index.find("aaaaaa"), Err(Error::Ambiguous { .. })));
     assert_eq!(index.find("aaaaaaaaaab").unwrap().unwrap().id, other);
 }
@@ -98,7 +99,7 @@ fn a_claim_keeps_what_a_removal_would_take() {
     assert!(index.claim_layer(&digest(10)).is_some());
     assert_eq!(index.claim_blob(&digest(110)), Some(true));
     assert_eq!(index.drop_image(&digest(1)), [Garbage::Blob(digest(1))]);
-    let garbage = index.unclaim(&[digest(10)], &[digest(110)]);
+    let garbage = index.unclaim(&[digest(10)], &[digest(110)], Instant::now());
     assert_eq!(garbage, [Garbage::Layer(digest(10)), Garbage::Blob(digest(110))]);
 }
 
@@ -107,7 +108,7 @@ fn a_pull_that_was_cut_short_leaves_its_blobs_and_no_layer() {
     let mut index = Index::default();
     index.made_blob(&digest(110), 10);
     index.made_layer(&digest(10), LayerSize { bytes: 1, inodes: 1 });
-    assert_eq!(index.unclaim(&[digest(10)], &[digest(110)]), [Garbage::Layer(digest(10))]);
+    assert_eq!(index.unclaim(&[digest(10)], &[digest(110)], Instant::now()), [Garbage::Layer(digest(10))]);
     assert_eq!(index.claim_blob(&digest(110)), Some(true));
 }
 
@@ -131,7 +132,7 @@ fn a_removed_image_is_kept_for_its_users_and_for_nobody_else() {
     let mut record = made(1, &[10], &[]).record.clone();
     record.removed = true;
     let config = made(1, &[], &[]).config.clone();
-    index.put_image(Arc::new(image(&[], record, config).unwrap()));
+    index.put_image(Arc::new(image(&Pins::default(), record, config).unwrap()));
     assert!(index.find("a").unwrap().is_none() && index.find(digest(1).as_str()).unwrap().is_none());
     assert!(index.list().is_empty() && index.by_root(&digest(51)).is_none());
     assert!(index.with_removed(&digest(1)).is_some());

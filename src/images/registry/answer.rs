@@ -16,6 +16,24 @@ const REFUSAL_TOLD: usize = 300;
 /// How long the words of a refusal may take. They are worth no more.
 const REFUSAL_PATIENCE: Duration = Duration::from_secs(5);
 
+/// Codes of refusals: of the distribution specification, and of OAuth 2 (RFC 6749, 5.2). No other word of a server is
+/// told that a registry may have named to hear it.
+const CODES: [&str; 13] = [
+    "DENIED",
+    "NAME_INVALID",
+    "NAME_UNKNOWN",
+    "TOOMANYREQUESTS",
+    "UNAUTHORIZED",
+    "UNAVAILABLE",
+    "UNSUPPORTED",
+    "invalid_client",
+    "invalid_grant",
+    "invalid_request",
+    "invalid_scope",
+    "unauthorized_client",
+    "unsupported_grant_type",
+];
+
 /// A whole body of at most `limit` bytes, which has to be here within `patience`: who sends a byte now and then must
 /// not keep anybody for ever.
 pub(crate) async fn body(response: Response, limit: usize, patience: Duration) -> Result<Vec<u8>, Outcome> {
@@ -46,6 +64,24 @@ pub(crate) async fn refusal(response: Response) -> Outcome {
     let (status, wait) = (response.status().as_u16(), wait(&response));
     let bytes = body(response, REFUSAL, REFUSAL_PATIENCE).await.unwrap_or_default();
     Outcome::Refused { status, detail: detail(&bytes), wait }
+}
+
+/// The same of a server whose words are not to be told: the status, and the codes that registries and token servers
+/// use.
+pub(crate) async fn refusal_by_code(response: Response) -> Outcome {
+    let (status, wait) = (response.status().as_u16(), wait(&response));
+    let bytes = body(response, REFUSAL, REFUSAL_PATIENCE).await.unwrap_or_default();
+    Outcome::Refused { status, detail: codes(&bytes), wait }
+}
+
+/// `errors[].code` of the distribution specification and `error` of OAuth 2, where they are codes.
+fn codes(bytes: &[u8]) -> String {
+    let Ok(value) = serde_json::from_slice::<serde_json::Value>(bytes) else { return String::new() };
+    let errors = value.get("errors").and_then(|errors| errors.as_array()).map(Vec::as_slice).unwrap_or_default();
+    let listed = errors.iter().map(|error| error.get("code"));
+    let texts = listed.chain([value.get("error")]).flatten().filter_map(|text| text.as_str());
+    let is_code = |text: &&str| CODES.contains(text);
+    texts.filter(is_code).collect::<Vec<_>>().join(": ")
 }
 
 /// How long the host wants to be left alone: `Retry-After`, in seconds or as a date.

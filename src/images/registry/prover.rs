@@ -11,7 +11,11 @@ use crate::{
     credentials::Proof,
     docker_config::{DockerConfig, Entry, Helper},
     helper,
-    registry::{hosts::Host, session::Name},
+    registry::{
+        hosts::Host,
+        session::Name,
+        tokens::{Tokens, Who},
+    },
 };
 
 /// See the head of this file.
@@ -60,6 +64,14 @@ impl Prover {
         match self.proof.get() {
             Some((Some(Proof::RegistryToken(token)), _)) => Some(token),
             _ => None,
+        }
+    }
+
+    /// Who it is that proves himself, told apart by `tokens`; without asking a helper.
+    pub(crate) fn who(&self, tokens: &Tokens) -> Option<Who> {
+        match (&self.helper, self.proof.get()) {
+            (Some((helper, _)), _) => tokens.who_is_helped(helper),
+            (None, proof) => tokens.who(proof.and_then(|(proof, _)| proof.as_ref())),
         }
     }
 

@@ -1,17 +1,18 @@
 //! One host for the time of one pull: its client, and what it takes to be let in.
 //!
 //! A host may send us on to other servers, as most do for blobs. They get the request and nothing else: neither what we
-//! prove ourselves with nor the headers that its configuration adds, and what they demand is not answered.
+//! prove ourselves with, a certificate included, nor the headers that its configuration adds, and what they demand is
+//! not answered.
 
 use std::{
-    sync::{Mutex, PoisonError},
-    time::Duration,
+    sync::{Arc, Mutex, PoisonError},
+    time::{Duration, Instant},
 };
 
 use base64::{Engine, engine::general_purpose::STANDARD};
 use reqwest::{
-    Client, Method, RequestBuilder, Response, StatusCode,
-    header::{ACCEPT, AUTHORIZATION, HeaderValue, LOCATION, WWW_AUTHENTICATE},
+    Method, RequestBuilder, Response, StatusCode,
+    header::{ACCEPT, AUTHORIZATION, HeaderValue, LOCATION, RANGE, WWW_AUTHENTICATE},
 };
 use url::Url;
 
@@ -23,7 +24,9 @@ use crate::{
         challenge::{Challenge, challenges},
         hosts::Host,
         prover::Prover,
+        tls::HostClients,
         token::{Wanted, token},
+        tokens::{Key, Tokens},
     },
 };
 
@@ -37,6 +40,8 @@ pub(crate) struct Ask<'a> {
     /// Below the repository: `manifests/latest`.
     pub(crate) what: &'a str,
     pub(crate) accept: &'a str,
+    /// The first byte that is wanted.
+    pub(crate) from: u64,
 }
 
 /// A host, ready to be asked for one repository.
@@ -45,14 +50,19 @@ pub(crate) struct Session {
     pub(crate) host: Host,
     /// The proxy that it is asked through, without credentials.
     pub(crate) proxy: Option<String>,
-    /// How long a document may take from its first byte to its last.
+    /// How long a document may take from its first byte to its last; a blob may take any time, but has to bring
+    /// something in each such while.
     pub(crate) patience: Duration,
-    client: Client,
+    clients: HostClients,
     repository: String,
     /// Tells a mirror which registry is meant.
     namespace: Option<String>,
     pub(crate) prover: Prover,
     authorization: Mutex<Option<HeaderValue>>,
+    /// A token of an earlier pull.
+    earlier: Option<HeaderValue>,
+    /// Where a token is kept that others come by, and as what.
+    kept: Option<(Arc<Tokens>, Key)>,
 }
 
 /// The name for which a session is made.
@@ -66,18 +76,35 @@ pub(crate) struct Name<'a> {
 
 impl Session {
     /// `patience` for documents.
-    pub(crate) fn new(host: Host, client: Client, name: Name<'_>, prover: Prover, patience: Duration) -> Self {
+    pub(crate) fn new(host: Host, clients: HostClients, name: Name<'_>, prover: Prover, patience: Duration) -> Self {
         Self {
             namespace: (!host.is_itself(name.domain)).then(|| name.domain.to_owned()),
             host,
             proxy: None,
             patience,
-            client,
+            clients,
             repository: name.repository.to_owned(),
             // Made for the registry itself: there is nothing to exchange it for.
             authorization: Mutex::new(prover.own_token().and_then(|token| secret("Bearer", token))),
             prover,
+            earlier: None,
+            kept: None,
         }
+    }
+
+    /// The same with what is left of earlier pulls by the same caller, if there is anything. Where the configuration
+    /// says what the host is to be shown, nothing else comes before it.
+    pub(crate) fn with(mut self, tokens: &Arc<Tokens>) -> Self {
+        if self.host.headers.iter().any(|(name, _)| *name == AUTHORIZATION) {
+            return self;
+        }
+        let Some(who) = self.prover.who(tokens) else { return self };
+        let (host, repository) = (self.host.base.to_string(), self.repository.clone());
+        let key = Key { host, repository, namespace: self.namespace.clone(), who };
+        self.earlier = tokens.find(&key, Instant::now());
+        self.authorization = Mutex::new(self.earlier.clone());
+        self.kept = Some((tokens.clone(), key));
+        self
     }
 
     /// The same, told of the proxy that its client goes through.
@@ -87,16 +114,43 @@ impl Session {
 
     /// Asks, proving ourselves once if the host demands it. Any answer but 401 is an answer.
     pub(crate) async fn ask(&self, ask: Ask<'_>) -> Result<Response, Outcome> {
-        let response = self.send(ask).await?;
-        // What we prove ourselves with is the host's, whoever else may want it.
-        if response.status() != StatusCode::UNAUTHORIZED || !self.is_itself(response.url()) {
-            return Ok(response);
+        let (mut shown, mut response) = (self.shown(), self.send(ask).await?);
+        if self.falls_short(&response, shown.as_ref()) {
+            (shown, response) = (self.shown(), self.send(ask).await?);
+        }
+        if self.demands(&response) && self.shown() != shown {
+            // Whoever asked beside us was told the same, and has got something new to show.
+            (shown, response) = (self.shown(), self.send(ask).await?);
         }
         // Apart, since it is rarely needed: what waits for an answer need not have room for all of it.
-        if !Box::pin(self.prove(&response)).await? {
-            return Ok(response);
+        if self.demands(&response) && Box::pin(self.prove(&response, shown)).await? {
+            response = self.send(ask).await?;
         }
-        self.send(ask).await
+        Ok(response)
+    }
+
+    /// Whether the host may refuse for the age of what it was shown: a token from before the caller was let in there
+    /// has too few rights, and not every host says so by 401. Then it is shown no more.
+    fn falls_short(&self, response: &Response, shown: Option<&HeaderValue>) -> bool {
+        let refused = matches!(response.status(), StatusCode::FORBIDDEN | StatusCode::NOT_FOUND);
+        let (true, Some((tokens, key)), Some(shown)) = (refused, &self.kept, shown) else { return false };
+        if self.earlier.as_ref() != Some(shown) || !self.is_itself(response.url()) {
+            return false;
+        }
+        tokens.forget(key, shown);
+        let mut authorization = self.authorization.lock().unwrap_or_else(PoisonError::into_inner);
+        authorization.take_if(|now| now == shown);
+        true
+    }
+
+    /// What we have to show the host now.
+    fn shown(&self) -> Option<HeaderValue> {
+        self.authorization.lock().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+
+    /// Whether the host wants us to prove ourselves. What we do that with is its own, whoever else may want it.
+    fn demands(&self, response: &Response) -> bool {
+        response.status() == StatusCode::UNAUTHORIZED && self.is_itself(response.url())
     }
 
     /// Sends a request, and on to wherever the host says.
@@ -108,7 +162,10 @@ impl Session {
         }
         let mut seen = Vec::new();
         loop {
-            let request = self.client.request(ask.method.clone(), url.clone()).header(ACCEPT, ask.accept);
+            let mut request = self.clients.to(&url).request(ask.method.clone(), url.clone()).header(ACCEPT, ask.accept);
+            if ask.from > 0 {
+                request = request.header(RANGE, format!("bytes={}-", ask.from));
+            }
             let request = if self.is_itself(&url) { self.introduce(request) } else { request };
             let response = request.send().await.map_err(|error| self.met(&url, unanswered(error)))?;
             let Some(next) = next(&response)? else { return Ok(response) };
@@ -130,7 +187,7 @@ impl Session {
 
     /// Adds what only the host itself may see. What it has demanded comes before what its configuration adds.
     fn introduce(&self, mut request: RequestBuilder) -> RequestBuilder {
-        let authorization = self.authorization.lock().unwrap_or_else(PoisonError::into_inner).clone();
+        let authorization = self.shown();
         for (name, value) in &self.host.headers {
             if *name != AUTHORIZATION || authorization.is_none() {
                 request = request.header(name, value);
@@ -142,8 +199,11 @@ impl Session {
         }
     }
 
-    /// Gets what the host demands; whether there is anything new to show it.
-    async fn prove(&self, response: &Response) -> Result<bool, Outcome> {
+    /// Gets what the host demands; whether that is something else than what was `shown` to it.
+    async fn prove(&self, response: &Response, shown: Option<HeaderValue>) -> Result<bool, Outcome> {
+        if let (Some((tokens, key)), Some(shown)) = (&self.kept, &shown) {
+            tokens.forget(key, shown);
+        }
         let headers = response.headers().get_all(WWW_AUTHENTICATE);
         let demands: Vec<Challenge> =
             headers.iter().filter_map(|header| header.to_str().ok()).flat_map(challenges).collect();
@@ -167,8 +227,11 @@ impl Session {
                     if matches!(proof, Some(Proof::RegistryToken(_))) {
                         return Ok(false);
                     }
-                    let got = token(&self.client, &wanted, proof).await;
-                    secret("Bearer", &got.map_err(|outcome| self.troubled(outcome))?)
+                    let asked = Instant::now();
+                    let got = token(&self.clients, &wanted, proof).await.map_err(|outcome| self.troubled(outcome))?;
+                    let authorization = secret("Bearer", &got.text);
+                    self.keep(authorization.as_ref(), asked, got.lifetime);
+                    authorization
                 }
                 (Challenge::Basic, Some(Proof::Password { username, password })) => {
                     secret("Basic", &STANDARD.encode(format!("{username}:{password}")))
@@ -176,12 +239,19 @@ impl Session {
                 (Challenge::Basic, _) => continue,
             };
             let Some(authorization) = authorization else { continue };
-            let mut held = self.authorization.lock().unwrap_or_else(PoisonError::into_inner);
-            let new = held.as_ref() != Some(&authorization);
-            *held = Some(authorization);
-            return Ok(new);
+            let is_new = shown.as_ref() != Some(&authorization);
+            *self.authorization.lock().unwrap_or_else(PoisonError::into_inner) = Some(authorization);
+            return Ok(is_new);
         }
         Ok(false)
+    }
+
+    /// Keeps a token for the pulls to come. One that was given to anybody, since a helper failed, is for this pull
+    /// only.
+    fn keep(&self, authorization: Option<&HeaderValue>, asked: Instant, lifetime: Duration) {
+        if let (Some((tokens, key)), Some(authorization), None) = (&self.kept, authorization, self.prover.trouble()) {
+            tokens.keep(key.clone(), authorization.clone(), asked, lifetime);
+        }
     }
 
     /// What a refusal says. Of another server, to which the host sent us on, only the status is told: what it answers
@@ -219,7 +289,7 @@ impl Session {
 
     /// Whether an address is at the host: the same protocol, name and port.
     fn is_itself(&self, url: &Url) -> bool {
-        url.origin() == self.host.base.origin()
+        self.clients.is_itself(url)
     }
 }
 

@@ -20,6 +20,7 @@ use rustls::{
     pki_types::{CertificateDer, PrivateKeyDer, ServerName, UnixTime, pem::PemObject},
     sign::CertifiedKey,
 };
+use url::Url;
 
 use crate::{
     Config, Error, Result,
@@ -48,6 +49,33 @@ pub(crate) struct Clients<'a> {
     system: OnceCell<Arc<RootCertStore>>,
 }
 
+/// The clients for one host: for itself, and for the servers that it names, which are not shown who we are.
+#[derive(Debug)]
+pub(crate) struct HostClients {
+    base: Url,
+    itself: Client,
+    others: Client,
+}
+
+impl HostClients {
+    /// Whether an address is at the host: the same protocol, name and port.
+    pub(crate) fn is_itself(&self, url: &Url) -> bool {
+        url.origin() == self.base.origin()
+    }
+
+    /// The client for an address.
+    pub(crate) fn to(&self, url: &Url) -> &Client {
+        if self.is_itself(url) { &self.itself } else { &self.others }
+    }
+}
+
+/// Whether a client has our certificates, where the configuration of its host has some.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Certified {
+    Yes,
+    No,
+}
+
 impl<'a> Clients<'a> {
     /// Reads nothing yet.
     pub(crate) fn new(config: &'a Config) -> Self {
@@ -64,10 +92,16 @@ impl<'a> Clients<'a> {
         &self.proxies
     }
 
-    /// The client for one host. Reads files: call it on a thread that may wait. It follows no redirects: who is sent on
-    /// must decide what to show to whom.
-    pub(crate) fn client(&self, host: &Host) -> Result<Client> {
+    /// The clients for one host. Reads files: call it on a thread that may wait. They follow no redirects: who is sent
+    /// on must decide what to show to whom.
+    pub(crate) fn of(&self, host: &Host) -> Result<HostClients> {
         self.proxies.check(&host.base)?;
+        let itself = self.client(host, Certified::Yes)?;
+        let others = if host.client.is_empty() { itself.clone() } else { self.client(host, Certified::No)? };
+        Ok(HostClients { base: host.base.clone(), itself, others })
+    }
+
+    fn client(&self, host: &Host, certified: Certified) -> Result<Client> {
         let connect = host.dial_timeout.unwrap_or(Duration::from_secs(self.config.connect_timeout_s));
         let proxies = self.proxies.clone();
         Client::builder()
@@ -76,13 +110,16 @@ impl<'a> Clients<'a> {
             .read_timeout(Duration::from_secs(self.config.idle_timeout_s))
             .redirect(redirect::Policy::none())
             .referer(false)
+            // A connection for each download, so that one that stands still can be left and another be made: over
+            // HTTP/2 all would share one, and what is asked again would go the same dead way.
+            .http1_only()
             .proxy(Proxy::custom(move |url| proxies.before(url)))
-            .tls_backend_preconfigured(self.tls(host)?)
+            .tls_backend_preconfigured(self.tls(host, certified)?)
             .build()
             .map_err(|error| Error::Hosts { path: host.name().into(), why: reason(error) })
     }
 
-    fn tls(&self, host: &Host) -> Result<ClientConfig> {
+    fn tls(&self, host: &Host, certified: Certified) -> Result<ClientConfig> {
         let wrong = |error: rustls::Error| Error::Hosts { path: host.name().into(), why: error.to_string() };
         let builder = ClientConfig::builder_with_provider(self.provider.clone())
             .with_safe_default_protocol_versions()
@@ -92,13 +129,13 @@ impl<'a> Clients<'a> {
         } else {
             builder.with_root_certificates(self.authorities(host)?)
         };
-        let mut config = if host.client.is_empty() {
+        let mut config = if host.client.is_empty() || certified == Certified::No {
             builder.with_no_client_auth()
         } else {
             let ours = host.client.iter().map(|(certificate, key)| self.identity(certificate, key.as_deref()));
             builder.with_client_cert_resolver(Arc::new(Identities(ours.collect::<Result<_>>()?)))
         };
-        config.alpn_protocols = vec![b"h2".to_vec(), b"http/1.1".to_vec()];
+        config.alpn_protocols = vec![b"http/1.1".to_vec()];
         Ok(config)
     }
 

@@ -5,7 +5,7 @@
 
 use std::time::Duration;
 
-use reqwest::{Client, RequestBuilder, Response, StatusCode};
+use reqwest::{RequestBuilder, Response, StatusCode};
 use serde::Deserialize;
 use url::Url;
 
@@ -16,6 +16,8 @@ use crate::{
         answer::{self, unanswered},
         hosts::is_loopback,
         session::{REDIRECTS, next, place},
+        tls::HostClients,
+        tokens::UNTOLD,
     },
 };
 
@@ -36,16 +38,24 @@ pub(crate) struct Wanted<'a> {
     pub(crate) patience: Duration,
 }
 
+/// A token, and for how long it is good from when it was asked for.
+pub(crate) struct Token {
+    pub(crate) text: String,
+    pub(crate) lifetime: Duration,
+}
+
 #[derive(Deserialize)]
 struct Answer {
     token: Option<String>,
     access_token: Option<String>,
+    /// Seconds. Some servers write them as text.
+    expires_in: Option<serde_json::Value>,
 }
 
 /// Asks for a token. What goes wrong is told of the server by name: it need not be the registry.
-pub(crate) async fn token(client: &Client, wanted: &Wanted<'_>, proof: Option<&Proof>) -> Result<String, Outcome> {
+pub(crate) async fn token(clients: &HostClients, wanted: &Wanted<'_>, proof: Option<&Proof>) -> Result<Token, Outcome> {
     let who = format!("its token server {}", place(wanted.realm));
-    got(client, wanted, proof).await.map_err(|outcome| match outcome {
+    got(clients, wanted, proof).await.map_err(|outcome| match outcome {
         Outcome::Refused { status, detail, wait } if detail.is_empty() => {
             Outcome::Refused { status, detail: format!("from {who}"), wait }
         }
@@ -58,7 +68,7 @@ pub(crate) async fn token(client: &Client, wanted: &Wanted<'_>, proof: Option<&P
     })
 }
 
-async fn got(client: &Client, wanted: &Wanted<'_>, proof: Option<&Proof>) -> Result<String, Outcome> {
+async fn got(clients: &HostClients, wanted: &Wanted<'_>, proof: Option<&Proof>) -> Result<Token, Outcome> {
     let realm = wanted.realm;
     if !matches!(realm.scheme(), "http" | "https") || !realm.has_host() {
         return Err(Outcome::Spoiled { why: "it is no address of HTTP or HTTPS".to_owned() });
@@ -68,15 +78,15 @@ async fn got(client: &Client, wanted: &Wanted<'_>, proof: Option<&Proof>) -> Res
         return Err(Outcome::Spoiled { why: "it wants the credentials in the clear".to_owned() });
     }
     if let Some(proof) = proof {
-        match ask(wanted, |url| post(client, url, wanted, proof)).await {
+        match ask(clients, wanted, |url| post(clients, url, wanted, proof)).await {
             Err(Outcome::Refused { status: 400 | 401 | 404 | 405, .. }) if matches!(proof, Proof::Password { .. }) => {}
             decided => return decided,
         }
     }
-    ask(wanted, |url| get(client, url, wanted, proof)).await
+    ask(clients, wanted, |url| get(clients, url, wanted, proof)).await
 }
 
-fn post(client: &Client, url: Url, wanted: &Wanted<'_>, proof: &Proof) -> RequestBuilder {
+fn post(clients: &HostClients, url: Url, wanted: &Wanted<'_>, proof: &Proof) -> RequestBuilder {
     let mut form = vec![("client_id", CLIENT_ID), ("scope", wanted.scope)];
     form.extend(wanted.service.map(|service| ("service", service)));
     match proof {
@@ -87,13 +97,13 @@ fn post(client: &Client, url: Url, wanted: &Wanted<'_>, proof: &Proof) -> Reques
             form.extend([("grant_type", "refresh_token"), ("refresh_token", token.as_str())]);
         }
     }
-    client.post(url).form(&form)
+    clients.to(&url).post(url).form(&form)
 }
 
-fn get(client: &Client, url: Url, wanted: &Wanted<'_>, proof: Option<&Proof>) -> RequestBuilder {
+fn get(clients: &HostClients, url: Url, wanted: &Wanted<'_>, proof: Option<&Proof>) -> RequestBuilder {
     let mut query = vec![("scope", wanted.scope)];
     query.extend(wanted.service.map(|service| ("service", service)));
-    let request = client.get(url);
+    let request = clients.to(&url).get(url);
     match proof {
         Some(Proof::Password { username, password }) => {
             query.push(("account", username));
@@ -105,12 +115,16 @@ fn get(client: &Client, url: Url, wanted: &Wanted<'_>, proof: Option<&Proof>) ->
 
 /// Asks, at another address too if the server sends us on to itself by HTTPS: it is the one that the registry has
 /// named, and nobody else gets to see what it is shown.
-async fn ask(wanted: &Wanted<'_>, request: impl Fn(Url) -> RequestBuilder) -> Result<String, Outcome> {
+async fn ask(
+    clients: &HostClients,
+    wanted: &Wanted<'_>,
+    request: impl Fn(Url) -> RequestBuilder,
+) -> Result<Token, Outcome> {
     let mut url = wanted.realm.clone();
     for _ in 0..=REDIRECTS {
         let response = request(url.clone()).send().await.map_err(unanswered)?;
         match next(&response)? {
-            None => return read(response, wanted.patience).await,
+            None => return read(clients, response, wanted.patience).await,
             Some(next) if next.scheme() == "https" && next.host_str() == url.host_str() => url = next,
             Some(next) => return Err(Outcome::Spoiled { why: format!("it sends us on to {}", place(&next)) }),
         }
@@ -118,12 +132,16 @@ async fn ask(wanted: &Wanted<'_>, request: impl Fn(Url) -> RequestBuilder) -> Re
     Err(Outcome::Spoiled { why: format!("it sends us on more than {REDIRECTS} times") })
 }
 
-async fn read(response: Response, patience: Duration) -> Result<String, Outcome> {
+async fn read(clients: &HostClients, response: Response, patience: Duration) -> Result<Token, Outcome> {
     if response.status() != StatusCode::OK {
-        return Err(answer::refusal(response).await);
+        // Another server's words are between it and us: whoever made the registry name it may not be allowed to ask it.
+        let is_itself = clients.is_itself(response.url());
+        return Err(if is_itself { answer::refusal(response).await } else { answer::refusal_by_code(response).await });
     }
     let bytes = answer::body(response, LARGEST, patience).await?;
     let odd = || Outcome::Spoiled { why: "its answer holds no token".to_owned() };
     let answer: Answer = serde_json::from_slice(&bytes).map_err(|_| odd())?;
-    answer.access_token.or(answer.token).filter(|token| !token.is_empty()).ok_or_else(odd)
+    let seconds = answer.expires_in.and_then(|told| told.as_u64().or_else(|| told.as_str()?.parse().ok()));
+    let text = answer.access_token.or(answer.token).filter(|token| !token.is_empty()).ok_or_else(odd)?;
+    Ok(Token { text, lifetime: seconds.map_or(UNTOLD, Duration::from_secs) })
 }

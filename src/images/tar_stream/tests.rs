@@ -1,5 +1,7 @@
 //! Archives as builders write them, and as attackers do.
 
+use std::io::BufReader;
+
 use proptest::prelude::*;
 use tar::{Builder, EntryType, Header};
 
@@ -17,12 +19,14 @@ fn header(kind: EntryType, size: u64) -> Header {
 }
 
 fn all(archive: &[u8]) -> Result<Vec<(Entry, Vec<u8>)>, Fault> {
-    let mut stream = TarStream::new(archive, 100);
+    let mut stream = TarStream::new(BufReader::with_capacity(100, archive), 100);
     let mut found = Vec::new();
     while let Some(entry) = stream.next()? {
-        let (mut content, mut buffer) = (Vec::new(), [0; 100]);
-        while let Some((_, bytes)) = stream.read_content(&mut buffer)? {
-            content.extend(&buffer[..bytes]);
+        let mut content = Vec::new();
+        while let Some((_, bytes)) = stream.content()? {
+            content.extend(bytes);
+            let taken = bytes.len();
+            stream.take(taken);
         }
         found.push((entry, content));
     }
@@ -31,18 +35,7 @@ fn all(archive: &[u8]) -> Result<Vec<(Entry, Vec<u8>)>, Fault> {
 }
 
 fn pax(records: &[(&str, &[u8])]) -> Vec<u8> {
-    let mut body = Vec::new();
-    for (key, value) in records {
-        let rest = key.len() + value.len() + 3;
-        let mut length = rest + 1;
-        while length != rest + length.to_string().len() {
-            length = rest + length.to_string().len();
-        }
-        body.extend(format!("{length} {key}=").bytes());
-        body.extend(*value);
-        body.push(b'\n');
-    }
-    raw(b'x', &body)
+    raw(b'x', &testkit::pax_records(records))
 }
 
 fn raw(kind: u8, body: &[u8]) -> Vec<u8> {
@@ -252,9 +245,11 @@ type Piece = (u64, Vec<u8>);
 fn pieces(archive: &[u8]) -> Result<(Entry, Vec<Piece>), Fault> {
     let mut stream = TarStream::new(archive, 100);
     let entry = stream.next()?.unwrap();
-    let (mut found, mut buffer) = (Vec::new(), [0; 100]);
-    while let Some((at, bytes)) = stream.read_content(&mut buffer)? {
-        found.push((at, buffer[..bytes].to_vec()));
+    let mut found = Vec::new();
+    while let Some((at, bytes)) = stream.content()? {
+        found.push((at, bytes.to_vec()));
+        let taken = bytes.len();
+        stream.take(taken);
     }
     Ok((entry, found))
 }

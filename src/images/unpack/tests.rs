@@ -4,6 +4,8 @@ use std::{
     collections::BTreeMap,
     fs,
     os::unix::fs::{FileTypeExt, MetadataExt, PermissionsExt},
+    sync::Arc,
+    time::{Duration, Instant},
 };
 
 use kernel::xattr;
@@ -572,4 +574,47 @@ fn sparse_files_keep_their_content_and_their_holes() {
     let records: [(&str, &[u8]); 2] = [("GNU.sparse.map", b"0,1"), ("GNU.sparse.size", b"9000000000000000000")];
     let bomb = stack.add(Layer::new().pax(&records).file("bomb", "x"));
     assert!(matches!(bomb, Err(Fault::Budget { .. })), "{bomb:?}");
+}
+
+#[test]
+#[ignore = "needs root: makes whiteouts"]
+fn a_root_that_is_hidden_a_thousand_times_costs_as_much_as_once() {
+    let mut stack = Stack::new();
+    let names = |layer: Layer| (0..2000).fold(layer, |layer, n| layer.file(&format!("file-{n}"), ""));
+    stack.add(names(Layer::new())).unwrap();
+    let marked = (0..10_000).fold(Layer::new(), |layer, _| layer.file(".wh..wh..opq", ""));
+    let begun = Instant::now();
+    // What comes in the place of a mark hides what it hid.
+    stack.add(marked.directory("file-7", 0o755).file("file-8", "own").file(".wh..wh..opq", "")).unwrap();
+    // Each looks at every name below, twice: it would be a minute.
+    assert!(begun.elapsed() < Duration::from_secs(10), "{:?}", begun.elapsed());
+    let layer = &stack.layers[1];
+    assert_eq!(fs::read_dir(layer).unwrap().count(), 2000);
+    let device = |name: &str| fs::symlink_metadata(layer.join(name)).unwrap().file_type().is_char_device();
+    assert!(device("file-0") && !device("file-7") && !device("file-8"));
+    let hidden = fs::File::open(layer.join("file-7")).unwrap();
+    let mark = xattr::get(hidden.as_fd(), attributes::OPAQUE_XATTR).unwrap();
+    assert_eq!(mark.as_deref(), Some(&b"y"[..]));
+}
+
+#[test]
+#[ignore = "needs root: unpacks a layer"]
+fn what_is_looked_up_below_is_bounded() {
+    let mut stack = Stack::new();
+    stack.add(Layer::new().directory("a", 0o755).directory("a/b", 0o755)).unwrap();
+    let archive = |whiteouts: usize| {
+        let all = (0..whiteouts).fold(Layer::new(), |layer, n| layer.file(&format!("a/b/.wh.{n}"), ""));
+        all.0.into_inner().unwrap()
+    };
+    let unpacked = |whiteouts: usize| {
+        let path = stack.root.path().join(format!("bounded-{whiteouts}"));
+        fs::create_dir(&path).unwrap();
+        let share = Arc::new(crate::budget::Budget::of(&stack.limits).share());
+        let lowers = Lowers::of(&stack.layers).within(100);
+        unpack(&archive(whiteouts)[..], Tree::open_on(&path, lowers, &stack.limits, share).unwrap())
+    };
+    // One for `a`, two for `a/b`, three for each name in it.
+    unpacked(32).unwrap();
+    let fault = unpacked(33).unwrap_err();
+    assert!(matches!(fault, Fault::Budget { what: "look-ups in layers below", .. }), "{fault:?}");
 }

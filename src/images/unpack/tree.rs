@@ -9,8 +9,9 @@ use std::{
         fd::{AsFd, BorrowedFd, OwnedFd},
         unix::ffi::OsStrExt,
     },
-    path::{Path, PathBuf},
+    path::Path,
     rc::Rc,
+    sync::Arc,
 };
 
 use kernel::{
@@ -27,6 +28,7 @@ use nix::{
 
 use crate::{
     Fault, Limits,
+    budget::Share,
     record::LayerSize,
     unpack::{
         BLOCK,
@@ -41,6 +43,8 @@ use crate::{
 
 /// Links that are followed on the way to one entry; the kernel's own number.
 const LINKS: usize = 40;
+/// Directories of a way that are kept open, from the root: deeper ones are rare.
+const WAY: usize = 32;
 /// Bytes of directory names that are remembered until the end. A large image has a few MiB.
 const NAMES: usize = 64 << 20;
 /// To read or change a directory itself.
@@ -54,16 +58,21 @@ pub(crate) struct Tree {
     root: Directory,
     lowers: Lowers,
     limits: Limits,
+    /// What the image has for this layer.
+    share: Arc<Share>,
     size: LayerSize,
     /// Bytes that came of fewer in the archive: copied up from layers below, and holes.
     spent: u64,
+    /// The archive has an entry for the root.
+    root_is_described: bool,
     /// What directories get at the end, by path.
     endings: HashMap<Vec<u8>, Ending>,
     /// Directories of this layer below which nothing shows through.
     opaque: HashSet<Vec<u8>>,
     names: usize,
-    /// The last directory that was walked to without following a link.
-    last: Option<Directory>,
+    /// The way to where the last entry went, from the root, each directory below the one before: most entries go there
+    /// or near it.
+    way: Vec<Directory>,
 }
 
 /// A directory of the layer that is being made.
@@ -71,7 +80,7 @@ pub(crate) struct Tree {
 pub(super) struct Directory {
     fd: Rc<OwnedFd>,
     /// From the root, without links, without a slash at either end.
-    path: Vec<u8>,
+    path: Rc<[u8]>,
 }
 
 impl Directory {
@@ -84,7 +93,12 @@ impl Directory {
     }
 
     fn below(&self, name: &[u8], fd: OwnedFd) -> Directory {
-        Directory { fd: Rc::new(fd), path: joined(&self.path, name) }
+        Directory { fd: Rc::new(fd), path: joined(&self.path, name).into() }
+    }
+
+    /// The last name of its path.
+    fn name(&self) -> &[u8] {
+        self.path.rsplit(|b| *b == b'/').next().unwrap_or_default()
     }
 
     fn names(&self) -> Vec<&[u8]> {
@@ -113,27 +127,31 @@ impl Place<'_> {
 
 impl Tree {
     /// Begins in an empty directory, on top of the layers in `lowers` (topmost first).
-    pub(crate) fn open(target: &Path, lowers: &[PathBuf], limits: &Limits) -> Result<Self, Fault> {
+    #[cfg(test)]
+    pub(crate) fn open(target: &Path, lowers: &[std::path::PathBuf], limits: &Limits) -> Result<Self, Fault> {
+        let share = crate::budget::Budget::of(limits).share();
+        Self::open_on(target, Lowers::of(lowers), limits, Arc::new(share))
+    }
+
+    /// The same on top of layers that may still be in the making, for a layer of an image that has so much.
+    pub(crate) fn open_on(target: &Path, lowers: Lowers, limits: &Limits, share: Arc<Share>) -> Result<Self, Fault> {
         let failed = |source| Fault::Kernel { act: "open", path: target.display().to_string(), source };
-        let root = Directory { fd: Rc::new(File::open(target).map_err(failed)?.into()), path: Vec::new() };
-        let lowers = Lowers::open(lowers).map_err(failed)?;
-        // Without an entry of its own the root is as it was below, or as open as any root: overlay shows that of the
-        // topmost layer.
-        let attributes = match lowers.root() {
-            Some(below) => Attributes::of_fd(below).map_err(failed)?,
-            None => Attributes::of_nobody(),
-        };
+        let root = Directory { fd: Rc::new(File::open(target).map_err(failed)?.into()), path: Rc::default() };
+        // Without an entry of its own, and without a layer below, the root is as open as any root.
+        let attributes = Attributes::of_nobody();
         set_on_directory(root.fd(), &attributes).map_err(failed)?;
         Ok(Self {
             root,
             lowers,
             limits: limits.clone(),
+            share,
             size: LayerSize { bytes: BLOCK, inodes: 1 },
             spent: 0,
+            root_is_described: false,
             endings: HashMap::from([(Vec::new(), Ending::of(&attributes))]),
             opaque: HashSet::new(),
             names: 0,
-            last: None,
+            way: Vec::new(),
         })
     }
 
@@ -148,30 +166,37 @@ impl Tree {
         self.size.bytes += bytes;
         let limit = self.limits.layer_entries;
         // The root is no entry's.
-        if self.size.inodes - 1 <= limit { Ok(()) } else { Err(over("files and directories", limit, place)) }
+        if self.size.inodes - 1 > limit {
+            return Err(in_place(Fault::budget("files and directories", limit), place));
+        }
+        self.share.take_entry().map_err(|fault| in_place(fault, place))
     }
 
     /// Counts bytes that the layer gets without holding them, against the limit of a layer.
     pub(super) fn spend(&mut self, place: &Place<'_>, bytes: u64) -> Result<(), Fault> {
         self.spent = self.spent.saturating_add(bytes);
         let limit = self.limits.layer_bytes;
-        if self.spent <= limit { Ok(()) } else { Err(over("bytes", limit, place)) }
+        if self.spent > limit {
+            return Err(in_place(Fault::budget("bytes", limit), place));
+        }
+        self.share.take_bytes(bytes).map_err(|fault| in_place(fault, place))
     }
 
     /// Gives the root what the archive says of it.
     pub(super) fn set_root(&mut self, attributes: &Attributes) -> Result<(), Fault> {
         let place = Place { directory: self.root.clone(), name: b"" };
         set_on_directory(self.root.fd(), attributes).map_err(failed("set the attributes of", &place))?;
+        self.root_is_described = true;
         self.remember_ending(Vec::new(), attributes)
     }
 
     /// The directory that these names lead to in the view of all layers, made in this one where it is missing.
     pub(super) fn directory(&mut self, names: &[&[u8]]) -> Result<Directory, Fault> {
-        if let Some(last) = self.last.as_ref().filter(|last| last.path == names.join(&b'/')) {
-            return Ok(last.clone());
-        }
-        let mut todo: Vec<Vec<u8>> = names.iter().rev().map(|name| name.to_vec()).collect();
-        let mut walked = vec![self.root.clone()];
+        let known = self.way.iter().zip(names).take_while(|(directory, name)| directory.name() == **name).count();
+        let mut walked: Vec<Directory> = std::mem::take(&mut self.way);
+        walked.truncate(known);
+        walked.insert(0, self.root.clone());
+        let mut todo: Vec<Vec<u8>> = names[known..].iter().rev().map(|name| name.to_vec()).collect();
         let mut links = 0;
         while let Some(name) = todo.pop() {
             let here = walked.last().unwrap_or(&self.root).clone();
@@ -202,10 +227,10 @@ impl Tree {
                 }
             }
         }
-        let found = walked.pop().unwrap_or_else(|| self.root.clone());
-        if links == 0 {
-            self.last = Some(found.clone());
-        }
+        let found = walked.last().unwrap_or(&self.root).clone();
+        walked.remove(0);
+        walked.truncate(WAY);
+        self.way = walked;
         Ok(found)
     }
 
@@ -230,7 +255,7 @@ impl Tree {
                     SFlag::S_IFDIR => {
                         let attributes = Attributes::of_fd(&found.fd).map_err(failed("read", place))?;
                         let made = self.make_directory(place, &attributes)?;
-                        self.remember_ending(made.path.clone(), &attributes)?;
+                        self.remember_ending(made.path.to_vec(), &attributes)?;
                         Ok(Step::Into(made))
                     }
                     SFlag::S_IFLNK => found.target().map(Step::Link).map_err(failed("read the link", place)),
@@ -242,7 +267,11 @@ impl Tree {
 
     /// A directory entry: merges into a directory that is there, replaces anything else.
     pub(super) fn take_directory(&mut self, place: &Place<'_>, attributes: &Attributes) -> Result<(), Fault> {
-        let there = Found::at(place.directory.fd(), place.name).map_err(failed("open", place))?;
+        let new = self.make_new_directory(place, attributes)?;
+        let there = match new {
+            Some(_) => None,
+            None => Found::at(place.directory.fd(), place.name).map_err(failed("open", place))?,
+        };
         let directory = match there {
             Some(found) if found.kind() == SFlag::S_IFDIR => {
                 let fd = openat(place.directory.fd(), place.path(), DIRECTORY, Mode::empty());
@@ -257,10 +286,13 @@ impl Tree {
                 self.set_opaque(&directory)?;
                 directory
             }
-            None => self.make_directory(place, attributes)?,
+            None => match new {
+                Some(directory) => directory,
+                None => self.make_directory(place, attributes)?,
+            },
         };
-        self.remember_ending(directory.path.clone(), attributes)?;
-        self.last = Some(directory);
+        self.remember_ending(directory.path.to_vec(), attributes)?;
+        self.go_into(&place.directory, directory);
         Ok(())
     }
 
@@ -298,11 +330,16 @@ impl Tree {
         if !directory.path.is_empty() {
             return self.set_opaque(directory);
         }
+        // Once is for good: whatever takes the place of a mark goes on hiding what is below.
+        if self.opaque.contains(&*directory.path) {
+            return Ok(());
+        }
         // Overlay does not look at the mark on a layer's root, so each name is hidden by itself.
-        let names = self.lowers.root_names().map_err(|source| list_failed("/", source))?;
+        let names = self.lowers.root_names().map_err(or_fault(|source| list_failed("/", source)))?;
         for name in names {
             self.hide(&Place { directory: directory.clone(), name: &name })?;
         }
+        self.opaque.insert(directory.path.to_vec());
         Ok(())
     }
 
@@ -347,7 +384,15 @@ impl Tree {
     }
 
     /// Gives directories their times and what they pass on, now that nothing is made in them any more.
-    pub(super) fn finish(self) -> Result<LayerSize, Fault> {
+    pub(super) fn finish(mut self) -> Result<LayerSize, Fault> {
+        // Without an entry of its own the root is as it was below: overlay shows that of the topmost layer. Looked at
+        // now that nothing else is left to do, since whoever looks waits for the layers below.
+        if !self.root_is_described {
+            let below = self.lowers.root().and_then(|root| root.map(Attributes::of_fd).transpose());
+            if let Some(attributes) = below.map_err(or_fault(|source| list_failed("/", source)))? {
+                self.set_root(&attributes)?;
+            }
+        }
         for (path, ending) in &self.endings {
             let name = if path.is_empty() { Path::new(".") } else { Path::new(OsStr::from_bytes(path)) };
             let opened = open_no_links(self.root.fd(), name, DIRECTORY, 0);
@@ -367,7 +412,7 @@ impl Tree {
         }
         let mut names = place.directory.names();
         names.push(place.name);
-        self.lowers.look_up(&names).map_err(failed("look up", place))
+        self.lowers.look_up(&names).map_err(or_fault(failed("look up", place)))
     }
 
     /// Whether the directory or one above it hides what is below.
@@ -379,9 +424,29 @@ impl Tree {
         ends.into_iter().any(|end| self.opaque.contains(&path[..end]))
     }
 
+    /// The next entry may well go into a directory that was just described.
+    fn go_into(&mut self, parent: &Directory, directory: Directory) {
+        let is_next = self.way.last().map_or_else(|| parent.path.is_empty(), |last| last.path == parent.path);
+        if is_next && self.way.len() < WAY {
+            self.way.push(directory);
+        }
+    }
+
     fn make_directory(&mut self, place: &Place<'_>, attributes: &Attributes) -> Result<Directory, Fault> {
-        let make = || mkdirat(place.directory.fd(), place.path(), Mode::from_bits_truncate(0o700));
-        self.create(place, make)?;
+        self.create(place, || mkdirat(place.directory.fd(), place.path(), attributes.permissions()))?;
+        self.made_directory(place, attributes)
+    }
+
+    /// The same if nothing has the name.
+    fn make_new_directory(&mut self, place: &Place<'_>, attributes: &Attributes) -> Result<Option<Directory>, Fault> {
+        match mkdirat(place.directory.fd(), place.path(), attributes.permissions()) {
+            Ok(()) => self.made_directory(place, attributes).map(Some),
+            Err(Errno::EEXIST) => Ok(None),
+            Err(errno) => Err(failed("create", place)(errno.into())),
+        }
+    }
+
+    fn made_directory(&mut self, place: &Place<'_>, attributes: &Attributes) -> Result<Directory, Fault> {
         let fd = openat(place.directory.fd(), place.path(), DIRECTORY, Mode::empty());
         let fd = fd.map_err(|errno| failed("open", place)(errno.into()))?;
         set_on_directory(fd.as_fd(), attributes).map_err(failed("set the attributes of", place))?;
@@ -393,7 +458,7 @@ impl Tree {
     fn make_undescribed(&mut self, place: &Place<'_>) -> Result<Directory, Fault> {
         let attributes = Attributes::of_nobody();
         let made = self.make_directory(place, &attributes)?;
-        self.remember_ending(made.path.clone(), &attributes)?;
+        self.remember_ending(made.path.to_vec(), &attributes)?;
         Ok(made)
     }
 
@@ -406,9 +471,9 @@ impl Tree {
             let removed = remove_whiteouts(fd, &directory.path, &self.opaque);
             self.size.inodes -= removed.map_err(|errno| failed(errno.into()))?;
         }
-        if !self.opaque.contains(&directory.path) {
+        if !self.opaque.contains(&*directory.path) {
             self.remember(directory.path.len())?;
-            self.opaque.insert(directory.path.clone());
+            self.opaque.insert(directory.path.to_vec());
         }
         Ok(())
     }
@@ -417,7 +482,7 @@ impl Tree {
         let freed = remove(place)?;
         self.size.bytes = self.size.bytes.saturating_sub(freed.bytes);
         self.size.inodes = self.size.inodes.saturating_sub(freed.inodes);
-        self.last = None;
+        self.way.clear();
         Ok(())
     }
 
@@ -505,12 +570,17 @@ fn entry(place: &Place<'_>, why: &'static str) -> Fault {
     Fault::Entry { path: place.shown(), why }
 }
 
-fn over(what: &'static str, limit: u64, place: &Place<'_>) -> Fault {
-    Fault::budget(what, limit).at("in", &joined(&place.directory.path, place.name))
+fn in_place(fault: Fault, place: &Place<'_>) -> Fault {
+    fault.at("in", &joined(&place.directory.path, place.name))
 }
 
 fn list_failed(path: &str, source: io::Error) -> Fault {
     Fault::Kernel { act: "finish", path: path.chars().take(200).collect(), source }
+}
+
+/// A fault that came through an error of I/O, or what else that error is.
+fn or_fault(other: impl FnOnce(io::Error) -> Fault) -> impl FnOnce(io::Error) -> Fault {
+    |error| error.downcast::<Fault>().unwrap_or_else(other)
 }
 
 fn errno_of(error: &io::Error) -> Errno {

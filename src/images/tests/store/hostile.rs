@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use model::Class;
 use serde_json::json;
-use testkit::{Access, BuiltImage, Gate, TinyRegistry, Trouble, digest_of, eventually_async};
+use testkit::{Access, BuiltImage, Gate, ImageBuilder, Layer, TinyRegistry, Trouble, digest_of, eventually_async};
 use tokio::runtime::Builder;
 
 use crate::node::{Node, SOON, image};
@@ -107,6 +107,29 @@ async fn what_a_server_says_to_which_a_registry_sends_us_on_is_not_told() {
 
 #[tokio::test(flavor = "multi_thread")]
 #[ignore = "needs root: opens a store"]
+async fn what_a_server_says_that_a_registry_calls_its_token_server_is_not_told() {
+    let (node, registry, inside) = (Node::new(), TinyRegistry::http(Access::Open), TinyRegistry::http(Access::Open));
+    registry.push("x", "1", &image("one"));
+    let demand = ("www-authenticate", format!("Bearer realm=\"{}/secret\"", inside.url()));
+    registry.trouble("/v2/", Trouble::Answer(401, vec![demand], String::new()), usize::MAX);
+    let reference = format!("{}/x:1", registry.host());
+    for (said, told) in [
+        ("the secret", ""),
+        (r#"{"error":"secret","message":"a secret","details":"the secret"}"#, ""),
+        (r#"{"errors":[{"code":"SECRET","message":"x"},{"code":"DENIED","message":"the secret"}]}"#, "DENIED"),
+        (r#"{"error":"invalid_grant","error_description":"a secret"}"#, "invalid_grant"),
+    ] {
+        inside.calm();
+        inside.trouble("/secret", Trouble::Status(403, said.to_owned()), usize::MAX);
+        let error = node.pull(&reference).await.unwrap_err().to_string();
+        assert!(error.contains("403") && error.contains(&inside.host()) && error.contains(told), "{error}");
+        assert!(!error.to_lowercase().contains("secret"), "{error}");
+    }
+    assert!(inside.asked_for("/secret") > 0);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+#[ignore = "needs root: opens a store"]
 async fn documents_without_end_are_left_early() {
     let (node, registry) = (Node::new(), TinyRegistry::http(Access::Open));
     let built = image("one");
@@ -130,6 +153,61 @@ async fn documents_without_end_are_left_early() {
     node.pull(&reference).await.unwrap();
 }
 
+/// Each layer is within its limits, the image is not.
+#[tokio::test(flavor = "multi_thread")]
+#[ignore = "needs root: unpacks layers"]
+async fn an_image_has_one_budget_for_all_its_layers() {
+    const LAYER: usize = 1 << 20;
+    let node = Node::with(|config| {
+        (config.limits.image_bytes, config.limits.image_entries) = (3 * LAYER as u64, 12);
+    });
+    let registry = TinyRegistry::http(Access::Open);
+    let name = |tag: &str| format!("{}/x:{tag}", registry.host());
+    let layer = |n: usize, bytes: usize, files: usize| {
+        let layer = Layer::new().file(&format!("large-{n}"), 0o644, &vec![n as u8; bytes]);
+        (1..files).fold(layer, |layer, file| layer.file(&format!("{n}-{file}"), 0o644, b"")).tar()
+    };
+    let plain = |tag: &str, layers: &[Vec<u8>]| {
+        let built = layers.iter().fold(ImageBuilder::new(), |image, tar| image.layer_bytes(tar.clone())).build();
+        registry.push("x", tag, &built);
+        built
+    };
+    let small = |tag: &str, layers: &[Vec<u8>]| {
+        let pack = |image: ImageBuilder, tar: &Vec<u8>| {
+            let blob = zstd::encode_all(&tar[..], 1).unwrap();
+            image.layer_packed(tar, blob, "application/vnd.oci.image.layer.v1.tar+zstd")
+        };
+        registry.push("x", tag, &layers.iter().fold(ImageBuilder::new(), pack).build());
+    };
+    let four: Vec<_> = (0..4).map(|n| layer(n, LAYER - (64 << 10), 1)).collect();
+    // What the manifest says is too much already.
+    let told = plain("told", &four);
+    // Only what it inflates to is.
+    small("inflated", &four);
+    let crowded: Vec<_> = (0..4).map(|n| layer(n, 1, 4)).collect();
+    small("crowded", &crowded);
+    for (tag, what) in [("told", "bytes"), ("inflated", "bytes"), ("crowded", "files and directories")] {
+        let error = node.pull(&name(tag)).await.unwrap_err();
+        assert_eq!(error.class(), Class::Exhausted, "{tag}: {error}");
+        let text = whole_text(&error);
+        assert!(text.contains(&format!("{what} in all layers (images.limits)")), "{tag}: {text}");
+        assert!(node.images.list().is_empty());
+        node.settles();
+    }
+    assert!(told.layers.iter().all(|layer| registry.asked_for(&digest_of(layer)) == 0), "nothing of it was fetched");
+    small("three", &four[..3]);
+    node.pull(&name("three")).await.unwrap();
+    // What is here counts as if it were made.
+    small("one-more", &four);
+    let error = node.pull(&name("one-more")).await.unwrap_err();
+    assert_eq!(error.class(), Class::Exhausted, "{error}");
+    node.settles();
+}
+
+fn whole_text(error: &dyn std::error::Error) -> String {
+    error.source().map_or_else(|| error.to_string(), |source| format!("{error}: {}", whole_text(source)))
+}
+
 /// Resident memory of this process, KiB.
 fn resident() -> u64 {
     let status = std::fs::read_to_string("/proc/self/status").unwrap();
@@ -145,7 +223,8 @@ async fn who_sends_a_byte_now_and_then_keeps_nobody_for_ever() {
     let registry = TinyRegistry::http(Access::AnonymousToken);
     registry.push("x", "1", &image("one"));
     let reference = format!("{}/x:1", registry.host());
-    for which in ["HEAD /v2/x/manifests/1", "GET /v2/x/manifests/sha256", "GET /token"] {
+    // The token first: one that was given is kept.
+    for which in ["GET /token", "HEAD /v2/x/manifests/1", "GET /v2/x/manifests/sha256"] {
         registry.trouble(which, Trouble::Trickle, usize::MAX);
         let pulled = tokio::time::timeout(SOON, node.pull(&reference)).await;
         let error = pulled.expect("it comes to an end").unwrap_err();

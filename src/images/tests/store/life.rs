@@ -78,6 +78,31 @@ async fn a_cancelled_pull_leaves_verified_blobs_and_nothing_else() {
 
 #[tokio::test(flavor = "multi_thread")]
 #[ignore = "needs root: unpacks layers"]
+async fn a_blob_that_rots_between_two_starts_is_fetched_again() {
+    let (node, registry) = (Node::with(|config| config.parallel_fetches = 1), TinyRegistry::http(Access::Open));
+    let built = image("one");
+    registry.push("x", "1", &built);
+    let reference = format!("{}/x:1", registry.host());
+    let [kept, missing] = [0, 1].map(|layer: usize| digest_of(&built.layers[layer]));
+    registry.trouble(&missing, Trouble::Status(404, String::new()), usize::MAX);
+    node.pull(&reference).await.unwrap_err();
+    node.settles();
+    let blob = node.root.path().join("store/blobs").join(kept.trim_start_matches("sha256:"));
+    let mut content = fs::read(&blob).unwrap();
+    content[100] ^= 1;
+    fs::write(&blob, content).unwrap();
+    registry.calm();
+    // Of a store of its own: the pull that failed may have work here that has not ended.
+    let node = node.as_found();
+    node.pull(&reference).await.unwrap();
+    assert_eq!(registry.asked_for(&format!("GET /v2/x/blobs/{kept}")), 2);
+    let layers = node.images.lease(&reference).unwrap().layers;
+    assert_eq!(fs::read_to_string(layers[1].join("etc/base")).unwrap(), "base");
+    node.settles();
+}
+
+#[tokio::test(flavor = "multi_thread")]
+#[ignore = "needs root: unpacks layers"]
 async fn removal_takes_every_name_at_once_and_everything_that_nobody_needs() {
     let (node, registry) = (Node::new(), TinyRegistry::http(Access::Open));
     registry.push("x", "1", &image("one"));
@@ -216,6 +241,31 @@ async fn layers_stay_as_long_as_a_container_may_use_an_image_whose_record_is_los
     let node = node.restart();
     node.images.recovered().await;
     assert_eq!(node.count("layers"), 0, "nobody claims them any more");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+#[ignore = "needs root: unpacks layers"]
+async fn what_the_disk_cannot_give_once_is_there_when_it_can() {
+    let (node, registry) = (Node::new(), TinyRegistry::http(Access::Open));
+    let built = image("one");
+    registry.push("x", "1", &built);
+    let name = format!("{}/x:1", registry.host());
+    node.pull(&name).await.unwrap();
+    let configuration = node.root.path().join("store/blobs").join(&built.id()[7..]);
+    let content = fs::read(&configuration).unwrap();
+    // What reads as an error, and is no absence.
+    fs::remove_file(&configuration).unwrap();
+    fs::create_dir(&configuration).unwrap();
+    let node = node.restart();
+    node.images.recovered().await;
+    assert!(!node.is_here(&name));
+    node.settles();
+    assert_eq!((node.count("records"), node.count("layers"), node.count("blobs")), (1, 2, 4));
+    fs::remove_dir(&configuration).unwrap();
+    fs::write(&configuration, content).unwrap();
+    let node = node.restart();
+    node.images.recovered().await;
+    assert_eq!(node.found(&name).tags, [name]);
 }
 
 #[tokio::test(flavor = "multi_thread")]

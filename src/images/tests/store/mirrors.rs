@@ -107,6 +107,37 @@ async fn a_client_shows_the_certificate_that_the_server_asks_for() {
 
 #[tokio::test(flavor = "multi_thread")]
 #[ignore = "needs root: unpacks layers"]
+async fn a_certificate_is_shown_to_its_host_and_to_nobody_whom_that_names() {
+    let authority = Authority::new("theirs");
+    let registries = [(); 2].map(|()| TinyRegistry::https_for(Access::Open, Some(&authority)));
+    let (node, [registry, other]) = (Node::new(), &registries);
+    let (built, ours) = (image("one"), authority.identity(&["node.example"]));
+    for (host, registry) in [("r.example", registry), ("other.example", other)] {
+        registry.push("x", "1", &built);
+        let text = format!("server = {:?}\nca = \"ca.pem\"\nclient = \"both.pem\"\n", registry.url());
+        let dir = node.hosts(host, &text);
+        // Both are believed to be who they are.
+        let authorities = registries.iter().map(TinyRegistry::certificate).collect::<String>();
+        fs::write(dir.join("ca.pem"), authorities).unwrap();
+        fs::write(dir.join("both.pem"), format!("{}{}", ours.certificate, ours.key)).unwrap();
+    }
+    // It sends us on to one that lets in nobody without a certificate; or calls it its token server.
+    let blob = testkit::digest_of(&built.layers[0]);
+    registry.trouble(&blob, Trouble::Redirect(format!("{}/v2/x/blobs/{blob}", other.url())), usize::MAX);
+    let error = node.pull("r.example/x:1").await.unwrap_err().to_string();
+    assert!(error.contains(&format!("sends us on to {}", other.host())), "{error}");
+    registry.calm();
+    let demand = ("www-authenticate", format!("Bearer realm=\"{}/token\"", other.url()));
+    registry.trouble("/v2/", Trouble::Answer(401, vec![demand], String::new()), usize::MAX);
+    let error = node.pull("r.example/x:1").await.unwrap_err().to_string();
+    assert!(error.contains(&format!("token server {}", other.host())), "{error}");
+    assert_eq!(other.asked(), Vec::<String>::new());
+    // The same certificate by the other's own configuration.
+    node.pull("other.example/x:1").await.unwrap();
+}
+
+#[tokio::test(flavor = "multi_thread")]
+#[ignore = "needs root: unpacks layers"]
 async fn paths_capabilities_and_defaults_of_the_file_are_kept() {
     let (node, mirror, registry) = (Node::new(), TinyRegistry::http(Access::Open), TinyRegistry::http(Access::Open));
     let built = image("one");

@@ -1,6 +1,12 @@
 //! A store on a throwaway root, and the images that the tests pull.
 
-use std::{fs, path::PathBuf, sync::Arc, time::Duration};
+use std::{
+    fs,
+    path::{Path, PathBuf},
+    process::Command,
+    sync::Arc,
+    time::Duration,
+};
 
 use images::{Config, Credentials, Error, Image, Images};
 use model::Digest;
@@ -22,12 +28,18 @@ impl Node {
 
     /// One with other settings; a restart takes them back.
     pub(crate) fn with(change: impl FnOnce(&mut Config)) -> Self {
+        Self::on(|_| (), change).0
+    }
+
+    /// One whose place is made ready before the store is.
+    pub(crate) fn on<T>(prepare: impl FnOnce(&Path) -> T, change: impl FnOnce(&mut Config)) -> (Self, T) {
         assert!(nix::unistd::geteuid().is_root(), "this test needs root");
         let root = tempfile::Builder::new().prefix("crt-images-").tempdir().unwrap();
+        let prepared = prepare(root.path());
         let mut config = settings(&root);
         change(&mut config);
         let images = Images::open(config, &root.path().join("store")).unwrap();
-        Self { root, images }
+        (Self { root, images }, prepared)
     }
 
     /// What a restart of the daemon does to the store.
@@ -38,8 +50,26 @@ impl Node {
         Node { root, images }
     }
 
+    /// What a start would find that came now: by a store of its own, on another disk, of which nothing that still goes
+    /// on here knows. Of what is half-made or on its way out a start keeps nothing, and no more is taken along.
+    pub(crate) fn as_found(&self) -> Self {
+        let root = tempfile::Builder::new().prefix("crt-images-").tempdir().unwrap();
+        let (from, to) = (self.root.path().join("store"), root.path().join("store"));
+        fs::create_dir(&to).unwrap();
+        let kept = ["records", "blobs", "layers"].map(|directory| from.join(directory));
+        assert!(Command::new("cp").arg("-a").args(kept).arg(to).status().unwrap().success());
+        let images = Images::open(settings(&root), &root.path().join("store")).unwrap();
+        Node { root, images }
+    }
+
     pub(crate) async fn pull(&self, reference: &str) -> Result<Digest, Error> {
         self.images.pull(reference, None).await
+    }
+
+    /// Has every blob of the image named by a record, then gone with it.
+    pub(crate) async fn pull_and_remove(&self, reference: &str) {
+        self.pull(reference).await.unwrap();
+        self.images.remove(reference).await.unwrap();
     }
 
     pub(crate) async fn pull_as(&self, reference: &str, credentials: Option<Credentials>) -> Result<Digest, Error> {
@@ -75,8 +105,11 @@ impl Node {
     /// Waits until the trash is empty, and checks that nothing half-made lies about.
     pub(crate) fn settles(&self) {
         eventually(SOON, "the trash and the workplace are empty", || {
-            let left = self.count("trash") + self.count("ingest");
-            if left == 0 { Ok(()) } else { Err(left) }
+            let left = ["trash", "ingest"].map(|directory| {
+                let entries = fs::read_dir(self.root.path().join("store").join(directory)).unwrap();
+                entries.map(|entry| entry.unwrap().path()).collect::<Vec<_>>()
+            });
+            if left.iter().all(Vec::is_empty) { Ok(()) } else { Err(left) }
         });
     }
 }
@@ -85,6 +118,7 @@ fn settings(root: &TempDir) -> Config {
     Config {
         config_path: vec![root.path().join("certs.d")],
         docker_config: root.path().join("docker.json"),
+        policy: vec![root.path().join("policy.json")],
         ..Config::default()
     }
 }
@@ -94,4 +128,15 @@ pub(crate) fn image(text: &str) -> BuiltImage {
     let base = Layer::new().directory("etc", 0o755).file("etc/base", 0o644, b"base").file("gone", 0o644, b"x");
     let top = Layer::new().file("etc/text", 0o640, text.as_bytes()).file(".wh.gone", 0o644, b"");
     ImageBuilder::new().layer(base).layer(top).set("Cmd", serde_json::json!(["sh"])).build()
+}
+
+/// An archive as `docker save` writes it, of one image with these tags.
+pub(crate) fn docker_archive(built: &BuiltImage, tags: &[&str]) -> Vec<u8> {
+    let layers: Vec<String> = (0..built.layers.len()).map(|n| format!("{n}.tar")).collect();
+    let saved = serde_json::json!([{ "Config": "config.json", "RepoTags": tags, "Layers": layers }]);
+    let mut archive = Layer::new().file("config.json", 0o644, &built.config);
+    for (path, layer) in layers.iter().zip(&built.layers) {
+        archive = archive.file(path, 0o644, layer);
+    }
+    archive.file("manifest.json", 0o644, saved.to_string().as_bytes()).tar()
 }
