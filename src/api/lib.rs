@@ -1,6 +1,7 @@
-//! The wire contracts as Rust types, generated from `proto/`; nothing here is written by hand.
+//! The wire contracts as Rust types, generated from `proto/`.
 //!
-//! Only the doors use this room (`cri`, `link`, the demo, tests): protobuf never reaches `pods` or `model`.
+//! Only the doors use this room (`cri`, `operator`, `cli`, `link`, the demo, tests): protobuf never reaches `pods` or
+//! `model`.
 
 /// The descriptors of every contract, as a serialized `FileDescriptorSet`: tests compare them with published tables.
 pub const DESCRIPTORS: &[u8] = include_bytes!(concat!(env!("OUT_DIR"), "/descriptors.bin"));
@@ -11,6 +12,20 @@ pub mod cri {
     #[allow(missing_docs, unreachable_pub, deprecated, clippy::all)]
     pub mod v1 {
         tonic::include_proto!("runtime.v1");
+    }
+
+    /// The containers that an answer holds encoded.
+    pub fn containers(encoded: Vec<bytes::Bytes>) -> Result<Vec<v1::Container>, prost::DecodeError> {
+        encoded.into_iter().map(prost::Message::decode).collect()
+    }
+}
+
+/// What people ask of the daemon.
+pub mod coracle {
+    /// The first version.
+    #[allow(missing_docs, unreachable_pub, clippy::all)]
+    pub mod v1 {
+        tonic::include_proto!("coracle.v1");
     }
 }
 

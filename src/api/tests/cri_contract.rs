@@ -7,7 +7,11 @@
 
 use std::collections::BTreeSet;
 
-use prost_reflect::{Cardinality, DescriptorPool, EnumDescriptor, FieldDescriptor, Kind, MessageDescriptor};
+use api::cri::v1;
+use prost::Message;
+use prost_reflect::{
+    Cardinality, DescriptorPool, DynamicMessage, EnumDescriptor, FieldDescriptor, Kind, MessageDescriptor, Value,
+};
 
 const TABLE: &str = include_str!("../../../tests/contract/cri-runtime-v1.txt");
 const PACKAGE: &str = "runtime.v1";
@@ -20,6 +24,24 @@ fn our_cri_contract_equals_the_published_table() {
     let invented: Vec<_> = ours.difference(&published).collect();
     assert!(missing.is_empty() && invented.is_empty(), "missing: {missing:#?}\ninvented: {invented:#?}");
     assert!(published.len() > 700, "the table is suspiciously short: {} sentences", published.len());
+}
+
+#[test]
+fn answers_whose_elements_are_kept_encoded_are_the_contracts_on_the_wire() {
+    let container =
+        v1::Container { id: "c".into(), labels: [("app".into(), "web".into())].into(), ..Default::default() };
+    let containers = vec![container.encode_to_vec().into(), v1::Container::default().encode_to_vec().into()];
+    let listed = v1::ListContainersResponse { containers: containers.clone() }.encode_to_vec();
+    let streamed = v1::StreamContainersResponse { containers }.encode_to_vec();
+    let pool = DescriptorPool::decode(api::DESCRIPTORS).unwrap();
+    for (name, bytes) in [("ListContainersResponse", listed), ("StreamContainersResponse", streamed)] {
+        let contract = pool.get_message_by_name(&format!("{PACKAGE}.{name}")).unwrap();
+        let message = DynamicMessage::decode(contract, bytes.as_slice()).unwrap();
+        let elements = message.get_field_by_name("containers").unwrap().into_owned();
+        let [Value::Message(first), Value::Message(second)] = elements.as_list().unwrap() else { panic!("{name}") };
+        assert_eq!(first.transcode_to::<v1::Container>().unwrap(), container, "{name}");
+        assert_eq!(second.transcode_to::<v1::Container>().unwrap(), v1::Container::default(), "{name}");
+    }
 }
 
 /// `message M`, `M 3 name: type`, `enum E 0 NAME`, `Service.Call: A -> B`.

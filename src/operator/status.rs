@@ -1,0 +1,67 @@
+//! The only place where an error becomes a gRPC status: its class a code, its chain of causes one line.
+
+use std::error::Error as _;
+
+use model::Class;
+use tonic::{Code, Status};
+
+use crate::error::Error;
+
+/// Longest message, bytes. It travels percent-encoded in a trailer, and HTTP/2 peers bound all headers together.
+const LONGEST: usize = 4096;
+
+/// The status that a client gets.
+pub(crate) fn status(error: &Error) -> Status {
+    Status::new(code(error.class()), line(error))
+}
+
+/// Codes as the CRI has them, but that a registry which is away is what it is: no kubelet looks at these.
+fn code(class: Class) -> Code {
+    match class {
+        Class::NotFound => Code::NotFound,
+        Class::Conflict => Code::AlreadyExists,
+        Class::Invalid => Code::InvalidArgument,
+        Class::Precondition => Code::FailedPrecondition,
+        Class::Exhausted => Code::ResourceExhausted,
+        Class::Unavailable => Code::Unavailable,
+        Class::Cancelled => Code::Cancelled,
+        Class::TimedOut => Code::DeadlineExceeded,
+        Class::Unsupported => Code::Unimplemented,
+        Class::Denied => Code::PermissionDenied,
+        Class::Internal => Code::Internal,
+    }
+}
+
+/// The error and all its causes, outermost first.
+fn line(error: &Error) -> String {
+    let mut line = error.to_string();
+    let mut cause = error.source();
+    while let Some(error) = cause {
+        line.push_str(": ");
+        line.push_str(&error.to_string());
+        cause = error.source();
+    }
+    if line.len() > LONGEST {
+        let end = (0..=LONGEST).rev().find(|at| line.is_char_boundary(*at)).unwrap_or_default();
+        line.truncate(end);
+        line.push('…');
+    }
+    line
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_message_tells_every_cause_and_never_too_much() {
+        let source = std::io::Error::other("disk is on fire");
+        let error = images::Error::Disk { act: "read", path: "/x".into(), source };
+        let told = status(&error.into());
+        assert_eq!((told.code(), told.message()), (Code::Internal, "read /x: disk is on fire"));
+        let error = images::Error::NotFound { what: "ü".repeat(100_000) };
+        let told = status(&error.into());
+        assert_eq!(told.code(), Code::NotFound);
+        assert!(told.message().len() < LONGEST + 8);
+    }
+}
