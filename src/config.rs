@@ -4,6 +4,7 @@
 //! before; then the command line. Each room owns its own table and its defaults; this file only joins them.
 
 use std::{
+    fmt::Debug,
     fs, io,
     path::{Path, PathBuf},
 };
@@ -70,7 +71,8 @@ impl Config {
     }
 }
 
-/// Reads the settings and lays the command line over them.
+/// Reads the settings and lays the command line over them. What is refused is named as whoever gave it wrote it: a key
+/// of the file, or an option.
 pub(crate) fn load(file: Option<&Path>, overrides: Overrides) -> Result<Config> {
     let mut table = toml::Table::new();
     let main = file.unwrap_or(Path::new(DEFAULT_FILE));
@@ -79,18 +81,49 @@ pub(crate) fn load(file: Option<&Path>, overrides: Overrides) -> Result<Config> 
         Err(error) if error.kind() == io::ErrorKind::NotFound && file.is_none() => {}
         Err(error) => return Err(error).with_context(|| format!("read {}", main.display())),
     }
-    for part in parts(&main.with_file_name("conf.d"))? {
-        let text = fs::read_to_string(&part).with_context(|| format!("read {}", part.display()))?;
-        lay_over(&mut table, parse(&part, &text)?);
+    let parts = parts(&main.with_file_name("conf.d"))?;
+    for part in &parts {
+        let text = fs::read_to_string(part).with_context(|| format!("read {}", part.display()))?;
+        lay_over(&mut table, parse(part, &text)?);
     }
-    let mut config: Config = toml::Value::Table(table)
-        .try_into()
-        .map_err(|error: toml::de::Error| anyhow::anyhow!("{}: {}", main.display(), error.to_string().trim_end()))?;
+    let beside = if parts.is_empty() { "" } else { " and conf.d beside it" };
+    let mut config: Config = toml::Value::Table(table).try_into().map_err(|error: toml::de::Error| {
+        anyhow::anyhow!("{}{beside}: {}", main.display(), error.to_string().trim_end())
+    })?;
+    let files = format!("settings of {}{beside}", main.display());
+    let origin = Origin {
+        root: overrides.root.is_some(),
+        state: overrides.state.is_some(),
+        listen: overrides.listen.is_some(),
+        files: &files,
+    };
     config.root = overrides.root.or(config.root);
     config.state = overrides.state.or(config.state);
     config.listen = overrides.listen.or(config.listen);
-    check(&config).with_context(|| format!("settings of {}", main.display()))?;
+    check_paths(&config, &origin)?;
+    check_rooms(&config).context(files)?;
     Ok(config)
+}
+
+/// Which values the command line has set; the others come from files, or are the defaults.
+struct Origin<'a> {
+    root: bool,
+    state: bool,
+    listen: bool,
+    /// The files, in words.
+    files: &'a str,
+}
+
+impl Origin<'_> {
+    /// A value as whoever gave it wrote it.
+    fn named(&self, key: &str, value: impl Debug) -> String {
+        let by_option = match key {
+            "root" => self.root,
+            "state" => self.state,
+            _ => self.listen,
+        };
+        if by_option { format!("--{key} {value:?}") } else { format!("{}: {key} = {value:?}", self.files) }
+    }
 }
 
 /// The `.toml` files of a directory, by name; none when there is no directory.
@@ -128,21 +161,32 @@ fn lay_over(below: &mut toml::Table, above: toml::Table) {
     }
 }
 
-fn check(config: &Config) -> Result<()> {
+fn check_paths(config: &Config, origin: &Origin<'_>) -> Result<()> {
     for (key, path) in [("root", config.root()), ("state", config.state())] {
         if !path.is_absolute() {
-            bail!("{key} = {path:?}: want an absolute path");
+            bail!("{}: want an absolute path", origin.named(key, path));
         }
     }
-    if let Some(address) = &config.listen
-        && !address.strip_prefix(UNIX).is_some_and(|path| path.starts_with('/'))
-    {
-        bail!("listen = {address:?}: want unix:// and an absolute path");
-    }
     let socket = config.socket();
-    if socket.as_os_str().len() > SOCKET_PATH_BYTES {
-        bail!("listen = {socket:?}: the path of a unix socket has at most {SOCKET_PATH_BYTES} bytes");
+    let is_long = socket.as_os_str().len() > SOCKET_PATH_BYTES;
+    match &config.listen {
+        Some(address) if !address.strip_prefix(UNIX).is_some_and(|path| path.starts_with('/')) => {
+            bail!("{}: want unix:// and an absolute path", origin.named("listen", address));
+        }
+        Some(address) if is_long => {
+            let named = origin.named("listen", address);
+            bail!("{named}: the path of a unix socket has at most {SOCKET_PATH_BYTES} bytes");
+        }
+        None if is_long => {
+            let named = origin.named("state", config.state());
+            let socket = socket.display();
+            bail!("{named}: {socket} is longer than the {SOCKET_PATH_BYTES} bytes of a unix socket's path");
+        }
+        _ => Ok(()),
     }
+}
+
+fn check_rooms(config: &Config) -> Result<()> {
     config.images.check().context("[images]")?;
     config.network.check().context("[network]")?;
     config.engine.check().context("[engine]")?;
@@ -198,9 +242,17 @@ mod tests {
             ("[images]\nparallel_fetches = 0", "parallel_fetches"),
             ("[images]\nidle_timeout_s = 9223372036854775807", "idle_timeout_s"),
             ("[images]\nconnect_timeout_s = 0", "connect_timeout_s"),
+            ("[images]\npinned = ['r.example/Upper']", "r.example/Upper"),
+            ("[images]\npinned = ['r.example/*/x']", "r.example/*/x"),
             ("[images.limits]\nlayers = 0", "limits.layers"),
             ("[engine]\nnofile_soft = 9\nnofile_hard = 3", "nofile_soft"),
             ("[engine]\nnofile_soft = 0\nnofile_hard = 0", "nofile_soft"),
+            ("[engine]\ncapabilities = ['FLY']", "capabilities"),
+            ("[engine]\ncontainer_pids = 0", "container_pids"),
+            ("[engine]\npod_pids = 4194305", "pod_pids"),
+            ("[network]\nbridge = 'lo'", "bridge"),
+            ("[network]\nsubnet_v4 = '224.0.0.0/8'", "subnet_v4"),
+            ("[network]\nsubnet_v6 = 'fe80::/64'", "subnet_v6"),
             ("[runtime.handlers.runc]\ntype = 'oci'\npath = '/nowhere/runc'", "runc"),
             ("[runtime.handlers.runc]\ntype = 'oci'\npath = '/bin/sh'\npaht = ''", "paht"),
             ("[runtime.handlers.runc]\ntype = 'ocii'\npath = '/bin/sh'", "ocii"),
@@ -209,6 +261,28 @@ mod tests {
             let error = load(Some(&dir.path().join("config.toml")), Overrides::default()).unwrap_err();
             assert!(format!("{error:#}").contains(named), "{text}: {error:#}");
         }
+    }
+
+    #[test]
+    fn what_the_command_line_says_is_named_as_it_was_written() {
+        let long = "/x".repeat(60);
+        let only = Overrides::default;
+        for (overrides, text, named) in [
+            (Overrides { root: Some("relative".into()), ..only() }, "", "--root \"relative\""),
+            (Overrides { state: Some("relative".into()), ..only() }, "root = '/a'", "--state \"relative\""),
+            (Overrides { state: Some(long.clone().into()), ..only() }, "", "--state"),
+            (Overrides { listen: Some("tcp://x".into()), ..only() }, "listen = 'unix:///a'", "--listen \"tcp://x\""),
+            (Overrides { listen: Some(format!("unix://{long}")), ..only() }, "", "--listen"),
+        ] {
+            let dir = written(&[("config.toml", text)]);
+            let error = format!("{:#}", load(Some(&dir.path().join("config.toml")), overrides).unwrap_err());
+            assert!(error.contains(named) && !error.contains("config.toml"), "{error}");
+        }
+        // What a file says is still the file's, whatever the command line says beside it.
+        let dir = written(&[("config.toml", ""), ("conf.d/1.toml", "root = 'relative'")]);
+        let overrides = Overrides { state: Some("/s".into()), ..only() };
+        let error = format!("{:#}", load(Some(&dir.path().join("config.toml")), overrides).unwrap_err());
+        assert!(error.contains("config.toml and conf.d beside it: root = \"relative\""), "{error}");
     }
 
     /// The sample is the one table of settings: it has to name every key with the default it really has.
@@ -234,6 +308,26 @@ mod tests {
             });
             assert!(told, "{key} is not in the sample");
         }
+    }
+
+    /// What the README shows as a second instance shares nothing with the defaults that two cannot share.
+    #[test]
+    fn the_second_instance_of_the_readme_meets_the_first_nowhere() {
+        let readme = fs::read_to_string(Path::new(env!("CARGO_MANIFEST_DIR")).join("README.md")).unwrap();
+        let (_, after) = readme.split_once("/etc/coracle-2/config.toml").expect("the README shows one");
+        let text = after.split("```").nth(1).and_then(|block| block.strip_prefix("toml\n")).expect("as TOML");
+        let dir = written(&[("config.toml", text)]);
+        let second = load(Some(&dir.path().join("config.toml")), Overrides::default()).unwrap();
+        let first = Config::default();
+        assert_eq!(second.socket(), Path::new("/run/coracle-2/coracle.sock"), "as it says");
+        for (one, other) in [(first.root(), second.root()), (first.state(), second.state())] {
+            assert!(!one.starts_with(other) && !other.starts_with(one), "{one:?} {other:?}");
+        }
+        assert_ne!(first.network.bridge, second.network.bridge);
+        let (v4, v6) = (first.network.subnet_v4.unwrap(), first.network.subnet_v6.unwrap());
+        let (other_v4, other_v6) = (second.network.subnet_v4.unwrap(), second.network.subnet_v6.unwrap());
+        assert!(!v4.contains(&other_v4) && !other_v4.contains(&v4), "{v4} {other_v4}");
+        assert!(!v6.contains(&other_v6) && !other_v6.contains(&v6), "{v6} {other_v6}");
     }
 
     #[test]

@@ -141,7 +141,7 @@ async fn end_kept(home: &Path) -> Result<()> {
     let pods = cri.list_pod_sandbox(ListPodSandboxRequest::default()).await?.into_inner().items;
     node.pods = pods.into_iter().map(|pod| pod.id).collect();
     let containers = cri.list_containers(ListContainersRequest::default()).await?.into_inner().containers;
-    node.containers = containers.into_iter().map(|container| container.id).collect();
+    node.containers = api::cri::containers(containers)?.into_iter().map(|container| container.id).collect();
     drop(cri);
     node.end().await?;
     say(&format!("\n  {}\n", Style::Green.paint("✓ the demo has ended")));

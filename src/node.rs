@@ -89,7 +89,9 @@ async fn serve(config: Config, listener: StdListener, monitor_program: OwnedFd) 
     let engine = Arc::new(engine::Engine::new(config.engine.clone()).context("look at what this kernel can do")?);
     engine.notes().iter().for_each(|note| warn!("{note}"));
     let (launcher, programs) = link::programs();
-    let images = images::Images::open(config.images.clone(), &root.join("images")).context("open the image store")?;
+    let faults = faults()?;
+    let images = images::Images::open_with(config.images.clone(), &root.join("images"), faults.clone());
+    let images = images.context("open the image store")?;
     let images = Arc::new(images.with_programs(programs));
     let network = network::Network::open(config.network.clone(), &root, &state).context("open the pods' network")?;
     network.notes().iter().for_each(|note| warn!("{note}"));
@@ -100,7 +102,6 @@ async fn serve(config: Config, listener: StdListener, monitor_program: OwnedFd) 
         monitor_program,
         launcher,
     };
-    let faults = std::env::var(FAULTS).unwrap_or_default().parse().context(FAULTS)?;
     let pods = pods::Pods::start(rooms, pods::Config { root, state, handlers: config.runtime.clone(), faults })
         .await
         .context("find the pods again")?;
@@ -110,6 +111,7 @@ async fn serve(config: Config, listener: StdListener, monitor_program: OwnedFd) 
         state: config.state().to_owned(),
         handlers: config.runtime.handlers.keys().cloned().collect(),
     };
+    let operator = operator::Operator::new(images.clone());
     let cri = cri::Cri::new(pods.clone(), images, network, about);
     info!(socket = %socket.display(), version = env!("CARGO_PKG_VERSION"), "ready");
     let listener = UnixListener::from_std(listener).context("listen on the socket")?;
@@ -125,9 +127,20 @@ async fn serve(config: Config, listener: StdListener, monitor_program: OwnedFd) 
         }
         info!("stopping; pods run on");
     };
-    cri.serve(listener, stop, FAREWELL).await.context("serve the CRI")?;
+    cri.serve(listener, operator.routes(), stop, FAREWELL).await.context("serve the CRI")?;
     pods.leave().await;
     Ok(())
+}
+
+/// What is to happen at the steps of whichever room.
+fn faults() -> Result<fault::Faults> {
+    fault::Faults::read(&std::env::var(FAULTS).unwrap_or_default(), steps()).context(FAULTS)
+}
+
+/// The names of all steps.
+fn steps() -> impl Iterator<Item = &'static str> + Clone {
+    let pods = pods::Step::ALL.iter().map(|step| step.name());
+    pods.chain(images::Step::ALL.iter().map(|step| step.name()))
 }
 
 /// The socket, for root and its group. One left by a daemon that is gone is replaced.
@@ -249,6 +262,14 @@ mod tests {
             got[0].accept().unwrap();
             fs::remove_file(&path).unwrap();
         }
+    }
+
+    #[test]
+    fn every_step_of_whichever_room_has_a_name_of_its_own() {
+        let mut names: Vec<_> = steps().collect();
+        names.sort_unstable();
+        names.dedup();
+        assert_eq!(names.len(), steps().count());
     }
 
     #[test]

@@ -1,6 +1,6 @@
 //! ContainerStatus: one container. From memory; more than half of all that a kubelet asks.
 
-use std::collections::HashMap;
+use std::collections::BTreeMap;
 
 use api::cri::v1::{ContainerStatusRequest, ContainerStatusResponse};
 use pods::Pods;
@@ -18,6 +18,6 @@ pub(crate) fn answer(request: ContainerStatusRequest, pods: &Pods) -> Result<Con
     let view = pods.find_container(&id)?;
     Ok(ContainerStatusResponse {
         status: Some(container::status(&view)),
-        info: if request.verbose { info::container(&view) } else { HashMap::new() },
+        info: if request.verbose { info::container(&view) } else { BTreeMap::new() },
     })
 }

@@ -16,9 +16,13 @@ use crate::{
 };
 
 /// How long before the client's deadline we answer that it has passed: an answer that says which call it was is worth
-/// more than the client's own, and it must still travel. At most this, and a twentieth of short deadlines.
-const MARGIN: Duration = Duration::from_millis(20);
+/// more than the client's own, and it must still travel. A twentieth of the time allowed, within these bounds.
+///
+/// tonic's server keeps a clock of its own, begun before ours and read to the millisecond, and answers `CANCELLED`
+/// by it, which no client takes for its deadline: the least margin keeps us ahead of that.
 const MARGIN_PART: u32 = 20;
+const MARGIN_LEAST: Duration = Duration::from_millis(2);
+const MARGIN_MOST: Duration = Duration::from_millis(20);
 
 /// Lets a call in: runs `act` on its request within the client's deadline, and tells once how it ended.
 ///
@@ -50,9 +54,9 @@ where
         let outcome = match allowed {
             None => act.await,
             Some(allowed) => {
-                let margin = MARGIN.min(allowed / MARGIN_PART);
+                let margin = (allowed / MARGIN_PART).clamp(MARGIN_LEAST, MARGIN_MOST);
                 let late = |_| Err(Error::Deadline { call, allowed_ms: allowed.as_millis() });
-                tokio::time::timeout(allowed - margin, act).await.unwrap_or_else(late)
+                tokio::time::timeout(allowed.saturating_sub(margin), act).await.unwrap_or_else(late)
             }
         };
         visit.end(outcome.as_ref().err());
@@ -168,9 +172,19 @@ mod tests {
 
     #[tokio::test(start_paused = true)]
     async fn a_call_that_outlives_its_deadline_says_so_by_name() {
-        let never = |_| std::future::pending::<Result<(), Error>>();
-        let status = pass("Version", with_timeout("2S"), never).await.unwrap_err();
-        assert_eq!(status.code(), Code::DeadlineExceeded);
-        assert!(status.message().contains("Version"), "{status}");
+        for (text, by) in
+            [("2S", Duration::from_millis(1980)), ("20m", Duration::from_millis(18)), ("1m", Duration::ZERO)]
+        {
+            let (never, began) = (|_| std::future::pending::<Result<(), Error>>(), tokio::time::Instant::now());
+            let status = pass("Version", with_timeout(text), never).await.unwrap_err();
+            assert_eq!(status.code(), Code::DeadlineExceeded, "{text}");
+            assert!(status.message().contains("Version"), "{status}");
+            assert!(began.elapsed() <= by + Duration::from_millis(1), "{text}: {:?}", began.elapsed());
+        }
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn what_needs_no_waiting_is_answered_within_any_deadline() {
+        assert!(pass("Version", with_timeout("1n"), async |_| Ok(())).await.is_ok());
     }
 }

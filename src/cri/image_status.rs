@@ -1,6 +1,6 @@
 //! ImageStatus: one image under any of its names. That there is none is an answer, not an error.
 
-use std::collections::HashMap;
+use std::collections::BTreeMap;
 
 use api::cri::v1::{ImageStatusRequest, ImageStatusResponse};
 use images::Images;
@@ -17,6 +17,6 @@ pub(crate) fn answer(request: ImageStatusRequest, images: &Images, host: &Host) 
     let Some(image) = images.find(&name)? else { return Ok(ImageStatusResponse::default()) };
     Ok(ImageStatusResponse {
         image: Some(answer::image::image(&image)),
-        info: if request.verbose { answer::image::info(&image) } else { HashMap::new() },
+        info: if request.verbose { answer::image::info(&image) } else { BTreeMap::new() },
     })
 }

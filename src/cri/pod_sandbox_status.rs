@@ -1,6 +1,6 @@
 //! PodSandboxStatus: one pod, with its containers. From memory.
 
-use std::collections::HashMap;
+use std::collections::BTreeMap;
 
 use api::cri::v1::{PodSandboxStatusRequest, PodSandboxStatusResponse};
 use pods::Pods;
@@ -18,7 +18,7 @@ pub(crate) fn answer(request: PodSandboxStatusRequest, pods: &Pods) -> Result<Po
     let view = pods.find(&id)?;
     Ok(PodSandboxStatusResponse {
         status: Some(pod::status(&view)),
-        info: if request.verbose { info::pod(&view) } else { HashMap::new() },
+        info: if request.verbose { info::pod(&view) } else { BTreeMap::new() },
         containers_statuses: view.containers.iter().map(|view| container::status(view)).collect(),
         timestamp: time::later(),
     })

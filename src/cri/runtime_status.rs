@@ -1,7 +1,7 @@
 //! Status: whether pods can run, and what may be asked of them. From memory: a kubelet that waits here calls the node
 //! dead.
 
-use std::collections::HashMap;
+use std::collections::BTreeMap;
 
 use api::cri::v1::{
     RuntimeCondition, RuntimeFeatures, RuntimeHandler, RuntimeHandlerFeatures, RuntimeStatus, StatusRequest,
@@ -37,7 +37,7 @@ pub(crate) fn answer(
     };
     Ok(StatusResponse {
         status: Some(RuntimeStatus { conditions: vec![runtime, network] }),
-        info: if request.verbose { info(config) } else { HashMap::new() },
+        info: if request.verbose { info(config) } else { BTreeMap::new() },
         runtime_handlers: handlers(host),
         features: Some(RuntimeFeatures {
             supplemental_groups_policy: true,
@@ -64,14 +64,14 @@ fn handlers(host: &Host) -> Vec<RuntimeHandler> {
 }
 
 /// critest reads `stateDir`; the rest is for people.
-fn info(config: &Config) -> HashMap<String, String> {
+fn info(config: &Config) -> BTreeMap<String, String> {
     let config = json!({
         "rootDir": config.root,
         "stateDir": config.state,
         "version": env!("CARGO_PKG_VERSION"),
         "cgroupDriver": "cgroupfs",
     });
-    HashMap::from([("config".to_owned(), config.to_string())])
+    BTreeMap::from([("config".to_owned(), config.to_string())])
 }
 
 #[cfg(test)]

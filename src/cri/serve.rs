@@ -1,4 +1,4 @@
-//! Both services on one socket.
+//! Both services on one socket, and whatever else is served there.
 
 use std::{
     future::Future,
@@ -18,7 +18,7 @@ use tokio::{
     sync::oneshot,
 };
 use tokio_stream::Stream;
-use tonic::transport::Server;
+use tonic::{service::Routes, transport::Server};
 
 use crate::{Config, kept_out::KeptOut, request::Host, version};
 
@@ -53,10 +53,12 @@ impl Cri {
         Self { pods, images, network, host, config: Arc::new(config) }
     }
 
-    /// Answers calls until `stop`, then lets those under way end, but no longer than `farewell`.
+    /// Answers calls until `stop`, then lets those under way end, but no longer than `farewell`. Calls of other
+    /// contracts go to `others`.
     pub async fn serve(
         self,
         listener: UnixListener,
+        others: Routes,
         stop: impl Future<Output = ()> + Send,
         farewell: Duration,
     ) -> Result<(), tonic::transport::Error> {
@@ -72,6 +74,7 @@ impl Cri {
             let _ = stopping.send(());
         };
         let serve = Server::builder()
+            .add_routes(others)
             .add_service(runtime)
             .add_service(images)
             .serve_with_incoming_shutdown(connections(listener), signal);

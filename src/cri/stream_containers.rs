@@ -1,6 +1,7 @@
 //! StreamContainers: the same list as ListContainers, in pieces.
 
 use api::cri::v1::{StreamContainersRequest, StreamContainersResponse};
+use bytes::Bytes;
 use pods::Pods;
 
 use crate::{
@@ -12,5 +13,5 @@ use crate::{
 /// The list as of now.
 pub(crate) fn answer(request: StreamContainersRequest, pods: &Pods) -> Result<Pieces<StreamContainersResponse>, Error> {
     let items = list_containers::items(request.filter, pods)?;
-    Ok(pieces(items, |containers| StreamContainersResponse { containers }))
+    Ok(pieces(items, Bytes::len, |containers| StreamContainersResponse { containers }))
 }

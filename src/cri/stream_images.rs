@@ -2,6 +2,7 @@
 
 use api::cri::v1::{StreamImagesRequest, StreamImagesResponse};
 use images::Images;
+use prost::Message;
 
 use crate::{
     answer::chunk::{Pieces, pieces},
@@ -17,5 +18,5 @@ pub(crate) fn answer(
     host: &Host,
 ) -> Result<Pieces<StreamImagesResponse>, Error> {
     let items = list_images::items(request.filter, images, host)?;
-    Ok(pieces(items, |images| StreamImagesResponse { images }))
+    Ok(pieces(items, Message::encoded_len, |images| StreamImagesResponse { images }))
 }

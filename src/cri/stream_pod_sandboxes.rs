@@ -2,6 +2,7 @@
 
 use api::cri::v1::{StreamPodSandboxesRequest, StreamPodSandboxesResponse};
 use pods::Pods;
+use prost::Message;
 
 use crate::{
     answer::chunk::{Pieces, pieces},
@@ -15,5 +16,5 @@ pub(crate) fn answer(
     pods: &Pods,
 ) -> Result<Pieces<StreamPodSandboxesResponse>, Error> {
     let items = list_pod_sandbox::items(request.filter, pods)?;
-    Ok(pieces(items, |pod_sandboxes| StreamPodSandboxesResponse { pod_sandboxes }))
+    Ok(pieces(items, Message::encoded_len, |pod_sandboxes| StreamPodSandboxesResponse { pod_sandboxes }))
 }

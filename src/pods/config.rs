@@ -3,6 +3,7 @@
 use std::{os::fd::OwnedFd, path::PathBuf, sync::Arc};
 
 use engine::{Engine, RuntimeConfig};
+use fault::{Faults, Steps};
 use images::Images;
 use link::Launcher;
 use network::Network;
@@ -15,8 +16,8 @@ use crate::{
     home::{BUNDLES, Home},
     index::Index,
     launcher::LauncherKeeper,
+    log_file::FreshLogs,
     record::Records,
-    step::{Faults, Steps},
     trash::TrashBin,
 };
 
@@ -78,6 +79,7 @@ pub(crate) async fn open(rooms: Rooms, config: Config) -> Result<Arc<Home>, Erro
         root,
         state,
         boot,
+        fresh_logs: FreshLogs::default(),
         outputs: Budget::default(),
         unread_containers: Default::default(),
         unread_images: Default::default(),

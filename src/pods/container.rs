@@ -9,8 +9,14 @@ use std::{
 };
 
 use model::{ContainerId, ContainerPlan, Event, ExitRecord, Phase, PodId, Refused};
+use tokio::sync::Notify;
 
-use crate::{keeper::Reply, record::Made, stop::Stop, view::ContainerView};
+use crate::{
+    keeper::Reply,
+    record::Made,
+    stop::Stop,
+    view::{ContainerView, Encoded},
+};
 
 /// How far the making of a container has come.
 pub(crate) enum Making {
@@ -47,6 +53,8 @@ pub(crate) struct Container {
     pub(crate) plan: Arc<ContainerPlan>,
     pub(crate) created_at: SystemTime,
     pub(crate) making: Making,
+    /// Tells the job that makes it that its pod is to end, so that it waits for no monitor and no other runtime.
+    pub(crate) give_up: Arc<Notify>,
     pub(crate) starting: Option<Starting>,
     /// An exit that overtook the news of its making or its start.
     pub(crate) early_exit: Option<ExitRecord>,
@@ -67,6 +75,7 @@ impl Container {
             plan,
             created_at,
             making,
+            give_up: Arc::default(),
             starting: None,
             early_exit: None,
             stopping: None,
@@ -151,6 +160,7 @@ impl Container {
             log_path: made.log_path.clone(),
             launch: made.launch.clone(),
             trouble: self.trouble.clone(),
+            listed: Encoded::default(),
         }))
     }
 }

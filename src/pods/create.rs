@@ -8,6 +8,7 @@ use std::{path::PathBuf, sync::Arc, time::SystemTime};
 
 use engine::{Accounts, Backend, PlanInput, Surroundings};
 use model::{ContainerId, ContainerPlan, ImageFacts};
+use tokio::sync::Notify;
 
 use crate::{
     error::Error,
@@ -16,6 +17,7 @@ use crate::{
     record::{ContainerRecord, Made},
     remove,
     run::Sandbox,
+    start,
     step::Step,
     undo::Undo,
     view::ImageNames,
@@ -29,6 +31,8 @@ pub(crate) struct Request {
     pub(crate) created_at: SystemTime,
     /// The container whose processes this one joins, where the plan names one.
     pub(crate) target: Option<Target>,
+    /// Told when the pod is to end.
+    pub(crate) given_up: Arc<Notify>,
 }
 
 /// A container whose processes another one joins.
@@ -79,7 +83,7 @@ async fn steps(
     undo: &mut Undo,
 ) -> Result<Container, Error> {
     let steps = &home.steps;
-    let Request { id, plan, created_at, target } = request;
+    let Request { id, plan, created_at, target, given_up } = request;
     let backend = home.handlers.backend(&sandbox.plan.runtime_handler);
     let backend = Arc::new(backend.map_err(|e| Error::at(Step::CreatePlan, e.class(), e))?);
 
@@ -190,7 +194,17 @@ async fn steps(
         async move { home.steps.pass(Step::RemoveForget, remove::forget(&monitor, &id)).await }
     });
     let waiting_pid = steps.pass(Step::CreateLaunch, async {
-        prepared.send(&sandbox.monitor).await.map_err(|e| Error::at(Step::CreateLaunch, e.class(), e))
+        tokio::select! {
+            sent = prepared.send(&sandbox.monitor) => match sent {
+                Ok(pid) => Ok(pid),
+                Err(error) => {
+                    let error = start::lacked_memory(home, &launch).await.unwrap_or(error);
+                    Err(Error::at(Step::CreateLaunch, error.class(), error))
+                }
+            },
+            // What is at work by then ends when the monitor is told to forget the container.
+            () = given_up.notified() => Err(Error::Gone { id: sandbox.id.to_string() }),
+        }
     });
     let waiting_pid = waiting_pid.await?;
 
@@ -237,7 +251,7 @@ fn make_beside(
         None => Ok(()),
     })?;
     home.steps.pass_now(Step::CreateLog, || match (&sandbox.plan.log_directory, &plan.log_path) {
-        (Some(directory), Some(path)) => log_file::open(directory, path).map(Some),
+        (Some(directory), Some(path)) => log_file::open(&home.fresh_logs, directory, path).map(Some),
         _ => Ok(None),
     })
 }

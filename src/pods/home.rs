@@ -11,6 +11,7 @@ use std::{
 
 use aws_lc_rs::rand;
 use engine::{Engine, RuntimeConfig};
+use fault::Steps;
 use images::Images;
 use link::{Monitor, News, RecordedExit};
 use model::{Class, ContainerId, Digest, PodId};
@@ -22,9 +23,10 @@ use crate::{
     exec::Budget,
     index::Index,
     launcher::LauncherKeeper,
+    log_file::FreshLogs,
     monitor_process::{self, MonitorProcess},
     record::{ContainerRecord, PhaseRecord, PodRecord, Records},
-    step::{Step, Steps},
+    step::Step,
     trash::TrashBin,
 };
 
@@ -50,6 +52,8 @@ pub(crate) struct Home {
     pub(crate) state: PathBuf,
     /// Which boot this is.
     pub(crate) boot: String,
+    /// Logs that may still be taken back.
+    pub(crate) fresh_logs: FreshLogs,
     /// Room for the outputs of commands.
     pub(crate) outputs: Budget,
     /// Containers whose records cannot be read, as found at the start: nothing of them is touched.
@@ -86,7 +90,7 @@ impl Home {
         self.state.join(BUNDLES)
     }
 
-    /// Where directories wait to be deleted slowly, on the same filesystem as the writable layers.
+    /// Where directories wait to be deleted, on the same filesystem as the writable layers.
     pub(crate) fn trash(&self) -> PathBuf {
         self.root.join("trash")
     }

@@ -45,8 +45,8 @@ use tokio_util::task::TaskTracker;
 pub use config::{Config, Rooms};
 pub use error::Error;
 pub use exec::ExecOutput;
-pub use step::{Faults, InvalidFault, Step};
-pub use view::{ContainerView, ImageNames, PodView};
+pub use step::Step;
+pub use view::{ContainerView, Encoded, ImageNames, PodView};
 
 use home::Home;
 use index::Reserved;

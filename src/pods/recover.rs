@@ -318,21 +318,24 @@ fn left_behind(home: &Home, record: &ContainerRecord, this_boot: bool) -> (Optio
 
 /// Takes back a pod whose making was cut short.
 async fn take_back(home: &Arc<Home>, record: &PodRecord) -> Result<(), Error> {
+    let steps = &home.steps;
     if record.boot == home.boot {
-        match connect_any(home, &record.id).await {
-            Ok((monitor, ..)) => stop_pod::end_monitor(home, &record.id, Some(&monitor), record.monitor).await?,
-            Err(_) => stop_pod::end_by_force(home, &record.id, record.monitor).await.map(|_| ())?,
-        }
+        let ended = async {
+            match connect_any(home, &record.id).await {
+                Ok((monitor, ..)) => stop_pod::end_monitor(home, &record.id, Some(&monitor), record.monitor).await,
+                Err(_) => stop_pod::end_by_force(home, &record.id, record.monitor).await.map(|_| ()),
+            }
+        };
+        steps.pass(Step::StopPodMonitor, ended).await?;
     }
     if record.plan.namespaces.network == model::NetworkMode::Pod {
-        stop_pod::detach(home, &record.id, record.attachment.as_ref()).await?;
-        stop_pod::drop_netns(home, &record.id).await?;
+        steps.pass(Step::StopPodDetach, stop_pod::detach(home, &record.id, record.attachment.as_ref())).await?;
+        steps.pass(Step::StopPodNetns, stop_pod::drop_netns(home, &record.id)).await?;
     }
     if let Some(cgroup) = &record.cgroup {
-        stop_pod::remove_cgroup(home, &record.id, cgroup.clone()).await?;
+        steps.pass(Step::StopPodCgroup, stop_pod::remove_cgroup(home, &record.id, cgroup.clone())).await?;
     }
-    home.remove_pod_dir(&record.id).await?;
-    home.forget_pod(&record.id).await
+    remove::pod(home, record).await
 }
 
 /// Takes back a container whose making was cut short. Answers what is left of it where that fails.

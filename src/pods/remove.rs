@@ -84,8 +84,8 @@ pub(crate) async fn unplanned_cgroup(home: &Arc<Home>, pod: &PodCgroup, id: &Con
     removed.map_err(|error| Error::at(Step::ExitCgroup, error.class(), error))
 }
 
-/// Deletes a container's writable layer and volumes: out of sight at once, from the disk in idle time. And its bundle,
-/// where another runtime ran it.
+/// Deletes a container's writable layer and volumes: out of sight at once, from the disk when nobody else wants it.
+/// And its bundle, where another runtime ran it.
 pub(crate) async fn container_dir(home: &Arc<Home>, id: &ContainerId) -> Result<(), Error> {
     let (dir, bundle, trash) = (home.container_dir(id), home.bundle_dir(id), home.trash());
     home.blocking(move || {

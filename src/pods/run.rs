@@ -108,7 +108,7 @@ async fn steps(home: &Arc<Home>, record: &mut PodRecord, undo: &mut Undo) -> Res
             let (own, id, plan, cgroup) = (home.clone(), id.clone(), plan.clone(), cgroup.clone());
             home.blocking(move || make_files(&own, &id, &plan, &cgroup)).await?
         };
-        Ok((files, steps.pass(Step::RunMonitor, home.spawn_monitor(&id)).await?))
+        Ok::<_, Error>((files, steps.pass(Step::RunMonitor, home.spawn_monitor(&id)).await?))
     };
     let (wired, watched) = tokio::join!(wired, watched);
     let watched = watched.map(|(files, (monitor, process, news))| {

@@ -1,4 +1,4 @@
-//! Deletes what was thrown away, slowly, on a thread of its own.
+//! Deletes what was thrown away, on a thread of its own that comes after everybody else.
 //!
 //! Unlinking a million files takes the kernel seconds, and on a file system without a journal slows down every creation
 //! meanwhile; nobody should wait for it in a call.
@@ -39,6 +39,9 @@ impl TrashBin {
 }
 
 fn empty(trash: &Path, asleep: &Receiver<()>) {
+    if let Err(error) = kernel::priority::come_last() {
+        tracing::debug!(%error, "the thread that deletes keeps its priority");
+    }
     while asleep.recv().is_ok() {
         let Ok(entries) = fs::read_dir(trash) else { continue };
         for entry in entries.flatten() {

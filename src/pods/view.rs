@@ -1,7 +1,13 @@
 //! What anyone may know of pods and containers without asking their keeper: immutable, replaced as a whole.
 
-use std::{net::IpAddr, path::PathBuf, sync::Arc, time::SystemTime};
+use std::{
+    net::IpAddr,
+    path::PathBuf,
+    sync::{Arc, OnceLock},
+    time::SystemTime,
+};
 
+use bytes::Bytes;
 use engine::LaunchPlan;
 use model::{ContainerId, ContainerPlan, Digest, Exit, Phase, PodId, PodPlan, Signal};
 use serde::{Deserialize, Serialize};
@@ -63,6 +69,26 @@ pub struct ContainerView {
     pub launch: Arc<LaunchPlan>,
     /// Why it has not ended though it was to.
     pub trouble: Option<String>,
+    /// What a list tells of it.
+    pub listed: Encoded,
+}
+
+/// What a door has made of a view for its callers. It is made once, since a view is never changed; a copy has none,
+/// since it may be.
+#[derive(Debug, Default)]
+pub struct Encoded(OnceLock<Bytes>);
+
+impl Encoded {
+    /// It, made now if nobody has asked before.
+    pub fn get_or_make(&self, make: impl FnOnce() -> Vec<u8>) -> Bytes {
+        self.0.get_or_init(|| make().into()).clone()
+    }
+}
+
+impl Clone for Encoded {
+    fn clone(&self) -> Self {
+        Self::default()
+    }
 }
 
 impl ContainerView {

@@ -1,12 +1,15 @@
-//! A CRI client, and requests that say only what a test is about.
+//! Clients of both contracts, and requests that say only what a test is about.
 
-use std::{collections::HashMap, path::Path};
+use std::{collections::BTreeMap, path::Path};
 
+use api::coracle::v1::{
+    CheckStoreRequest, Finding, check_store_response::News, images_client::ImagesClient, system_client::SystemClient,
+};
 use api::cri::v1::{
     ContainerConfig, ContainerMetadata, CreateContainerRequest, ExecSyncRequest, ExecSyncResponse, ImageSpec,
-    ListPodSandboxRequest, PodSandboxConfig, PodSandboxMetadata, PullImageRequest, RemovePodSandboxRequest,
-    RunPodSandboxRequest, StartContainerRequest, StopPodSandboxRequest, image_service_client::ImageServiceClient,
-    runtime_service_client::RuntimeServiceClient,
+    ListPodSandboxRequest, PodSandboxConfig, PodSandboxMetadata, PullImageRequest, RemoveImageRequest,
+    RemovePodSandboxRequest, RunPodSandboxRequest, StartContainerRequest, StopPodSandboxRequest,
+    image_service_client::ImageServiceClient, runtime_service_client::RuntimeServiceClient,
 };
 use hyper_util::rt::TokioIo;
 use tonic::{
@@ -29,15 +32,7 @@ pub struct Cri {
 impl Cri {
     /// Connects to the daemon that listens on this unix socket.
     pub async fn connect(socket: &Path) -> Result<Cri, tonic::transport::Error> {
-        let socket = socket.to_owned();
-        // The address is never used: the connector below goes to the socket.
-        let endpoint = Endpoint::from_static("http://localhost");
-        let channel = endpoint
-            .connect_with_connector(tower::service_fn(move |_| {
-                let socket = socket.clone();
-                async move { tokio::net::UnixStream::connect(socket).await.map(TokioIo::new) }
-            }))
-            .await?;
+        let channel = channel(socket).await?;
         Ok(Cri {
             runtime: RuntimeServiceClient::new(channel.clone())
                 .max_decoding_message_size(LARGEST)
@@ -116,6 +111,56 @@ impl Cri {
         let request = PullImageRequest { image: Some(image), ..Default::default() };
         Ok(self.images.pull_image(request).await?.into_inner().image_ref)
     }
+
+    /// Removes an image, by any of its names.
+    pub async fn remove_image(&mut self, image: &str) -> Result<(), Status> {
+        let image = ImageSpec { image: image.to_owned(), ..Default::default() };
+        self.images.remove_image(RemoveImageRequest { image: Some(image) }).await?;
+        Ok(())
+    }
+}
+
+/// What people ask of a daemon.
+#[derive(Debug, Clone)]
+pub struct Operator {
+    /// Images.
+    pub images: ImagesClient<Channel>,
+    /// The store.
+    pub system: SystemClient<Channel>,
+}
+
+impl Operator {
+    /// Connects to the daemon that listens on this unix socket.
+    pub async fn connect(socket: &Path) -> Result<Operator, tonic::transport::Error> {
+        let channel = channel(socket).await?;
+        Ok(Operator { images: ImagesClient::new(channel.clone()), system: SystemClient::new(channel) })
+    }
+
+    /// Looks at everything in the store; what is not as it should be.
+    pub async fn check_store(&mut self) -> Result<Vec<Finding>, Status> {
+        let mut news = self.system.check_store(CheckStoreRequest { repair: false }).await?.into_inner();
+        let mut findings = Vec::new();
+        while let Some(told) = news.message().await? {
+            match told.news {
+                Some(News::Finding(finding)) => findings.push(finding),
+                Some(News::Progress(_)) | None => {}
+                Some(News::Done(_)) => return Ok(findings),
+            }
+        }
+        Err(Status::data_loss("a check that did not come to its end"))
+    }
+}
+
+/// A connection to this unix socket.
+async fn channel(socket: &Path) -> Result<Channel, tonic::transport::Error> {
+    let socket = socket.to_owned();
+    // The address is never used: the connector below goes to the socket.
+    let endpoint = Endpoint::from_static("http://localhost");
+    let connect = move |_| {
+        let socket = socket.clone();
+        async move { tokio::net::UnixStream::connect(socket).await.map(TokioIo::new) }
+    };
+    endpoint.connect_with_connector(tower::service_fn(connect)).await
 }
 
 /// A pod of this name: namespace `default`, attempt 0, logs in `logs` below the directory.
@@ -129,7 +174,7 @@ pub fn pod(name: &str, dir: &Path) -> PodSandboxConfig {
         }),
         hostname: name.to_owned(),
         log_directory: dir.join("logs").join(name).display().to_string(),
-        labels: HashMap::from([("io.kubernetes.pod.name".to_owned(), name.to_owned())]),
+        labels: BTreeMap::from([("io.kubernetes.pod.name".to_owned(), name.to_owned())]),
         ..Default::default()
     }
 }

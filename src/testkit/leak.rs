@@ -31,9 +31,9 @@ impl Leaks {
         let mut found = Vec::new();
         let dir = places.dir.display().to_string();
         for line in fs::read_to_string("/proc/self/mountinfo").unwrap_or_default().lines() {
-            // The directory of namespaces is a mount of the node, as /run/netns is the host's, and a root of its own is
-            // the test's: they stay with it.
-            let own = ["netns", "root"].into_iter().chain(places.bundles_mounted.then_some("state/bundles"));
+            // The directory of namespaces is a mount of the node, as /run/netns is the host's, and a root or a state of
+            // its own is the test's: they stay with it.
+            let own = ["netns", "root", "state"].into_iter().chain(places.bundles_mounted.then_some("state/bundles"));
             let stays = own.into_iter().any(|below| line.contains(&format!(" {dir}/{below} rw")));
             if line.contains(&dir) && !stays {
                 found.push(format!("mount: {line}"));

@@ -22,13 +22,13 @@ mod random;
 mod registry;
 mod tls;
 
-pub use client::{Cri, container, pod};
+pub use client::{Cri, Operator, container, pod};
 pub use debian_registry::{DebianRegistry, Guard, HOSTS};
 pub use eventually::{eventually, eventually_async, patience};
 pub use family::{Process, descendants};
 pub use image::{BuiltImage, ImageBuilder, Layer, digest_of};
 pub use leak::Leaks;
-pub use member::{Form, Member, archive, mend};
+pub use member::{Form, Member, archive, mend, pax_records};
 pub use node::{NodeOptions, RootSize, TempNode, programs};
 pub use other_release::{is_other_release, other_release};
 pub use proxy::TinyProxy;

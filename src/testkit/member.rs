@@ -145,7 +145,7 @@ impl Member {
     /// PAX records before it.
     #[must_use]
     pub fn pax(self, records: &[(&str, &[u8])]) -> Member {
-        self.after(&Member::new(b'x', "PaxHeaders/x").content(records_of(records)))
+        self.after(&Member::new(b'x', "PaxHeaders/x").content(pax_records(records)))
     }
 
     /// Another member before it, which may speak of it.
@@ -261,7 +261,7 @@ pub fn mend(header: &mut [u8]) {
 }
 
 /// PAX records: `<length> <key>=<value>\n`, the length counting all of it.
-fn records_of(records: &[(&str, &[u8])]) -> Vec<u8> {
+pub fn pax_records(records: &[(&str, &[u8])]) -> Vec<u8> {
     let mut body = Vec::new();
     for (key, value) in records {
         let rest = key.len() + value.len() + 3;

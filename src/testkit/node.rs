@@ -17,10 +17,9 @@ use nix::{
     unistd::Pid,
 };
 
-use crate::{
-    Cri, Leaks, Process, descendants, eventually,
-    leak::{Places, hierarchies},
-};
+use crate::{Cri, Leaks, Operator, Process, descendants, eventually, leak::Places};
+
+mod clean;
 
 /// How long a daemon may take until it answers. It takes milliseconds; a loaded machine takes longer.
 const READY: Duration = Duration::from_secs(20);
@@ -63,6 +62,8 @@ pub struct NodeOptions {
     pub descriptors: Option<u64>,
     /// A file system of its own for `root`, which a test can fill up.
     pub root: Option<RootSize>,
+    /// `state` lies in memory, as it does where `/run` is a tmpfs: on all that systemd has booted.
+    pub state_in_memory: bool,
     /// Lines of a shell by which the daemon's host becomes another: in a mount namespace of its own, before the daemon
     /// takes the shell's place. A line that fails is the end of it.
     pub host: Option<String>,
@@ -117,10 +118,15 @@ impl TempNode {
         }
         let (daemon, family) = (None, Vec::new());
         let node = TempNode { dir, seed, options, daemon, family, boots: 0, has_left: false, finished: false };
+        let in_memory = |below: &str, data: &str| {
+            let kind = Some("tmpfs");
+            nix::mount::mount(kind, &node.dir.join(below), kind, nix::mount::MsFlags::empty(), Some(data)).unwrap();
+        };
         if let Some(size) = node.options.root {
-            let data = format!("mode=0755,size={}m,nr_inodes={}", size.mib, size.files);
-            let (kind, root) = (Some("tmpfs"), node.dir.join("root"));
-            nix::mount::mount(kind, &root, kind, nix::mount::MsFlags::empty(), Some(data.as_str())).unwrap();
+            in_memory("root", &format!("mode=0755,size={}m,nr_inodes={}", size.mib, size.files));
+        }
+        if node.options.state_in_memory {
+            in_memory("state", "mode=0755");
         }
         fs::write(node.dir.join("config.toml"), node.config()).unwrap();
         node
@@ -170,6 +176,11 @@ impl TempNode {
     /// A client of its own connection.
     pub async fn client(&self) -> Cri {
         Cri::connect(&self.socket()).await.expect("the daemon answered before")
+    }
+
+    /// A client of what people ask of the daemon that runs.
+    pub async fn operator(&self) -> Operator {
+        Operator::connect(&self.socket()).await.expect("the daemon answered before")
     }
 
     /// Other lines at the end of the configuration file, for the daemon's next life.
@@ -380,85 +391,6 @@ impl TempNode {
             }
         }
     }
-
-    fn kill_everything(&mut self) {
-        self.look();
-        if let Some(mut child) = self.daemon.take() {
-            let _ = child.kill();
-            let _ = child.wait();
-        }
-        for process in &self.family {
-            process.kill();
-        }
-        for pid in self.cgroups().iter().flat_map(|cgroup| members(cgroup)) {
-            let _ = kill(Pid::from_raw(pid), Signal::SIGKILL);
-        }
-        eventually(GONE, "every process of the node is gone", || {
-            match self.family.iter().find(|process| process.alive()) {
-                Some(process) => Err(process.clone()),
-                None => Ok(()),
-            }
-        });
-    }
-
-    fn unmount(&self) {
-        let dir = self.dir.display().to_string();
-        let mounts = fs::read_to_string("/proc/self/mountinfo").unwrap_or_default();
-        for line in mounts.lines().rev() {
-            if let Some(at) = line.split(' ').nth(4).filter(|at| at.starts_with(&dir)) {
-                let _ = nix::mount::umount2(at, nix::mount::MntFlags::MNT_DETACH);
-            }
-        }
-    }
-
-    /// Every cgroup of the node, the deepest first.
-    fn cgroups(&self) -> Vec<PathBuf> {
-        let mut found = Vec::new();
-        for hierarchy in hierarchies() {
-            let mut next = vec![hierarchy.join(self.cgroup_root().trim_start_matches('/'))];
-            while let Some(dir) = next.pop().filter(|dir| dir.is_dir()) {
-                next.extend(
-                    fs::read_dir(&dir).into_iter().flatten().flatten().map(|e| e.path()).filter(|p| p.is_dir()),
-                );
-                found.push(dir);
-            }
-        }
-        found.sort_by_key(|dir| std::cmp::Reverse(dir.components().count()));
-        found
-    }
-
-    /// Takes down the node's bridge and its rules in the shared nftables table. What cannot be done is left: `clean` is
-    /// the rougher way, and rules without a bridge are cleared away by the next node.
-    fn dismantle(&self) {
-        let text = fs::read_to_string(self.dir.join("config.toml")).unwrap_or_default();
-        let config = text.parse::<toml::Table>().ok().and_then(|mut table| table.remove("network")?.try_into().ok());
-        let (Some(config), root, state) = (config, self.dir.join("root"), self.dir.join("state")) else { return };
-        // On a thread of its own: the caller may be inside an async runtime.
-        let dismantling = std::thread::spawn(move || {
-            let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
-            let network = network::Network::open(config, &root, &state)?;
-            runtime.block_on(network.dismantle()).map_err(anyhow::Error::from)
-        });
-        match dismantling.join() {
-            Ok(Ok(())) => {}
-            Ok(Err(error)) => eprintln!("dismantle the network of {}: {error:#}", self.dir.display()),
-            Err(_) => eprintln!("dismantle the network of {}: it panicked", self.dir.display()),
-        }
-    }
-
-    /// Gives everything back, by force where needed.
-    fn clean(&mut self) {
-        self.dismantle();
-        self.unmount();
-        for cgroup in self.cgroups() {
-            let _ = fs::remove_dir(cgroup);
-        }
-        for link in fs::read_dir(Path::new("/sys/class/net").join(self.bridge()).join("brif")).into_iter().flatten() {
-            delete_link(&link.unwrap().file_name().to_string_lossy());
-        }
-        delete_link(&self.bridge());
-        let _ = fs::remove_dir_all(&self.dir);
-    }
 }
 
 impl Drop for TempNode {
@@ -492,16 +424,4 @@ fn answers(socket: &Path) -> Result<(), String> {
         })
     });
     call.join().unwrap()
-}
-
-fn members(cgroup: &Path) -> Vec<i32> {
-    let text = fs::read_to_string(cgroup.join("cgroup.procs")).unwrap_or_default();
-    text.lines().filter_map(|line| line.parse().ok()).collect()
-}
-
-/// By the tool: this is clean-up after a failure, and no room of ours is to be trusted with it.
-fn delete_link(name: &str) {
-    if Path::new("/sys/class/net").join(name).exists() {
-        let _ = Command::new("ip").args(["link", "delete", name]).status();
-    }
 }

@@ -77,8 +77,12 @@ pub enum Trouble {
     Hold(Gate),
     /// Nothing more comes after so many bytes of the body, until the gate is open.
     Stall(usize, Gate),
+    /// After so many bytes of the body so many at a time, with rests in between.
+    Drip(usize, usize),
     /// Without the header that tells the digest.
     NoDigest,
+    /// All of it, whatever part was asked for.
+    NoRange,
 }
 
 /// Something that is waited for.
@@ -117,6 +121,8 @@ struct Shared {
     base: String,
     /// What `/token` gives to those it knows.
     token: Mutex<String>,
+    /// Tokens that are good no longer.
+    ended: Mutex<Vec<String>>,
     /// Content by path, as `/v2/<name>/manifests/<tag>`, with its media type.
     content: Mutex<HashMap<String, (String, Vec<u8>)>>,
     troubles: Mutex<Vec<(String, Trouble, usize)>>,
@@ -150,6 +156,7 @@ impl TinyRegistry {
             access,
             base: format!("{scheme}://{address}"),
             token: Mutex::new(TOKEN.to_owned()),
+            ended: Mutex::default(),
             content: Mutex::default(),
             troubles: Mutex::default(),
             asked: Mutex::default(),
@@ -223,9 +230,14 @@ impl TinyRegistry {
         self.shared.troubles.lock().unwrap().push((which.to_owned(), trouble, times));
     }
 
-    /// From now on `/token` gives this one: for another registry, whose token server this is.
+    /// From now on `/token` gives this one, and nobody is let in by another.
     pub fn give_token(&self, token: String) {
         *self.shared.token.lock().unwrap() = token;
+    }
+
+    /// From now on nobody is let in by this token, also where everybody else is.
+    pub fn end_token(&self, token: &str) {
+        self.shared.ended.lock().unwrap().push(format!("Bearer {token}"));
     }
 
     /// No trouble any more.
@@ -233,7 +245,7 @@ impl TinyRegistry {
         self.shared.troubles.lock().unwrap().clear();
     }
 
-    /// What was asked so far: `GET /v2/…?ns=…`.
+    /// What was asked so far: `GET /v2/…?ns=…`, with `from 10` at the end where only that byte and what follows was.
     pub fn asked(&self) -> Vec<String> {
         self.shared.asked.lock().unwrap().clone()
     }
@@ -266,6 +278,12 @@ impl Request {
     fn authorization(&self) -> Option<&str> {
         self.headers.iter().find(|(name, _)| name == "authorization").map(|(_, value)| value.as_str())
     }
+
+    /// The first byte that is wanted, if not all of it.
+    fn from(&self) -> Option<usize> {
+        let (_, range) = self.headers.iter().find(|(name, _)| name == "range")?;
+        range.strip_prefix("bytes=")?.strip_suffix('-')?.parse().ok()
+    }
 }
 
 #[derive(Default)]
@@ -275,6 +293,7 @@ struct Answer {
     body: Vec<u8>,
     cut: Option<usize>,
     stall: Option<(usize, Gate)>,
+    drip: Option<(usize, usize)>,
     reset: Option<usize>,
     trickles: bool,
     flood: Option<(u64, bool)>,
@@ -368,6 +387,16 @@ fn write(connection: &mut impl Write, request: &Request, answer: &Answer) -> io:
         connection.flush()?;
         gate.wait();
     }
+    if let Some((bytes, drop)) = answer.drip {
+        let (first, slow) = rest.split_at((head.len() + 2 + bytes).min(rest.len()));
+        connection.write_all(first)?;
+        for drop in slow.chunks(drop) {
+            connection.flush()?;
+            thread::sleep(TRICKLE);
+            connection.write_all(drop)?;
+        }
+        return connection.flush();
+    }
     connection.write_all(rest)?;
     connection.flush()
 }
@@ -385,12 +414,13 @@ fn flood(connection: &mut impl Write, head: &[u8], bytes: u64) -> io::Result<()>
 }
 
 fn answer(shared: &Shared, request: &Request) -> Answer {
-    let line = format!("{} {}", request.method, request.target);
+    let part = request.from().map_or_else(String::new, |from| format!(" from {from}"));
+    let line = format!("{} {}{part}", request.method, request.target);
     shared.asked.lock().unwrap().push(line.clone());
     shared.headers.lock().unwrap().extend(request.headers.iter().cloned());
     if request.target.starts_with("/token") {
         let answer = token(shared, request);
-        return troubled(shared, &line, answer);
+        return troubled(shared, &line, None, answer);
     }
     if !is_let_in(shared, request) {
         let challenge = match shared.access {
@@ -416,12 +446,14 @@ fn answer(shared: &Shared, request: &Request) -> Answer {
             body,
             ..Answer::default()
         },
+        // Whether this is a registry at all, as other clients ask first.
+        None if path == "/v2/" => Answer { status: 200, body: b"{}".to_vec(), ..Answer::default() },
         None => refusal(404, "MANIFEST_UNKNOWN"),
     };
-    troubled(shared, &line, answer)
+    troubled(shared, &line, request.from(), answer)
 }
 
-fn troubled(shared: &Shared, line: &str, mut answer: Answer) -> Answer {
+fn troubled(shared: &Shared, line: &str, from: Option<usize>, mut answer: Answer) -> Answer {
     let trouble = {
         let mut troubles = shared.troubles.lock().unwrap();
         let found = troubles.iter_mut().find(|(which, _, times)| *times > 0 && line.contains(which.as_str()));
@@ -430,8 +462,14 @@ fn troubled(shared: &Shared, line: &str, mut answer: Answer) -> Answer {
             trouble.clone()
         })
     };
+    if let Some(from) = from
+        && !matches!(trouble, Some(Trouble::NoRange))
+        && answer.status == 200
+    {
+        answer = part_of(answer, from);
+    }
     match trouble {
-        None => {}
+        None | Some(Trouble::NoRange) => {}
         Some(Trouble::Answer(status, headers, body)) => {
             let headers = headers.into_iter().map(|(name, value)| (name.to_owned(), value)).collect();
             answer = Answer { status, headers, body: body.into_bytes(), ..Answer::default() };
@@ -455,9 +493,22 @@ fn troubled(shared: &Shared, line: &str, mut answer: Answer) -> Answer {
         }
         Some(Trouble::Hold(gate)) => gate.wait(),
         Some(Trouble::Stall(bytes, gate)) => answer.stall = Some((bytes, gate)),
+        Some(Trouble::Drip(bytes, drop)) => answer.drip = Some((bytes, drop)),
         Some(Trouble::NoDigest) => answer.headers.retain(|(name, _)| name != "docker-content-digest"),
     }
     answer
+}
+
+/// What is left of an answer from this byte on (RFC 9110, 14).
+fn part_of(answer: Answer, from: usize) -> Answer {
+    let Answer { mut headers, mut body, .. } = answer;
+    let total = body.len();
+    if from >= total {
+        let headers = vec![("content-range".to_owned(), format!("bytes */{total}"))];
+        return Answer { status: 416, headers, ..Answer::default() };
+    }
+    headers.push(("content-range".to_owned(), format!("bytes {from}-{}/{total}", total - 1)));
+    Answer { status: 206, headers, body: body.split_off(from), ..Answer::default() }
 }
 
 fn refusal(status: u16, code: &str) -> Answer {
@@ -466,10 +517,13 @@ fn refusal(status: u16, code: &str) -> Answer {
 }
 
 fn is_let_in(shared: &Shared, request: &Request) -> bool {
+    if request.authorization().is_some_and(|shown| shared.ended.lock().unwrap().iter().any(|ended| ended == shown)) {
+        return false;
+    }
     let wanted = match &shared.access {
         Access::Open => return true,
         Access::Basic { user, password } => basic(user, password),
-        Access::AnonymousToken | Access::Token { .. } => format!("Bearer {TOKEN}"),
+        Access::AnonymousToken | Access::Token { .. } => format!("Bearer {}", shared.token.lock().unwrap()),
         Access::OwnToken(token) => format!("Bearer {token}"),
     };
     request.authorization() == Some(wanted.as_str())

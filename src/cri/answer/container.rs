@@ -28,8 +28,8 @@ pub(crate) fn item(view: &ContainerView) -> v1::Container {
         image_ref: view.image.id.to_string(),
         state: state(&view.phase).into(),
         created_at: nanoseconds(view.created_at),
-        labels: plan.labels.clone().into_iter().collect(),
-        annotations: plan.annotations.clone().into_iter().collect(),
+        labels: plan.labels.clone(),
+        annotations: plan.annotations.clone(),
         image_id: view.image.id.to_string(),
     }
 }
@@ -59,8 +59,8 @@ pub(crate) fn status(view: &ContainerView) -> v1::ContainerStatus {
         image_ref: view.image.digest.clone().unwrap_or_else(|| id.clone()),
         reason: view.reason().to_owned(),
         message: view.message().to_owned(),
-        labels: plan.labels.clone().into_iter().collect(),
-        annotations: plan.annotations.clone().into_iter().collect(),
+        labels: plan.labels.clone(),
+        annotations: plan.annotations.clone(),
         mounts: plan.mounts.iter().map(mounts::echoed).collect(),
         log_path: view.log_path.as_ref().map(|path| path.to_string_lossy().into_owned()).unwrap_or_default(),
         resources: Some(v1::ContainerResources { linux: Some(resources(&plan.resources)), windows: None }),
@@ -85,7 +85,7 @@ fn image_spec(view: &ContainerView, image: String) -> v1::ImageSpec {
     let asked = &view.plan.image;
     v1::ImageSpec {
         image,
-        annotations: asked.annotations.clone().into_iter().collect(),
+        annotations: asked.annotations.clone(),
         user_specified_image: asked.user_specified.clone(),
         runtime_handler: String::new(),
         image_ref: String::new(),
@@ -108,7 +108,7 @@ pub(crate) fn resources(resources: &Resources) -> v1::LinuxContainerResources {
             .iter()
             .map(|pages| v1::HugepageLimit { page_size: pages.page_size.clone(), limit: pages.limit_bytes })
             .collect(),
-        unified: resources.unified.clone().into_iter().collect(),
+        unified: resources.unified.clone(),
         memory_swap_limit_in_bytes: resources.memory_swap_limit_bytes.unwrap_or_default(),
     }
 }

@@ -1,6 +1,6 @@
 //! Images as the kubelet wants them.
 
-use std::collections::HashMap;
+use std::collections::BTreeMap;
 
 use api::cri::v1;
 use images::{Image, ImageUser};
@@ -26,7 +26,7 @@ pub(crate) fn image(image: &Image) -> v1::Image {
 }
 
 /// What tools read beside it: `crictl inspecti`.
-pub(crate) fn info(image: &Image) -> HashMap<String, String> {
+pub(crate) fn info(image: &Image) -> BTreeMap<String, String> {
     let info = json!({ "chainID": image.chain_id.to_string(), "imageSpec": image.config });
-    HashMap::from([("info".to_owned(), info.to_string())])
+    BTreeMap::from([("info".to_owned(), info.to_string())])
 }

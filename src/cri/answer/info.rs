@@ -3,7 +3,7 @@
 //! The keys are those that scripts made for other runtimes look for: `.info.pid`, `.info.runtimeSpec`, `.info.config`,
 //! `.info.cniResult.Interfaces`.
 
-use std::collections::HashMap;
+use std::collections::BTreeMap;
 
 use model::{ContainerPlan, EnvVar, MountSource, NetworkMode, PodPlan, Resources};
 use pods::{ContainerView, PodView};
@@ -13,7 +13,7 @@ use serde_json::{Value, json};
 const INTERFACE: &str = "eth0";
 
 /// A container, for `crictl inspect`.
-pub(crate) fn container(view: &ContainerView) -> HashMap<String, String> {
+pub(crate) fn container(view: &ContainerView) -> BTreeMap<String, String> {
     let info = json!({
         "sandboxID": view.pod.to_string(),
         "pid": view.pid().unwrap_or_default(),
@@ -26,11 +26,11 @@ pub(crate) fn container(view: &ContainerView) -> HashMap<String, String> {
         // A plan that has no such form is shown without one.
         "runtimeSpec": view.launch.to_spec().ok(),
     });
-    HashMap::from([("info".to_owned(), info.to_string())])
+    BTreeMap::from([("info".to_owned(), info.to_string())])
 }
 
 /// A pod, for `crictl inspectp`. `pid` is there only where a pod has a process of its own.
-pub(crate) fn pod(view: &PodView) -> HashMap<String, String> {
+pub(crate) fn pod(view: &PodView) -> BTreeMap<String, String> {
     let mut info = json!({
         "processStatus": if view.ready { "running" } else { "stopped" },
         "netNamespaceClosed": view.netns.is_none() && view.plan.namespaces.network == NetworkMode::Pod,
@@ -47,7 +47,7 @@ pub(crate) fn pod(view: &PodView) -> HashMap<String, String> {
     if let Some(trouble) = &view.trouble {
         info["trouble"] = trouble.as_str().into();
     }
-    HashMap::from([("info".to_owned(), info.to_string())])
+    BTreeMap::from([("info".to_owned(), info.to_string())])
 }
 
 /// Namespaces in the runtime specification's form, by path where a path leads to them.

@@ -19,8 +19,8 @@ pub(crate) fn item(view: &PodView) -> v1::PodSandbox {
         metadata: Some(metadata(view)),
         state: state(view).into(),
         created_at: nanoseconds(view.created_at),
-        labels: view.plan.labels.clone().into_iter().collect(),
-        annotations: view.plan.annotations.clone().into_iter().collect(),
+        labels: view.plan.labels.clone(),
+        annotations: view.plan.annotations.clone(),
         runtime_handler: view.plan.runtime_handler.clone(),
     }
 }
@@ -36,8 +36,8 @@ pub(crate) fn status(view: &PodView) -> v1::PodSandboxStatus {
         linux: Some(v1::LinuxPodSandboxStatus {
             namespaces: Some(v1::Namespace { options: Some(namespaces::echoed(&view.plan.namespaces)) }),
         }),
-        labels: view.plan.labels.clone().into_iter().collect(),
-        annotations: view.plan.annotations.clone().into_iter().collect(),
+        labels: view.plan.labels.clone(),
+        annotations: view.plan.annotations.clone(),
         runtime_handler: view.plan.runtime_handler.clone(),
     }
 }

@@ -1,6 +1,6 @@
 //! What a program is given: arguments and environment.
 
-use std::collections::HashMap;
+use std::collections::BTreeMap;
 
 use api::cri::v1;
 use model::{ARGUMENT_MAX, ARGUMENTS_MAX, EnvVar, argument_space};
@@ -68,7 +68,7 @@ fn variable(field: &Field<'_>, env: v1::KeyValue) -> Result<EnvVar, Error> {
 /// Sizes of maps are bounded by the size of a message; their entries one by one here.
 pub(crate) fn pairs(
     field: &Field<'_>,
-    map: HashMap<String, String>,
+    map: BTreeMap<String, String>,
     longest: usize,
 ) -> Result<Vec<(String, String)>, Error> {
     let mut pairs = Vec::with_capacity(map.len());

@@ -1,6 +1,6 @@
 //! What a list is narrowed to.
 
-use std::collections::{BTreeMap, HashMap};
+use std::collections::BTreeMap;
 
 use api::cri::v1::{self, ContainerState, PodSandboxState};
 
@@ -31,7 +31,7 @@ pub(crate) struct Containers {
 
 /// Labels that an object must have with exactly these values.
 #[derive(Debug, Default, PartialEq, Eq)]
-struct Labels(HashMap<String, String>);
+struct Labels(BTreeMap<String, String>);
 
 impl Labels {
     fn match_all(&self, labels: &BTreeMap<String, String>) -> bool {

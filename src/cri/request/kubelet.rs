@@ -1,10 +1,10 @@
 //! Requests as a kubelet 1.36 sends them for an ordinary pod: they must pass, whatever else is refused.
 
-use std::collections::HashMap;
+use std::collections::BTreeMap;
 
 use api::cri::v1::{self, NamespaceMode, security_profile::ProfileType};
 
-fn map(pairs: &[(&str, &str)]) -> HashMap<String, String> {
+fn map(pairs: &[(&str, &str)]) -> BTreeMap<String, String> {
     pairs.iter().map(|(key, value)| ((*key).to_owned(), (*value).to_owned())).collect()
 }
 
@@ -78,7 +78,7 @@ pub(crate) fn pod() -> v1::PodSandboxConfig {
                 }),
                 ..Default::default()
             }),
-            sysctls: HashMap::new(),
+            sysctls: BTreeMap::new(),
             overhead: Some(v1::LinuxContainerResources::default()),
             resources: resources(),
         }),
@@ -100,7 +100,7 @@ pub(crate) fn container() -> v1::ContainerConfig {
         metadata: Some(v1::ContainerMetadata { name: "web".into(), attempt: 0 }),
         image: Some(v1::ImageSpec {
             image: "sha256:9c7a54a9a43cca047013b82af109fe963fde787f63f9e016fdc3384500c2823d".into(),
-            annotations: HashMap::new(),
+            annotations: BTreeMap::new(),
             user_specified_image: "registry.example/web:1.27".into(),
             runtime_handler: String::new(),
             image_ref: String::new(),

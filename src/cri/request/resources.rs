@@ -1,5 +1,7 @@
 //! Limits and weights: zero means "not set", and every number is one that the kernel would take.
 
+use std::collections::BTreeMap;
+
 use api::cri::v1;
 use model::{HugepageLimit, Resources};
 
@@ -115,7 +117,7 @@ fn hugepages(field: &Field<'_>, limits: Vec<v1::HugepageLimit>) -> Result<Vec<Hu
 
 fn unified(
     field: &Field<'_>,
-    files: std::collections::HashMap<String, String>,
+    files: BTreeMap<String, String>,
 ) -> Result<std::collections::BTreeMap<String, String>, Error> {
     if files.len() > UNIFIED_MAX {
         return Err(Error::invalid(field, format_args!("{} files", files.len()), format!("at most {UNIFIED_MAX}")));

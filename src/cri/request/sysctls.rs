@@ -1,6 +1,6 @@
 //! Kernel parameters of a pod: only those that its own namespaces keep apart from the host's, which `model` knows.
 
-use std::collections::{BTreeMap, BTreeSet, HashMap};
+use std::collections::{BTreeMap, BTreeSet};
 
 use model::{PodNamespaces, sysctl_path};
 
@@ -15,7 +15,7 @@ const ALL_MAX: usize = 64 << 10;
 /// Checked parameters, by the names that were given.
 pub(crate) fn sysctls(
     field: &Field<'_>,
-    map: HashMap<String, String>,
+    map: BTreeMap<String, String>,
     namespaces: &PodNamespaces,
 ) -> Result<BTreeMap<String, String>, Error> {
     text::together(field, map.iter().map(|(name, value)| name.len() + value.len()).sum(), ALL_MAX)?;

@@ -1,7 +1,7 @@
 //! Checks of plain values that every part of a request shares: texts, paths, ids, numbers, maps.
 
 use std::{
-    collections::{BTreeMap, HashMap},
+    collections::BTreeMap,
     path::{Component, Path, PathBuf},
     time::Duration,
 };
@@ -116,9 +116,9 @@ pub(crate) fn at_most<T>(field: &Field<'_>, list: Vec<T>, most: usize) -> Result
 }
 
 /// Labels or annotations: any text, echoed byte for byte, within what a list can carry.
-pub(crate) fn echoed(field: &Field<'_>, map: HashMap<String, String>) -> Result<BTreeMap<String, String>, Error> {
+pub(crate) fn echoed(field: &Field<'_>, map: BTreeMap<String, String>) -> Result<BTreeMap<String, String>, Error> {
     together(field, map.iter().map(|(key, value)| key.len() + value.len()).sum(), ECHOED_MAX)?;
-    Ok(map.into_iter().collect())
+    Ok(map)
 }
 
 /// The bytes of all texts of a field, which are bounded one by one elsewhere: a container is described to its monitor

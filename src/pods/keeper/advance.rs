@@ -44,10 +44,12 @@ impl Keeper {
         let Some(sandbox) = self.sandbox.clone().filter(|_| self.is_connected()) else { return };
         for kept in self.containers.values_mut() {
             let Some(starting) = kept.starting.as_mut().filter(|starting| !starting.asked) else { continue };
+            let Making::Done { made, .. } = &kept.making else { continue };
             starting.asked = true;
             let (home, sandbox, id) = (self.home.clone(), sandbox.clone(), kept.id.clone());
+            let launch = made.launch.clone();
             self.jobs.spawn(async move {
-                let result = home.steps.pass(Step::StartExec, start::start(&sandbox, &id)).await;
+                let result = home.steps.pass(Step::StartExec, start::start(&home, &sandbox, &id, &launch)).await;
                 Finished::Started { container: id, result }
             });
         }
@@ -115,9 +117,11 @@ impl Keeper {
         let mut alive = false;
         for kept in self.containers.values_mut().filter(|kept| kept.is_alive()) {
             alive = true;
-            // Whatever grace a container was given by itself ends with its pod.
-            if matches!(kept.making, Making::Done { .. }) {
-                kept.stop_within(Duration::ZERO, now, None);
+            match kept.making {
+                // Whatever grace a container was given by itself ends with its pod.
+                Making::Done { .. } => kept.stop_within(Duration::ZERO, now, None),
+                // Another runtime may need a minute for it.
+                _ => kept.give_up.notify_one(),
             }
         }
         if alive {

@@ -100,11 +100,11 @@ impl Keeper {
         let id = ContainerId::from_random(self.home.random());
         let created_at = SystemTime::now();
         let kept = Container::new(id.clone(), plan.clone(), created_at, Making::Going(vec![reply]));
+        let request = create::Request { id: id.clone(), plan, created_at, target, given_up: kept.give_up.clone() };
         self.containers.insert(id.clone(), kept);
         let home = self.home.clone();
         self.jobs.spawn(async move {
-            let result =
-                create::create(home, sandbox, create::Request { id: id.clone(), plan, created_at, target }).await;
+            let result = create::create(home, sandbox, request).await;
             Finished::Created { container: id, result }
         });
     }

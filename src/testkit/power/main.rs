@@ -8,8 +8,9 @@
 //! A line is `<seconds since boot> image|pod|removing|removed <name or id>`, and ten times a second
 //! `<seconds since boot> beat <number of the others so far>`: the last one says how long the guest has lived. Promised
 //! is (ARCHITECTURE, "What survives what"): a listed image is whole; what was acknowledged more than a second before
-//! the cut is listed, a pod as not ready; whatever is listed can be stopped and removed; new pods run. A cut before
-//! which nothing was promised proves nothing, and fails too.
+//! the cut is listed, a pod as not ready; whatever is listed can be stopped and removed; new pods run. An image whose
+//! removal has begun may be listed or not, and is whole if it is. A cut before which nothing was promised proves
+//! nothing, and fails too.
 
 #![allow(clippy::print_stdout, clippy::print_stderr, reason = "printing is what this program is for")]
 
@@ -73,7 +74,7 @@ fn number_of(reference: &str) -> Option<u64> {
     reference.split_once("/power/n")?.1.split_once(':')?.0.parse().ok()
 }
 
-/// Pulls images and makes, uses and removes pods, three of four of which stay.
+/// Pulls images and makes, uses and removes pods, three of four of which stay, and images, two of four.
 async fn churn(socket: &Path, certs: &Path, probe: &str, first: &str) -> Result<()> {
     let first: u64 = first.parse().context("FIRST is a number")?;
     let probe = fs::read(probe)?;
@@ -101,6 +102,13 @@ async fn churn(socket: &Path, certs: &Path, probe: &str, first: &str) -> Result<
             teller.tell("removing", &id)?;
             cri.remove(&id).await?;
             teller.tell("removed", &id)?;
+            // One that nobody uses any more, and one that a container runs from.
+            for number in [number, number - 1] {
+                let unwanted = reference(&registry.host(), number);
+                teller.tell("removing", &unwanted)?;
+                cri.remove_image(&unwanted).await?;
+                teller.tell("removed", &unwanted)?;
+            }
         }
     }
     Ok(())
@@ -117,7 +125,7 @@ async fn check(socket: &Path) -> Result<()> {
         ensure!(listed.state() == PodSandboxState::SandboxNotready, "pod {} is ready after a power cut", listed.id);
     }
     let containers = cri.runtime.list_containers(ListContainersRequest::default()).await?.into_inner().containers;
-    for listed in &containers {
+    for listed in &api::cri::containers(containers)? {
         ensure!(listed.state() == ContainerState::ContainerExited, "container {} is {:?}", listed.id, listed.state());
     }
     let listed: BTreeSet<_> = pods.iter().map(|pod| pod.id.clone()).collect();

@@ -62,7 +62,7 @@ fn write(what: &str, name: &str) -> Result<()> {
 pub(crate) struct Told {
     /// Images and pods, by kind and name, and when they were acknowledged, seconds since boot.
     acknowledged: BTreeMap<(String, String), f64>,
-    /// Pods whose removal had begun.
+    /// Pods and images whose removal had begun.
     going: BTreeSet<String>,
     /// The last word: the guest lived at least until then.
     pub(crate) cut: f64,

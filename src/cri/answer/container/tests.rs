@@ -4,7 +4,7 @@ use std::{sync::Arc, time::Duration, time::SystemTime};
 
 use api::cri::v1::{ContainerConfig, ContainerMetadata, ImageSpec, Mount, MountPropagation};
 use model::{Digest, Exit, ExitRecord, Signal};
-use pods::ImageNames;
+use pods::{Encoded, ImageNames};
 
 use super::*;
 use crate::{
@@ -61,6 +61,7 @@ fn view(phase: Phase) -> ContainerView {
         log_path: Some("/var/log/pods/x/web/4.log".into()),
         launch: Arc::new(serde_json::from_str(LAUNCH).unwrap()),
         trouble: None,
+        listed: Encoded::default(),
     }
 }
 
