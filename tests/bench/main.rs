@@ -7,8 +7,11 @@
 #[path = "../node/support.rs"]
 mod support;
 
+mod budgets;
 mod held;
 
+#[path = "beside/budget.rs"]
+mod budget;
 #[path = "beside/check.rs"]
 mod check;
 #[path = "beside/containerd.rs"]

@@ -1,8 +1,10 @@
-//! Holds a run against the published numbers: half of each advantage has to be there, whatever the machine.
+//! Holds a run against the published numbers, of which half of each advantage has to be there whatever the machine, and
+//! against the budgets.
 
 use std::path::Path;
 
 use super::{
+    budget::{self, BUDGETS},
     publish::{self, NUMBERS},
     report::{Report, Row},
 };
@@ -20,6 +22,10 @@ pub(super) fn holds(root: &Path, report: &Report, against: &Path) -> bool {
     let where_not = outdated.map_or_else(String::new, |file| format!(": not in {file}"));
     let mut verdicts = vec![(outdated.is_none(), format!("the tables are those of {NUMBERS}{where_not}"))];
     verdicts.extend(compared(report, &published));
+    // Budgets are of optimized programs.
+    if against == Path::new(NUMBERS) {
+        verdicts.extend(budget::kept(report, &BUDGETS));
+    }
     for (good, text) in &verdicts {
         println!("{} {text}", if *good { "ok    " } else { "FAILED:" });
     }

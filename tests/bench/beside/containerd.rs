@@ -42,9 +42,11 @@ impl Containerd {
     pub(super) fn start(options: &Options) -> Containerd {
         let peers = fs::canonicalize(&options.peers).unwrap();
         let dir = tempfile::Builder::new().prefix("crt-peer-").tempdir().unwrap().keep();
-        for below in ["cni", "logs"] {
+        for below in ["cni", "logs", "state"] {
             fs::create_dir(dir.join(below)).unwrap();
         }
+        let kind = Some("tmpfs");
+        nix::mount::mount(kind, &dir.join("state"), kind, nix::mount::MsFlags::empty(), Some("mode=0755")).unwrap();
         let conflist = json!({
             "cniVersion": "1.0.0", "name": "bench",
             "plugins": [{
@@ -105,8 +107,11 @@ impl Containerd {
         self.client().await.remove_all().await.unwrap();
         kill(Pid::from_raw(self.pid()), Signal::SIGTERM).unwrap();
         eventually(PATIENCE, "containerd ends", || self.process.try_wait().unwrap().ok_or("it runs"));
-        let ended = Command::new("ip").args(["link", "delete", BRIDGE]).status().unwrap();
-        assert!(ended.success(), "the bridge is deleted");
+        // Made with the first pod, if there was one.
+        if Path::new("/sys/class/net").join(BRIDGE).exists() {
+            let ended = Command::new("ip").args(["link", "delete", BRIDGE]).status().unwrap();
+            assert!(ended.success(), "the bridge is deleted");
+        }
         let mounts = fs::read_to_string("/proc/self/mountinfo").unwrap();
         for at in mounts.lines().rev().filter_map(|line| line.split(' ').nth(4)) {
             if Path::new(at).starts_with(&self.dir) {
@@ -170,6 +175,7 @@ snapshotter = "overlayfs"
 runtime_type = "io.containerd.runc.v2"
 [plugins."io.containerd.grpc.v1.cri".containerd.runtimes.runc.options]
 BinaryName = "{peers}/bin/runc"
+Root = "{dir}/state/runc"
 "#
     )
 }

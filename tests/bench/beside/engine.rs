@@ -57,10 +57,11 @@ pub(super) fn image() -> ImageBuilder {
     support::probe().layer(mounted_on)
 }
 
-/// A fresh Coracle.
+/// A fresh Coracle. What a boot forgets lies in memory for both engines, as on nearly all nodes.
 pub(super) async fn coracle() -> (TempNode, Engine) {
     let subnets = format!("subnet_v4 = \"{SUBNET}\"\nsubnet_v6 = \"\"");
-    let mut node = TempNode::prepare(NodeOptions { subnets: Some(subnets), ..NodeOptions::default() });
+    let mut node =
+        TempNode::prepare(NodeOptions { subnets: Some(subnets), state_in_memory: true, ..NodeOptions::default() });
     support::import(node.dir(), image().build().archive(support::PROBE)).await;
     node.start_daemon();
     let engine = Engine {

@@ -7,6 +7,7 @@
 //! - `memory`: of the daemon, and of what stands beside a pod.
 //! - `pace`: whole pod lives a second, with one client and with several.
 //! - `crowd`: many pods in a row; the daemon while they idle; lists of them; their end.
+//! - `pull`: images from a registry on loopback, by fresh engines that take turns; then lists of a thousand images.
 //!
 //! Both engines have a bridge, addresses from a /16 and masquerading; both run the same static program from the same
 //! image in pods as a kubelet asks for them. IPv4 only: with IPv6 the reference bridge plugin waits a second for
@@ -21,15 +22,18 @@
 mod support;
 
 mod belongings;
+mod budget;
 mod check;
 mod containerd;
 mod crowd;
 mod engine;
 mod life;
+mod listing;
 mod memory;
 mod options;
 mod pace;
 mod publish;
+mod pull;
 mod report;
 
 use std::path::Path;
@@ -48,9 +52,7 @@ async fn main() {
         None => measure(&options).await,
     };
     println!("{}", report.markdown());
-    if let Some(path) = &options.json {
-        std::fs::write(path, report.json()).unwrap();
-    }
+    keep(&options, &report);
     let root = Path::new(env!("CARGO_MANIFEST_DIR"));
     if options.publish {
         publish::all(root, &report);
@@ -60,18 +62,31 @@ async fn main() {
     }
 }
 
+/// Writes what there is where it was asked for.
+fn keep(options: &Options, report: &Report) {
+    if let Some(path) = &options.json {
+        std::fs::write(path, report.json()).unwrap();
+    }
+}
+
 async fn measure(options: &Options) -> Report {
-    let conditions = Conditions::now(options);
-    let mut rows = Vec::new();
+    let mut report = Report { conditions: Conditions::now(options), rows: Vec::new() };
     if options.wants(Part::Alone) {
         let (node, mut engine) = engine::coracle().await;
-        rows.extend(life::of_one(&mut engine, options).await);
+        report.rows.extend(life::of_one(&mut engine, options).await);
         node.finish().await;
     }
     if options.compares() {
-        rows.extend(side_by_side(options).await);
+        report.rows.extend(side_by_side(options).await);
+        // Pulls take minutes more.
+        keep(options, &report);
     }
-    Report { conditions, rows }
+    if options.wants(Part::Pull) {
+        report.rows.extend(pull::of_both(options).await);
+        report.rows.extend(listing::of_both(options).await);
+        report.rows.push(listing::right_after_a_start(options).await);
+    }
+    report
 }
 
 /// The parts in which containerd has its share.

@@ -96,7 +96,7 @@ async fn ended(engine: &Engine, container: &str) -> ContainerStatus {
 }
 
 /// Proportional share, KiB.
-fn pss(pid: i32) -> f64 {
+pub(super) fn pss(pid: i32) -> f64 {
     let text = fs::read_to_string(format!("/proc/{pid}/smaps_rollup")).unwrap();
     let line = text.lines().find_map(|line| line.strip_prefix("Pss:")).unwrap();
     line.trim().trim_end_matches(" kB").parse().unwrap()

@@ -4,11 +4,14 @@ use std::{path::PathBuf, time::Duration};
 
 use clap::{Parser, ValueEnum};
 
+/// Pulls of each image by each engine.
+pub(super) const PULLS: usize = 5;
+
 /// Coracle beside containerd, call by call.
 #[derive(Debug, Parser)]
 #[command(name = "beside-containerd")]
 pub(super) struct Options {
-    /// What to measure.
+    /// What to measure; all but `pull`, if nothing is said.
     #[arg(long, value_name = "PART", value_delimiter = ',', default_values_t = Part::value_variants().to_vec())]
     parts: Vec<Part>,
     /// Pods whose lives are measured on each engine, after a few that are not counted.
@@ -50,6 +53,7 @@ pub(super) enum Part {
     Memory,
     Pace,
     Crowd,
+    Pull,
 }
 
 impl std::fmt::Display for Part {
@@ -63,9 +67,9 @@ impl Options {
         self.parts.contains(&part)
     }
 
-    /// Whether containerd is needed.
+    /// Whether one of each engine has to stand beside the other the whole time.
     pub(super) fn compares(&self) -> bool {
-        self.parts.iter().any(|part| *part != Part::Alone)
+        self.parts.iter().any(|part| !matches!(part, Part::Alone | Part::Pull))
     }
 
     /// The rest between two calls is part of the method: on a node calls do not follow one another at once, and in a

@@ -9,10 +9,11 @@ use super::{options::Part, report::Report};
 pub(super) const NUMBERS: &str = "tests/bench/numbers.json";
 
 /// A table in a document: the file, the name in its comments, the parts that are in it.
-const TABLES: [(&str, &str, &[Part]); 5] = [
+const TABLES: [(&str, &str, &[Part]); 6] = [
     ("README.md", "calls", &[Part::Calls]),
     ("README.md", "memory", &[Part::Memory]),
     ("README.md", "pace", &[Part::Pace]),
+    ("README.md", "pull", &[Part::Pull]),
     ("ARCHITECTURE.md", "alone", &[Part::Alone]),
     ("ARCHITECTURE.md", "crowd", &[Part::Crowd]),
 ];
@@ -37,7 +38,7 @@ pub(super) fn outdated(root: &Path, report: &Report) -> Option<&'static str> {
 }
 
 fn table(report: &Report, parts: &[Part]) -> String {
-    format!("{}\n{}", report.conditions_line(), report.table(parts))
+    format!("{}\n{}", report.conditions_line(parts), report.table(parts))
 }
 
 /// The document with another table in the place of that name; `None` where it has no such place.

@@ -6,7 +6,7 @@ use serde::{Deserialize, Serialize};
 
 use super::{
     containerd,
-    options::{Options, Part},
+    options::{Options, PULLS, Part},
 };
 
 /// All that a run has found.
@@ -26,6 +26,8 @@ pub(super) struct Conditions {
     pub(super) peer: String,
     pub(super) rounds: usize,
     pub(super) pause_ms: u64,
+    /// Of each image by each engine.
+    pub(super) pulls: usize,
     /// Load average of one minute before it began: what others did to the machine.
     pub(super) load_before: String,
 }
@@ -103,7 +105,7 @@ impl Row {
 }
 
 impl Unit {
-    fn cell(self, value: f64) -> String {
+    pub(super) fn cell(self, value: f64) -> String {
         match self {
             Unit::Ms if value >= 100.0 => format!("{value:.0} ms"),
             Unit::Ms => format!("{value:.1} ms"),
@@ -128,6 +130,7 @@ impl Conditions {
             peer: containerd::version(&options.peers),
             rounds: options.rounds,
             pause_ms: options.pause_ms,
+            pulls: PULLS,
             load_before: read("/proc/loadavg").split(' ').next().unwrap_or_default().to_owned(),
         }
     }
@@ -141,21 +144,25 @@ impl Report {
 
     /// All parts, each under its name.
     pub(super) fn markdown(&self) -> String {
-        let mut text = self.conditions_line();
-        for part in [Part::Alone, Part::Calls, Part::Memory, Part::Pace, Part::Crowd] {
+        let mut text = String::new();
+        for part in [Part::Alone, Part::Calls, Part::Memory, Part::Pace, Part::Crowd, Part::Pull] {
             if self.rows.iter().any(|row| row.part == part) {
-                text += &format!("\n### {part}\n\n{}", self.table(&[part]));
+                text += &format!("\n### {part}\n\n{}\n{}", self.conditions_line(&[part]), self.table(&[part]));
             }
         }
         text
     }
 
-    /// Under which conditions, in one line.
-    pub(super) fn conditions_line(&self) -> String {
+    /// Under which conditions these parts were measured, in one line.
+    pub(super) fn conditions_line(&self, parts: &[Part]) -> String {
         let of = &self.conditions;
+        let how = match parts {
+            [Part::Pull] => format!("{} pulls of each image", of.pulls),
+            _ => format!("{} rounds, {} ms between calls", of.rounds, of.pause_ms),
+        };
         format!(
-            "{}; {} rounds, {} ms between calls; {} cores, Linux {}, cgroup {}, load {} before; {}\n",
-            of.peer, of.rounds, of.pause_ms, of.cores, of.kernel, of.cgroup, of.load_before, of.date
+            "{}; {how}; {} cores, Linux {}, cgroup {}, load {} before; {}\n",
+            of.peer, of.cores, of.kernel, of.cgroup, of.load_before, of.date
         )
     }
 
