@@ -2,7 +2,7 @@
 //!
 //! A case says what is special about its pod and its container; a kubelet's ordinary pod is the rest.
 
-use std::{collections::HashMap, fs, path::Path};
+use std::{collections::BTreeMap, fs, path::Path};
 
 use api::cri::v1::{
     Capability, ContainerConfig, Device, DnsConfig, HugepageLimit, Int64Value, KeyValue, LinuxContainerResources,
@@ -318,7 +318,7 @@ fn of_namespaces() -> Vec<Case> {
             "kernel parameters",
             |pod, _| {
                 namespaces(pod);
-                pod.linux.as_mut().unwrap().sysctls = HashMap::from([
+                pod.linux.as_mut().unwrap().sysctls = BTreeMap::from([
                     ("net.ipv4.ip_unprivileged_port_start".to_owned(), "80".to_owned()),
                     ("kernel.shm_rmid_forced".to_owned(), "1".to_owned()),
                 ]);

@@ -1,4 +1,5 @@
-//! Targets about registries: the files that say whom to ask with what, and what a registry demands.
+//! Targets about registries: the files that say whom to ask with what, and for what at all; and what a registry
+//! demands.
 
 use std::{fs, path::PathBuf};
 
@@ -20,8 +21,12 @@ impl Files {
         let dir = tempfile::Builder::new().prefix("crt-fuzz-").tempdir().unwrap();
         let below = |name: &str| dir.path().join(name);
         fs::create_dir_all(below("certs.d/r.example:5000")).unwrap();
-        let config =
-            Config { config_path: vec![below("certs.d")], docker_config: below("docker.json"), ..Config::default() };
+        let config = Config {
+            config_path: vec![below("certs.d")],
+            docker_config: below("docker.json"),
+            policy: vec![below("policy.json")],
+            ..Config::default()
+        };
         let runtime = Runtime::new().unwrap();
         let guard = runtime.enter();
         let images = Images::open(config, &below("images")).unwrap();
@@ -115,6 +120,43 @@ fn a_docker_configuration_is_credentials_or_an_error_that_names_it() {
         b"=",
     ];
     Target { name: "docker", seeds: vec![whole.to_vec()], words }.run(|bytes| files.try_out("docker.json", bytes));
+}
+
+#[test]
+#[ignore = "needs root: opens a store"]
+fn a_policy_lets_in_or_keeps_out_or_is_an_error_that_names_it() {
+    let files = Files::open();
+    let whole = br#"{"default": [{"type": "reject"}], "transports": {"docker": {
+        "r.example:5000/team/x": [{"type": "insecureAcceptAnything"}],
+        "r.example:5000": [{"type": "signedBy", "keyType": "GPGKeys", "keyPath": "/k"}],
+        "*.example": [{"type": "sigstoreSigned", "keyData": "eA=="}, {"type": "insecureAcceptAnything"}]},
+        "docker-daemon": {"": [{"type": "insecureAcceptAnything"}]}}}"#;
+    let words: &[&[u8]] = &[
+        b"null",
+        b"{}",
+        b"[]",
+        b"\"\"",
+        b"\"default\":",
+        b"\"transports\":",
+        b"\"docker\":",
+        b"{\"type\":\"insecureAcceptAnything\"}",
+        b"{\"type\":\"reject\"}",
+        b"{\"type\":\"signedBy\"}",
+        b"r.example:5000/x",
+        b"[[[[[[[[",
+        b",",
+    ];
+    let small = br#"{"default":[{"type":"insecureAcceptAnything"}]}"#.to_vec();
+    Target { name: "policy", seeds: vec![whole.to_vec(), small], words }.run(|bytes| {
+        fs::write(files.path("policy.json"), bytes).unwrap();
+        for reference in ["r.example:5000/team/x:1", "r.example:5000/x"] {
+            match files.runtime.block_on(files.images.explain(reference, None, Asking::Nobody)) {
+                // No escape of JSON is among the words: who is let in is let in by this one.
+                Ok(_) => assert!(String::from_utf8_lossy(bytes).contains("insecureAcceptAnything")),
+                Err(error) => assert!(matches!(error, Error::Hosts { .. } | Error::Policy { .. }), "{error}"),
+            }
+        }
+    });
 }
 
 #[test]

@@ -54,6 +54,42 @@ enum Act {
     RemovePod,
 }
 
+/// A daemon that is ended while it takes back what has failed: what fails, and where it ends.
+const IN_UNDO: [(Act, &str); 10] = [
+    (Act::Run, "run.ready=fail,stop-pod.monitor=kill-before"),
+    (Act::Run, "run.ready=fail,stop-pod.cgroup=kill-before"),
+    (Act::Run, "run.ready=fail,remove-pod.files=kill-before"),
+    (Act::Run, "run.ready=fail,stop-pod.detach=kill-before"),
+    (Act::Run, "run.ready=fail,stop-pod.netns=kill-before"),
+    (Act::Run, "run.ready=fail,remove-pod.record=kill-before"),
+    (Act::Create, "create.done=fail,remove.forget=kill-before"),
+    (Act::Create, "create.log=fail,exit.cgroup=kill-before"),
+    (Act::Create, "create.log=fail,remove.rootfs=kill-before"),
+    (Act::Create, "create.log=fail,remove.record=kill-before"),
+];
+
+/// A daemon that is ended at steps which a life passes twice: when a container has ended, and when it is removed.
+const AGAIN: [(Act, &str); 4] = [
+    (Act::RemoveContainer, "remove.forget=kill-before@2"),
+    (Act::RemoveContainer, "remove.forget=kill-after@2"),
+    (Act::RemoveContainer, "exit.cgroup=kill-before@2"),
+    (Act::RemoveContainer, "exit.cgroup=kill-after@2"),
+];
+
+/// A daemon that is ended during an act, and the next one while it takes back what that has left.
+const IN_RECOVERY: [(Act, &str, &str); 10] = [
+    (Act::Run, "run.ready=kill-before", "stop-pod.monitor=kill-after"),
+    (Act::Run, "run.ready=kill-before", "stop-pod.detach=kill-after"),
+    (Act::Run, "run.ready=kill-before", "stop-pod.netns=kill-after"),
+    (Act::Run, "run.ready=kill-before", "stop-pod.cgroup=kill-after"),
+    (Act::Run, "run.ready=kill-before", "remove-pod.files=kill-after"),
+    (Act::Create, "create.done=kill-before", "remove.forget=kill-before"),
+    (Act::Create, "create.done=kill-before", "remove.forget=kill-after"),
+    (Act::Create, "create.done=kill-before", "exit.cgroup=kill-after"),
+    (Act::Create, "create.done=kill-before", "remove.rootfs=kill-after"),
+    (Act::Create, "create.done=kill-before", "remove.record=kill-after"),
+];
+
 /// A life, in its order.
 const LIFE: [Act; 9] = [
     Act::Run,
@@ -140,6 +176,8 @@ async fn node_that(faulty: &str) -> TempNode {
 struct Life<'w> {
     /// Another pod of the node, whose log is the one that is swapped: it is written to without a pause.
     witness: Option<&'w mut Witness>,
+    /// The runtime handler of its pod; our own engine where it is empty.
+    handler: &'static str,
     cri: Cri,
     config: PodSandboxConfig,
     pod: String,
@@ -151,7 +189,7 @@ impl<'w> Life<'w> {
     async fn new(node: &TempNode) -> Life<'w> {
         let config = pod("again", node.dir());
         let cri = node.client().await;
-        Life { witness: None, cri, config, pod: String::new(), container: String::new(), attempt: 0 }
+        Life { witness: None, handler: "", cri, config, pod: String::new(), container: String::new(), attempt: 0 }
     }
 
     fn main(&self) -> ContainerConfig {
@@ -164,7 +202,7 @@ impl<'w> Life<'w> {
     async fn perform(&mut self, act: Act) -> Result<(), Status> {
         let (container_id, pod_sandbox_id) = (self.container.clone(), self.pod.clone());
         match act {
-            Act::Run => self.pod = self.cri.run(&self.config).await?,
+            Act::Run => self.pod = self.cri.run_by(self.handler, &self.config).await?,
             Act::Create => self.container = self.cri.create(&self.pod, &self.config, &self.main()).await?,
             Act::Start => match self.status().await?.state() {
                 ContainerState::ContainerRunning => {}
@@ -213,8 +251,9 @@ impl<'w> Life<'w> {
             Act::Run => assert_eq!(self.others().await, [], "{step}"),
             Act::Create => {
                 let listed = self.cri.runtime.list_containers(ListContainersRequest::default()).await.unwrap();
-                let listed = listed.into_inner().containers.into_iter();
-                let in_pod: Vec<_> = listed.filter(|container| container.pod_sandbox_id == self.pod).collect();
+                let listed = api::cri::containers(listed.into_inner().containers).unwrap();
+                let in_pod: Vec<_> =
+                    listed.into_iter().filter(|container| container.pod_sandbox_id == self.pod).collect();
                 assert_eq!(in_pod, [], "{step}");
             }
             _ => return,
@@ -242,11 +281,11 @@ async fn pods(cri: &mut Cri) -> Vec<(String, PodSandboxState)> {
 /// Lives a whole life on a node whose daemon does not run, with something happening at `step`; where that stops an act,
 /// the next daemon is asked for it again. The node's daemon does not run afterwards. Answers how long it took to
 /// settle.
-async fn live(node: &mut TempNode, witness: &mut Witness, step: Step, how: How) -> Duration {
+async fn live(node: &mut TempNode, witness: &mut Witness, handler: &'static str, step: Step, how: How) -> Duration {
     let case = format!("{step}={}", how.name());
     node.set_environment(faults(&case));
     node.start_daemon();
-    let mut life = Life { witness: Some(witness), ..Life::new(node).await };
+    let mut life = Life { witness: Some(witness), handler, ..Life::new(node).await };
     let mut settled = None;
     for act in LIFE {
         // A signal that is never sent holds its caller until that one has enough.
@@ -269,14 +308,45 @@ async fn live(node: &mut TempNode, witness: &mut Witness, step: Step, how: How) 
         settled = Some(settle(node, &mut life, &case, act).await);
     }
     assert_eq!(settled.is_some(), how != How::Fail || !is_only_logged(step), "{case}: whether anybody heard of it");
+    is_over(node, life, &case).await;
+    settled.unwrap_or_default()
+}
+
+/// The same with more than one thing that happens: `faults` end the daemon during `act`, and those of `in_recovery` the
+/// next one before it has settled what is left.
+async fn live_twice(node: &mut TempNode, witness: &mut Witness, act: Act, fault: &str, in_recovery: Option<&str>) {
+    let case = format!("{fault} {}", in_recovery.unwrap_or_default());
+    node.set_environment(faults(fault));
+    node.start_daemon();
+    let mut life = Life { witness: Some(witness), ..Life::new(node).await };
+    for now in LIFE {
+        let done = tokio::time::timeout(patience(SOON), life.perform(now)).await;
+        let done = done.unwrap_or_else(|_| panic!("{case}: {now:?} does not end"));
+        if now != act {
+            done.unwrap_or_else(|status| panic!("{case}: {now:?}: {status}"));
+            continue;
+        }
+        assert!(done.is_err(), "{case}: {now:?} is the daemon's last");
+        node.await_death();
+        if let Some(in_recovery) = in_recovery {
+            node.set_environment(faults(in_recovery));
+            node.launch_daemon();
+            node.await_death();
+        }
+        settle(node, &mut life, &case, act).await;
+    }
+    is_over(node, life, &case).await;
+}
+
+/// At the end of a life: nothing of it is left. The daemon does not run afterwards.
+async fn is_over(node: &mut TempNode, mut life: Life<'_>, case: &str) {
     assert_eq!(life.others().await, [], "{case}");
     let Life { witness: Some(witness), .. } = life else { unreachable!("it was given one") };
     eventually(SOON, "nothing but the witness is left", || {
         let left = witness.others(node);
-        if left.is_empty() { Ok(()) } else { Err((case.clone(), left)) }
+        if left.is_empty() { Ok(()) } else { Err((case.to_owned(), left)) }
     });
     node.kill_daemon();
-    settled.unwrap_or_default()
 }
 
 /// After the daemon's death during an act: the witness lives on without one, and the next one settles everything.
@@ -300,22 +370,43 @@ async fn settle(node: &mut TempNode, life: &mut Life<'_>, case: &str, act: Act) 
     settled
 }
 
-/// Lives once for each step that belongs to one of `acts`, and each way in which it can go wrong.
+/// Lives once for each step that belongs to one of `acts`, and each of the ways in which it goes wrong.
 async fn live_through(acts: &[Act]) {
-    let mut node = node().await;
+    live_through_by("", node().await, acts, &How::ALL).await;
+}
+
+/// The same by a runtime handler.
+async fn live_through_by(handler: &'static str, mut node: TempNode, acts: &[Act], ways: &[How]) {
     let mut witness = Witness::begin(&node, LINES).await;
     node.kill_daemon();
     let mut slowest = Duration::ZERO;
     for step in Step::ALL.iter().filter(|step| acts.contains(&act_of(**step))) {
-        for how in How::ALL {
-            slowest = slowest.max(live(&mut node, &mut witness, *step, how).await);
+        for how in ways {
+            slowest = slowest.max(live(&mut node, &mut witness, handler, *step, *how).await);
         }
     }
+    let rate = none_is_lost(node, witness).await;
+    println!("the slowest settled after {slowest:?}; lines came at {rate:.1} MB/s, and none is lost");
+}
+
+/// The end of a witness and its node. Answers the rate of its lines, megabytes a second.
+async fn none_is_lost(mut node: TempNode, witness: Witness) -> f64 {
     node.set_environment(Vec::new());
     node.start_daemon();
     let rate = witness.end(&mut node.client().await).await;
-    println!("the slowest settled after {slowest:?}; lines came at {rate:.1} MB/s, and none is lost");
     node.finish().await;
+    rate
+}
+
+/// Lives once for each case.
+async fn live_twice_through(cases: impl IntoIterator<Item = (Act, &str, Option<&str>)>) {
+    let mut node = node().await;
+    let mut witness = Witness::begin(&node, LINES).await;
+    node.kill_daemon();
+    for (act, fault, in_recovery) in cases {
+        live_twice(&mut node, &mut witness, act, fault, in_recovery).await;
+    }
+    none_is_lost(node, witness).await;
 }
 
 #[ignore = "needs root: runs a node"]
@@ -340,6 +431,34 @@ async fn every_step_of_a_containers_life_may_fail_or_be_the_daemons_last() {
 #[tokio::test]
 async fn every_step_of_stopping_and_removing_may_fail_or_be_the_daemons_last() {
     live_through(&[Act::RemoveContainer, Act::StopPod, Act::RemovePod]).await;
+}
+
+/// Where runc is the parent of a container for a while, more can be left half-made.
+#[ignore = "needs root: runs a node with runc"]
+#[tokio::test]
+async fn every_step_of_a_containers_life_by_runc_may_be_the_daemons_last() {
+    let config = "[runtime.handlers.runc]\ntype = \"oci\"\npath = \"/usr/sbin/runc\"\n".to_owned();
+    let node = node_with(NodeOptions { config, ..NodeOptions::default() }).await;
+    let acts = [Act::Create, Act::Start, Act::StopContainer, Act::RemoveContainer];
+    live_through_by("runc", node, &acts, &[How::KillBefore, How::KillAfter]).await;
+}
+
+#[ignore = "needs root: runs a node"]
+#[tokio::test]
+async fn the_daemon_may_end_while_it_takes_back_what_has_failed() {
+    live_twice_through(IN_UNDO.map(|(act, fault)| (act, fault, None))).await;
+}
+
+#[ignore = "needs root: runs a node"]
+#[tokio::test]
+async fn the_daemon_may_end_at_a_step_that_it_has_passed_before() {
+    live_twice_through(AGAIN.map(|(act, fault)| (act, fault, None))).await;
+}
+
+#[ignore = "needs root: runs a node"]
+#[tokio::test]
+async fn the_next_daemon_may_end_while_it_settles_what_the_one_before_has_left() {
+    live_twice_through(IN_RECOVERY.map(|(act, fault, then)| (act, fault, Some(then)))).await;
 }
 
 #[ignore = "needs root: runs a node"]

@@ -1,7 +1,7 @@
 //! Images through the whole node: what registries do to it, what a pull's error says, and images that are removed while
 //! containers have them.
 
-use std::{fs, net::TcpListener, os::unix::fs::PermissionsExt, path::Path, time::Duration};
+use std::{fs, net::TcpListener, os::unix::fs::PermissionsExt, path::Path, process::Command, time::Duration};
 
 use api::cri::v1::{
     AuthConfig, ContainerStatus, ContainerStatusRequest, ImageSpec, ImageStatusRequest, PullImageRequest,
@@ -10,7 +10,7 @@ use api::cri::v1::{
 use base64::{Engine, engine::general_purpose::STANDARD};
 use testkit::{
     Access, Cri, Gate, ImageBuilder, Layer, NodeOptions, TempNode, TinyProxy, TinyRegistry, Trouble, container,
-    eventually_async, pod,
+    digest_of, eventually_async, pod,
 };
 use tonic::{Code, Status};
 
@@ -20,8 +20,8 @@ const SOON: Duration = Duration::from_secs(20);
 
 /// More pulls than the daemon has threads for work that blocks.
 const SLOW_PULLS: usize = 140;
-/// Downloads that one registry may have at a time.
-const SHARE: usize = 16;
+/// Downloads that one registry may have at a time: sixteen, and six more of small blobs.
+const SHARE: usize = 16 + 6;
 
 #[ignore = "needs root: runs a node"]
 #[tokio::test(flavor = "multi_thread")]
@@ -60,6 +60,58 @@ async fn a_registry_that_lets_every_download_stand_still_keeps_no_pod_from_its_l
     for pull in pulls {
         pull.await.unwrap().unwrap();
     }
+    node.finish().await;
+}
+
+/// Nice value and class for the disk of every thread of this name of a process.
+fn threads(pid: i32, name: &str) -> Vec<(i64, String)> {
+    let mut found = Vec::new();
+    for thread in fs::read_dir(format!("/proc/{pid}/task")).unwrap() {
+        let thread = thread.unwrap();
+        let read = |file: &str| fs::read_to_string(thread.path().join(file)).unwrap_or_default();
+        if read("comm").trim() != name {
+            continue;
+        }
+        let stat = read("stat");
+        // The 19th of all fields, of which the second may hold anything.
+        let nice =
+            stat.rsplit_once(')').and_then(|(_, rest)| rest.split_whitespace().nth(16)).unwrap().parse().unwrap();
+        let class = Command::new("ionice").arg("-p").arg(thread.file_name()).output().unwrap();
+        found.push((nice, String::from_utf8(class.stdout).unwrap().trim().to_owned()));
+    }
+    found
+}
+
+#[ignore = "needs root: runs a node"]
+#[tokio::test(flavor = "multi_thread")]
+async fn a_pull_comes_after_everybody_else_and_says_how_far_it_is() {
+    let node = node().await;
+    let (registry, gate) = (TinyRegistry::http(Access::Open), Gate::default());
+    let built = ImageBuilder::new().layer(Layer::new().file("large", 0o644, &vec![1; 3 << 20])).build();
+    registry.push("x", "1", &built);
+    registry.trouble(&digest_of(&built.layers[0]), Trouble::Stall(2 << 20, gate.clone()), usize::MAX);
+    let (mut cri, reference) = (node.client().await, format!("{}/x:1", registry.host()));
+    let pull = tokio::spawn(async move { cri.pull(&reference).await });
+    let bytes = built.layers[0].len();
+    let told = eventually_async(SOON, "the log tells of a layer that is under way", || async {
+        let log = node.log();
+        let told = log.lines().find(|line| line.contains(" pulling ") && !line.contains("bytes=0")).map(str::to_owned);
+        told.ok_or(log)
+    })
+    .await;
+    for part in [&format!("image=\"{}/x:1\"", registry.host()), "layers_done=0 layers=1", &format!(" bytes={bytes}")] {
+        assert!(told.contains(part), "{told}");
+    }
+    let done = told.split_once("bytes_done=").and_then(|(_, rest)| rest.split(' ').next()).unwrap();
+    assert!((1 << 20..=2 << 20).contains(&done.parse::<usize>().unwrap()), "{told}");
+    // One unpacks, one inflates, one hashes.
+    for (name, least) in [("images-work", 3), ("images-trash", 1), ("trash", 1)] {
+        let threads = threads(node.daemon_pid(), name);
+        let come_last = threads.iter().all(|thread| *thread == (19, "idle".to_owned()));
+        assert!(threads.len() >= least && come_last, "{name}: {threads:?}");
+    }
+    gate.open();
+    pull.await.unwrap().unwrap();
     node.finish().await;
 }
 
@@ -283,5 +335,36 @@ async fn a_container_keeps_the_names_of_its_image_when_that_is_removed() {
     let mut cri = node.client().await;
     assert_eq!(status(&mut cri, &id).await, before);
     assert_eq!(cri.images.image_status(request).await.unwrap().into_inner().image, None);
+    node.finish().await;
+}
+
+/// The daemon's largest resident memory so far, in KiB.
+fn most_memory(pid: i32) -> u64 {
+    let status = fs::read_to_string(format!("/proc/{pid}/status")).unwrap();
+    let line = status.lines().find_map(|line| line.strip_prefix("VmHWM:")).unwrap();
+    line.trim().trim_end_matches(" kB").parse().unwrap()
+}
+
+/// By far more than may be in memory, in layers that come and are unpacked side by side, one of them much larger than
+/// the others.
+#[ignore = "needs root: runs a node"]
+#[tokio::test(flavor = "multi_thread")]
+async fn a_pull_takes_no_more_memory_the_larger_the_image_is() {
+    const MIB: usize = 1 << 20;
+    const MOST: u64 = 64 << 10;
+    let node = node().await;
+    let mut cri = node.client().await;
+    let registry = TinyRegistry::http(Access::Open);
+    let mut image = ImageBuilder::new();
+    for (n, mib) in [96, 12, 12, 12, 12, 12, 12, 12, 12].into_iter().enumerate() {
+        // Every block another one, so that each layer is of its own.
+        let content: Vec<u8> = (0..mib * MIB / 8).flat_map(|at| (at * 31 + n).to_le_bytes()).collect();
+        image = image.layer(Layer::new().file(&format!("{n}"), 0o644, &content));
+    }
+    registry.push("x", "1", &image.build());
+    let before = most_memory(node.daemon_pid());
+    cri.pull(&format!("{}/x:1", registry.host())).await.unwrap();
+    let grown = most_memory(node.daemon_pid()) - before;
+    assert!(grown < MOST, "{grown} KiB more than {before}, for an image of 192 MiB");
     node.finish().await;
 }

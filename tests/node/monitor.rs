@@ -14,10 +14,12 @@ use kernel::socket;
 use nix::sys::signal::Signal;
 use serde_json::Value;
 use testkit::{Cri, Layer, NodeOptions, Process, TempNode, eventually, eventually_async, programs};
+use tonic::Code;
 
 use crate::{
     scene::{SOON, Scene, in_pod_pids, namespaces, of_image, security, sleeper},
     support::{self, PROBE, node_with},
+    witness::Witness,
 };
 
 /// Somebody else who connects to a monitor: the newest connection wins, so the monitor drops the daemon's.
@@ -165,8 +167,28 @@ async fn a_request_whose_answer_is_lost_can_be_repeated() {
     start.await.unwrap().expect("it is started, whoever heard of it");
     assert_eq!(scene.status(&id).await.state(), ContainerState::ContainerRunning);
     let listed = scene.runtime.list_containers(ListContainersRequest::default()).await.unwrap().into_inner();
-    assert_eq!(listed.containers.iter().map(|one| &one.id).collect::<Vec<_>>(), [&id]);
+    let listed = api::cri::containers(listed.containers).unwrap();
+    assert_eq!(listed.iter().map(|one| &one.id).collect::<Vec<_>>(), [&id]);
     scene.finish().await;
+}
+
+/// The machine may starve a monitor of its processor for longer than the daemon waits.
+#[tokio::test]
+#[ignore = "needs root: runs a node"]
+async fn a_log_whose_swap_was_not_answered_loses_no_line_when_the_monitor_swaps_it_later() {
+    let node = support::node().await;
+    let mut cri = node.client().await;
+    let mut witness = Witness::begin(&node, "1").await;
+    let monitor = witness.monitor(&mut cri).await;
+    signal(monitor, Signal::SIGSTOP);
+    let unheard = witness.rotate(&mut cri).await.expect_err("nobody answers");
+    assert_eq!(unheard.code(), Code::Unavailable, "{unheard}");
+    signal(monitor, Signal::SIGCONT);
+    witness.writes_on();
+    witness.rotate(&mut cri).await.unwrap();
+    witness.writes_on();
+    witness.end(&mut cri).await;
+    node.finish().await;
 }
 
 #[tokio::test]

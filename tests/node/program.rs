@@ -14,10 +14,14 @@ use crate::support::node;
 
 const SOON: Duration = Duration::from_secs(20);
 
-/// Runs the daemon, on directories of its own, to an end that comes by itself.
+/// Runs the daemon, on directories of its own unless others are named, to an end that comes by itself.
 fn run(dir: &Path, arguments: &[&str]) -> Output {
     let mut command = Command::new(programs().join("coracled"));
-    command.arg("--root").arg(dir.join("root")).arg("--state").arg(dir.join("state"));
+    for (option, name) in [("--root", "root"), ("--state", "state")] {
+        if !arguments.contains(&option) {
+            command.arg(option).arg(dir.join(name));
+        }
+    }
     command.args(arguments).stdin(Stdio::null()).output().unwrap()
 }
 
@@ -33,15 +37,24 @@ fn wrong_arguments_and_settings_end_with_2_and_make_nothing() {
     let dir = tempfile::tempdir().unwrap();
     let unknown_key = written(dir.path(), "unknown.toml", "[images]\nnonsense = 1\n");
     let no_toml = written(dir.path(), "no.toml", "= =\n");
+    let no_capability = written(dir.path(), "capability.toml", "[engine]\ncapabilities = ['FLY']\n");
+    let no_pids = written(dir.path(), "pids.toml", "[engine]\npod_pids = 0\n");
+    let no_subnet = written(dir.path(), "subnet.toml", "[network]\nsubnet_v4 = '224.0.0.0/8'\n");
+    let no_bridge = written(dir.path(), "bridge.toml", "[network]\nbridge = 'lo'\n");
     for (arguments, named) in [
         (vec!["--nonsense"], "--nonsense"),
         (vec!["--log", "info,images=loud"], "--log"),
         (vec!["--log-format", "yaml"], "yaml"),
         (vec!["--listen", "tcp://0.0.0.0:1"], "listen"),
-        (vec!["--state", "not/absolute"], "--state"),
+        (vec!["--root", "not/absolute"], "--root \"not/absolute\": want"),
+        (vec!["--state", "not/absolute"], "--state \"not/absolute\": want"),
         (vec!["--config", "/nowhere/config.toml"], "/nowhere/config.toml"),
         (vec!["--config", &unknown_key], "nonsense"),
         (vec!["--config", &no_toml], "no.toml"),
+        (vec!["--config", &no_capability], "capabilities \"FLY\""),
+        (vec!["--config", &no_pids], "pod_pids \"0\""),
+        (vec!["--config", &no_subnet], "subnet_v4: 224.0.0.0/8"),
+        (vec!["--config", &no_bridge], "bridge: \"lo\""),
     ] {
         let output = run(dir.path(), &arguments);
         let text = String::from_utf8_lossy(&output.stderr);

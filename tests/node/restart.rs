@@ -7,7 +7,7 @@ mod reboot;
 mod record;
 mod upgrade;
 
-use std::{fs, path::Path, time::Duration};
+use std::{fs, path::Path, process::Command, time::Duration};
 
 use api::cri::v1::{
     ContainerState, ContainerStatus, ContainerStatusRequest, PodSandboxConfig, PodSandboxState, PodSandboxStatus,
@@ -149,7 +149,7 @@ async fn a_killed_monitor_ends_its_pod_alone_and_the_pod_says_so() {
 }
 
 /// A fact of the verbose status.
-fn fact(info: &std::collections::HashMap<String, String>, name: &str) -> i32 {
+fn fact(info: &std::collections::BTreeMap<String, String>, name: &str) -> i32 {
     let info: serde_json::Value = serde_json::from_str(&info["info"]).unwrap();
     info[name].as_i64().unwrap_or_else(|| panic!("{name} is told: {info}")) as i32
 }
@@ -253,6 +253,30 @@ async fn a_monitor_that_stands_still_holds_no_call_for_ever_and_no_pod_from_stop
     assert_eq!(pod_status(&mut cri, &wakes).await.state(), PodSandboxState::SandboxReady);
     signal(&sleeps, Signal::SIGCONT);
     assert_eq!(exited(&mut cri, &wakes_container).await.exit_code, 137);
+    node.finish().await;
+}
+
+/// What the README promises of a daemon that is stopped, or removed from a node.
+#[ignore = "needs root: runs a node"]
+#[tokio::test(flavor = "multi_thread")]
+async fn a_stopped_daemon_leaves_containers_monitors_bridge_rules_and_forwarding() {
+    let mut node = node().await;
+    let mut cri = node.client().await;
+    let (pod_id, id) = running(&mut cri, &pod("stays", node.dir())).await;
+    let (monitor, first) = (monitor(&mut cri, &pod_id).await, first_process(&mut cri, &id).await);
+    drop(cri);
+    assert_eq!(node.stop_daemon().code(), Some(0));
+    assert!(monitor.alive() && first.alive());
+    let bridge = node.bridge();
+    assert!(Path::new("/sys/class/net").join(&bridge).exists());
+    let rules = Command::new("nft").args(["list", "table", "inet", "coracle"]).output().unwrap();
+    let rules = String::from_utf8_lossy(&rules.stdout).into_owned();
+    assert!(rules.contains(&bridge), "{bridge} is not in {rules}");
+    assert_eq!(fs::read_to_string("/proc/sys/net/ipv4/ip_forward").unwrap().trim(), "1");
+    assert_eq!(fs::read_to_string("/proc/sys/net/ipv6/conf/all/forwarding").unwrap().trim(), "1");
+    // The next one finds them.
+    node.start_daemon();
+    assert_eq!(status(&mut node.client().await, &id).await.state(), ContainerState::ContainerRunning);
     node.finish().await;
 }
 

@@ -4,7 +4,7 @@
 //! there is no daemon.
 
 use std::{
-    collections::HashMap,
+    collections::BTreeMap,
     fs::{self, File},
     io::Read,
     path::{Path, PathBuf},
@@ -102,11 +102,7 @@ impl Witness {
     /// While no daemon runs: lines are written on, and a container ends.
     pub(crate) fn lives_without_a_daemon(&self) {
         kill(nix::unistd::Pid::from_raw(self.mortal_pid), Signal::SIGTERM).expect("the container that is to end runs");
-        let before = self.poured.bytes();
-        eventually(SOON, "lines are written without a daemon", || {
-            let now = self.poured.bytes();
-            if now > before { Ok(()) } else { Err(now) }
-        });
+        self.writes_on();
         let exit = |pid| fs::read_to_string(format!("/proc/{pid}/cmdline")).map_or(Ok(()), Err);
         eventually(SOON, "the container has ended without a daemon", || exit(self.mortal_pid));
     }
@@ -145,6 +141,15 @@ impl Witness {
         let ended = status(cri, &writer).await;
         assert_eq!((ended.state(), ended.exit_code), (ContainerState::ContainerExited, 0), "{ended:?}");
         self.poured.complete()
+    }
+
+    /// Waits until more lines have been written.
+    pub(crate) fn writes_on(&self) {
+        let before = self.poured.bytes();
+        eventually(SOON, "lines are written", || {
+            let now = self.poured.bytes();
+            if now > before { Ok(()) } else { Err(now) }
+        });
     }
 
     async fn bear(&mut self, cri: &mut Cri) {
@@ -225,7 +230,7 @@ impl Poured {
 }
 
 /// A number in a verbose status.
-fn number(info: &HashMap<String, String>, name: &str) -> i32 {
+fn number(info: &BTreeMap<String, String>, name: &str) -> i32 {
     let info: Value = serde_json::from_str(&info["info"]).expect("JSON");
     info[name].as_i64().unwrap_or_else(|| panic!("{name} is told: {info}")) as i32
 }

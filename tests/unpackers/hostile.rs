@@ -22,7 +22,7 @@ fn refused(image: &BuiltImage) -> Error {
     let runtime = Runtime::new().unwrap();
     let archive = image.archive("localhost/hostile:1");
     runtime.block_on(async {
-        let limits = Limits { layer_bytes: BUDGET, layer_entries: 1000, depth: 50, layers: 10 };
+        let limits = Limits { layer_bytes: BUDGET, layer_entries: 1000, depth: 50, layers: 10, ..Limits::default() };
         let images = Images::open(Config { limits, ..Config::default() }, &dir.path().join("store")).unwrap();
         let error = images.import(Cursor::new(archive)).await.expect_err("it should be refused");
         assert!(images.list().is_empty());
@@ -70,7 +70,7 @@ fn a_bomb_ends_at_its_budget() {
         ("a large file", packed(gzip(&[&head(BOMB)]), GZIP)),
         // Not told: what follows the archive's end, which only the digest wants.
         ("behind the end", packed(gzip(&[&archive(&[Member::file("f", "x")]), &zeros]), GZIP)),
-        ("members", packed([gzip(&[&head(BUDGET)]), gzip(&[&zeros]).repeat(100)].concat(), GZIP)),
+        ("members", packed([gzip(&[&head(BUDGET)]), gzip(&[&zeros]).repeat(40)].concat(), GZIP)),
         (
             "a zstd frame",
             packed(zstd::encode_all([head(BUDGET), zeros.clone()].concat().as_slice(), 19).unwrap(), ZSTD),

@@ -3,10 +3,11 @@
 //!
 //! `corpus` has the layers, `peers` who unpacks them, `tree` what is then there; what differs has its reason in
 //! `differences.toml`. umoci and containerd's unpacker are built by `tests/tools/unpackers/build`. `hostile`: what is
-//! to do harm, through the same door.
+//! to do harm, through the same door. `check`: the store's own check finds all of it well.
 
 #![allow(clippy::unwrap_used, reason = "these are tests")]
 
+mod check;
 mod corpus;
 mod hostile;
 #[path = "../differential/list.rs"]

@@ -140,6 +140,31 @@ async fn a_container_without_memory_is_told_to_have_been_killed_for_it() {
 
 #[tokio::test]
 #[ignore = "needs root: runs a node"]
+async fn a_limit_of_memory_that_no_container_can_begin_with_is_named() {
+    let mut scene = Scene::new().await;
+    // Some end as they are made, some when they are started, and some not before their program runs.
+    for limit in [1_i64, 16 << 10, 64 << 10, 128 << 10, 256 << 10, 512 << 10] {
+        let resources = LinuxContainerResources { memory_limit_in_bytes: limit, ..Default::default() };
+        let config = limited(sleeper(&format!("little-{limit}")), resources);
+        let refused = match scene.try_create(&config).await {
+            Ok(container_id) => {
+                let request = StartContainerRequest { container_id };
+                scene.node.client().await.runtime.start_container(request).await.err()
+            }
+            Err(status) => Some(status),
+        };
+        assert!(limit > 1 || refused.is_some(), "nothing can begin with a byte");
+        if let Some(status) = refused {
+            let named = format!("linux.resources.memory_limit_in_bytes \"{limit}\"");
+            let text = status.message();
+            assert!(text.contains("for want of memory") && text.contains(&named), "{limit}: {text}");
+        }
+    }
+    scene.finish().await;
+}
+
+#[tokio::test]
+#[ignore = "needs root: runs a node"]
 async fn a_container_and_a_pod_have_no_more_processes_than_their_limits_say() {
     let engine = "container_pids = 12\npod_pids = 20".to_owned();
     let node = support::node_with(NodeOptions { engine, ..NodeOptions::default() }).await;

@@ -20,7 +20,7 @@ async fn found(cri: &mut Cri, filter: ContainerFilter) -> Vec<Container> {
         streamed.extend(part.containers);
     }
     assert_eq!(listed, streamed);
-    listed
+    api::cri::containers(listed).unwrap()
 }
 
 /// Their ids, sorted.

@@ -118,7 +118,7 @@ async fn listed_pods(cri: &mut Cri) -> Vec<String> {
 
 async fn listed_containers(cri: &mut Cri) -> Vec<String> {
     let listed = cri.runtime.list_containers(ListContainersRequest::default()).await.unwrap().into_inner().containers;
-    listed.into_iter().map(|container| container.id).collect()
+    api::cri::containers(listed).unwrap().into_iter().map(|container| container.id).collect()
 }
 
 #[ignore = "needs root: runs a node"]
