@@ -134,7 +134,7 @@ async fn live(engine: &mut Engine, name: &str, pause: Duration) -> (Life, Belong
 }
 
 /// A container's state, and its process as the host numbers it.
-async fn look(engine: &mut Engine, container_id: &str) -> (ContainerState, Pid) {
+pub(super) async fn look(engine: &mut Engine, container_id: &str) -> (ContainerState, Pid) {
     let request = ContainerStatusRequest { container_id: container_id.to_owned(), verbose: true };
     let told = engine.cri.runtime.container_status(request).await.unwrap().into_inner();
     let info: serde_json::Value = serde_json::from_str(&told.info["info"]).unwrap();

@@ -121,7 +121,7 @@ fn peak_of(pid: i32) -> f64 {
 }
 
 /// Processor time of a process with that of its children that have ended.
-fn work_of(pid: i32) -> Duration {
+pub(super) fn work_of(pid: i32) -> Duration {
     let stat = fs::read_to_string(format!("/proc/{pid}/stat")).unwrap();
     // After the name, which may hold anything: utime, stime, cutime and cstime are the fields 14 to 17.
     let (_, fields) = stat.rsplit_once(')').unwrap();
