@@ -1,7 +1,8 @@
 //! What can go wrong, what a person is told of it, and the exit code.
 
-use std::{error::Error as _, io, path::PathBuf};
+use std::{io, path::PathBuf};
 
+use model::with_causes;
 use tonic::{Code, Status};
 
 /// Exit code of wrong arguments: Docker's.
@@ -64,18 +65,7 @@ impl Error {
             Error::Told => None,
             // Whoever reads us has enough: `coracle images | head`.
             Error::Output { source } if source.kind() == io::ErrorKind::BrokenPipe => None,
-            error => {
-                let mut line = error.to_string();
-                let mut cause = error.source();
-                while let Some(error) = cause {
-                    let more = error.to_string();
-                    if !line.ends_with(&more) {
-                        line = format!("{line}: {more}");
-                    }
-                    cause = error.source();
-                }
-                Some(line)
-            }
+            error => Some(with_causes(error)),
         }
     }
 

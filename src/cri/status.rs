@@ -1,8 +1,6 @@
 //! The only place where an error becomes a gRPC status: its class a code, its chain of causes one line.
 
-use std::error::Error as _;
-
-use model::Class;
+use model::{Class, with_causes};
 use tonic::{Code, Status};
 
 use crate::error::{Error, beginning};
@@ -39,15 +37,9 @@ pub(crate) fn code(error: &Error) -> Code {
     }
 }
 
-/// The error and all its causes, outermost first.
+/// The error and all its causes, as long as a status may be.
 fn line(error: &Error) -> String {
-    let mut line = error.to_string();
-    let mut cause = error.source();
-    while let Some(error) = cause {
-        line.push_str(": ");
-        line.push_str(&error.to_string());
-        cause = error.source();
-    }
+    let mut line = with_causes(error);
     if line.len() > LONGEST {
         line.truncate(beginning(&line, LONGEST).len());
         line.push('…');

@@ -22,7 +22,7 @@ use std::{
     sync::Arc,
 };
 
-use model::Digest;
+use model::{Digest, with_causes};
 use tokio::sync::OwnedSemaphorePermit;
 use tokio_util::sync::{CancellationToken, DropGuard};
 
@@ -190,16 +190,8 @@ impl Repair {
             Repair::No => End::Mendable { how },
             Repair::Yes => match act() {
                 Ok(()) => End::Mended { how },
-                Err(error) => End::Stays { why: chain(&error) },
+                Err(error) => End::Stays { why: with_causes(&error) },
             },
         }
-    }
-}
-
-/// An error and its causes.
-pub(crate) fn chain(error: &dyn std::error::Error) -> String {
-    match error.source() {
-        Some(source) => format!("{error}: {}", chain(source)),
-        None => error.to_string(),
     }
 }

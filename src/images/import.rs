@@ -12,7 +12,7 @@ use std::{
     vec,
 };
 
-use model::{Digest, ImageRef};
+use model::{Digest, ImageRef, with_causes};
 use oci_spec::image::{Descriptor, ImageIndex};
 use serde::Deserialize;
 use serde_json::json;
@@ -130,7 +130,7 @@ impl std::fmt::Debug for Import {
 
 /// Reads the archive to its end; every file becomes a blob.
 fn bring(shelf: &Arc<Shelf>, archive: impl Read) -> Result<Brought> {
-    let refuse = |fault: crate::Fault| wrong(text(&fault));
+    let refuse = |fault: crate::Fault| wrong(with_causes(&fault));
     let stream = inflate(archive).map_err(|error| wrong(error.to_string()))?;
     let mut stream = BufReader::with_capacity(CHUNK, stream);
     let mut tar = TarStream::new(&mut stream, MOST_FILES);
@@ -328,11 +328,4 @@ fn resolved(directory: &str, path: &str) -> String {
 
 fn wrong(why: impl Into<String>) -> Error {
     Error::Archive { why: why.into() }
-}
-
-fn text(error: &dyn std::error::Error) -> String {
-    match error.source() {
-        Some(source) => format!("{error}: {}", text(source)),
-        None => error.to_string(),
-    }
 }

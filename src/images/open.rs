@@ -16,12 +16,11 @@ use std::{
 
 use disk::Store;
 use fault::Steps;
-use model::Digest;
+use model::{Digest, with_causes};
 
 use crate::{
     Config, Error, Result,
     blob::Blobs,
-    check::chain,
     index::Index,
     left_over,
     manifest::{LARGEST_DOCUMENT, read_configuration},
@@ -124,12 +123,14 @@ fn whole(
     pinned: &Pins,
     record: ImageRecord,
 ) -> Result<crate::Image, NotOpened> {
-    let lost = |error: Error| NotOpened::Lost(chain(&error));
+    let lost = |error: Error| NotOpened::Lost(with_causes(&error));
     if let Some(layer) = record.layers.iter().find(|layer| !present.contains(layer.chain_id.hex())) {
         return Err(NotOpened::Lost(format!("layer {} is missing", layer.chain_id)));
     }
     let bytes = blobs.read(&record.id, LARGEST_DOCUMENT).map_err(|error| match &error {
-        Error::Disk { source, .. } if source.kind() != io::ErrorKind::NotFound => NotOpened::Unread(chain(&error)),
+        Error::Disk { source, .. } if source.kind() != io::ErrorKind::NotFound => {
+            NotOpened::Unread(with_causes(&error))
+        }
         _ => lost(error),
     })?;
     let config = read_configuration(&record.id, &bytes).map_err(lost)?;

@@ -6,6 +6,7 @@
 
 mod argument;
 mod bytes;
+mod causes;
 mod class;
 mod container_plan;
 mod digest;
@@ -21,6 +22,7 @@ mod signal;
 mod sysctl;
 
 pub use argument::{ARGUMENT_MAX, ARGUMENTS_MAX, argument_space};
+pub use causes::with_causes;
 pub use class::Class;
 pub use container_plan::{
     ContainerMetadata, ContainerPlan, Device, DevicePermissions, EnvVar, ImageRequest, Mount, MountSource, Propagation,

@@ -16,7 +16,7 @@ use std::{
     time::{Duration, Instant},
 };
 
-use model::PodId;
+use model::{PodId, with_causes};
 use tokio::sync::Semaphore;
 
 use crate::{
@@ -107,7 +107,7 @@ impl Network {
             config,
         };
         if let Err(error) = inner.prepare() {
-            tracing::warn!(bridge = inner.bridge.name, error = chain(&error), "the network is not ready");
+            tracing::warn!(bridge = inner.bridge.name, error = with_causes(&error), "the network is not ready");
         }
         Ok(Self { inner: Arc::new(inner) })
     }
@@ -237,7 +237,7 @@ impl Network {
             match inner.prepare() {
                 Ok(_) if !before => tracing::info!(bridge = inner.bridge.name, "the network is ready"),
                 Err(error) if before => {
-                    tracing::warn!(bridge = inner.bridge.name, error = chain(&error), "the network is not ready");
+                    tracing::warn!(bridge = inner.bridge.name, error = with_causes(&error), "the network is not ready");
                 }
                 _ => {}
             }
@@ -262,7 +262,7 @@ impl Inner {
         state.looked = Instant::now();
         state.ground = done.as_ref().map(Clone::clone).map_err(|error| match error {
             Error::NotReady { why } => why.clone(),
-            error => chain(error),
+            error => with_causes(error),
         });
         done
     }
@@ -358,7 +358,11 @@ impl Inner {
         for name in self.lingering.take_due(all) {
             let deleted = Links::open().and_then(|mut links| links.delete(&name));
             if let Err(error) = deleted {
-                tracing::warn!(link = name, error = chain(&error), "a detached pod's link stays until the next start");
+                tracing::warn!(
+                    link = name,
+                    error = with_causes(&error),
+                    "a detached pod's link stays until the next start"
+                );
             }
         }
     }
@@ -397,16 +401,6 @@ fn look_at_host(config: &Config) -> (builtin::Host, Vec<String>) {
     }
     let mtu = Links::open().and_then(|mut links| reconcile::mtu_of_default_route(&mut links));
     (builtin::Host { ipv6, mtu: mtu.ok().flatten().unwrap_or(1500) }, lacks)
-}
-
-pub(crate) fn chain(error: &Error) -> String {
-    let mut text = error.to_string();
-    let mut source = std::error::Error::source(error);
-    while let Some(error) = source {
-        text = format!("{text}: {error}");
-        source = error.source();
-    }
-    text
 }
 
 /// The state behind the lock is whole after every statement, so a panic elsewhere does not spoil it.

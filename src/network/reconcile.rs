@@ -9,15 +9,9 @@ use std::{
     path::Path,
 };
 
-use model::PodId;
+use model::{PodId, with_causes};
 
-use crate::{
-    Attachment, Result,
-    bridge::link_names,
-    host_local::Holder,
-    link::Links,
-    network::{Inner, chain},
-};
+use crate::{Attachment, Result, bridge::link_names, host_local::Holder, link::Links, network::Inner};
 
 /// Longest root path that fits a link's alias beside our prefix (`IFALIASZ` is 256).
 const ROOT_MAX: usize = 240;
@@ -37,11 +31,11 @@ pub(crate) fn run(network: &Inner, pods: HashMap<PodId, Option<Attachment>>) -> 
     let lives = |pod: &PodId| live.contains(pod) || network.is_attached(pod);
     let given = network.bridge.ipam.leases.release_all(|id| id.parse().map_or(true, |id: PodId| !lives(&id)));
     let given = given.unwrap_or_else(|error| {
-        tracing::warn!(error = chain(&error), "give back addresses of dead pods");
+        tracing::warn!(error = with_causes(&error), "give back addresses of dead pods");
         0
     });
     let restored = restore_leases(network, &pods).unwrap_or_else(|error| {
-        tracing::error!(error = chain(&error), "write the lost leases of living pods again");
+        tracing::error!(error = with_causes(&error), "write the lost leases of living pods again");
         0
     });
     network.forget_all_but(&live);
@@ -55,7 +49,7 @@ pub(crate) fn run(network: &Inner, pods: HashMap<PodId, Option<Attachment>>) -> 
         if !kept {
             match network.netns.remove(&path) {
                 Ok(()) => namespaces += 1,
-                Err(error) => tracing::warn!(error = chain(&error), "remove the namespace of a dead pod"),
+                Err(error) => tracing::warn!(error = with_causes(&error), "remove the namespace of a dead pod"),
             }
         }
     }
@@ -91,7 +85,9 @@ fn remove_links(network: &Inner, live: &HashSet<PodId>) -> Result<usize> {
     for stale in ports.iter().filter(|link| link.name.starts_with("veth") && !kept.contains(&link.name)) {
         match links.delete(&stale.name) {
             Ok(()) => removed += 1,
-            Err(error) => tracing::warn!(link = stale.name, error = chain(&error), "delete the link of a dead pod"),
+            Err(error) => {
+                tracing::warn!(link = stale.name, error = with_causes(&error), "delete the link of a dead pod")
+            }
         }
     }
     Ok(removed)

@@ -1,7 +1,6 @@
 //! Keeps the node's launcher at hand: finds the one that runs, starts one when none does.
 
 use std::{
-    error::Error as _,
     os::fd::{AsFd, OwnedFd},
     path::Path,
     sync::{Mutex as StdMutex, PoisonError},
@@ -9,7 +8,7 @@ use std::{
 
 use futures_util::FutureExt;
 use link::Launcher;
-use model::{Class, PodId};
+use model::{Class, PodId, with_causes};
 use tokio::sync::{Mutex, watch};
 
 use crate::{error::Error, monitor_process, program::Program, step::Step};
@@ -67,10 +66,7 @@ impl LauncherKeeper {
 
     async fn renewed(&self, current: &mut Option<Launcher>) -> Result<Launcher, Error> {
         let found = self.alive(current).await;
-        let trouble = found.as_ref().err().map(|error| match error.source() {
-            Some(cause) => format!("{error}: {cause}"),
-            None => error.to_string(),
-        });
+        let trouble = found.as_ref().err().map(|error| with_causes(error));
         *self.trouble.lock().unwrap_or_else(PoisonError::into_inner) = trouble;
         found
     }

@@ -3,6 +3,7 @@
 
 use std::time::{Duration, SystemTime};
 
+use model::with_causes;
 use reqwest::{Response, header::RETRY_AFTER};
 
 use crate::{
@@ -136,17 +137,7 @@ pub(crate) fn broken(error: reqwest::Error) -> Outcome {
 
 /// A transport error in words, without the URL.
 pub(crate) fn reason(error: reqwest::Error) -> String {
-    let error = error.without_url();
-    let mut text = error.to_string();
-    let mut source = std::error::Error::source(&error);
-    while let Some(cause) = source {
-        let more = cause.to_string();
-        if !text.ends_with(&more) {
-            text = format!("{text}: {more}");
-        }
-        source = cause.source();
-    }
-    text
+    with_causes(&error.without_url())
 }
 
 #[cfg(test)]

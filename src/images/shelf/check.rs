@@ -2,7 +2,7 @@
 
 use std::{collections::HashSet, fs, path::PathBuf, sync::Arc};
 
-use model::Digest;
+use model::{Digest, with_causes};
 use nix::fcntl::{AT_FDCWD, RenameFlags, renameat2};
 use tokio_util::sync::CancellationToken;
 
@@ -10,7 +10,7 @@ use super::Shelf;
 use crate::{
     Error, Image, Result,
     budget::Budget,
-    check::{End, Finding, LayerPlace, Object, Repair, Wrong, chain, difference},
+    check::{End, Finding, LayerPlace, Object, Repair, Wrong, difference},
     claim::Claim,
     early::Writing,
     index::{Garbage, Index},
@@ -37,7 +37,7 @@ impl Shelf {
                 Ok(Some(record)) if record == image.record => continue,
                 Ok(Some(_)) => Wrong::Damaged { why: "it says something else than the daemon knows".to_owned() },
                 Ok(None) => Wrong::Missing,
-                Err(error) => Wrong::Damaged { why: chain(&error) },
+                Err(error) => Wrong::Damaged { why: with_causes(&error) },
             };
             let write = || Ok(self.records.put_durable(image.id.hex(), &image.record)?);
             let end = repair.mend("written again, as the daemon knows it", write);
@@ -118,7 +118,7 @@ impl Shelf {
             Ok(false) => "its content has another digest".to_owned(),
             // Told already, where the names are.
             Err(Error::Disk { source, .. }) if source.kind() == std::io::ErrorKind::NotFound => return Ok(Vec::new()),
-            Err(error) => chain(&error),
+            Err(error) => with_causes(&error),
         };
         let _writer = self.writer.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
         let (owners, is_document) = owners_of_blob(&self.index(), digest);
@@ -235,7 +235,9 @@ impl Shelf {
             match layer::make(self, job, content, move || Ok(lowers.clone())) {
                 Ok(unpacked) => return Ok(Some(unpacked)),
                 Err(_) if cancel.is_cancelled() => return Err(Error::Cancelled),
-                Err(error) => tracing::debug!(%blob, error = chain(&error), "a layer cannot be made again from a blob"),
+                Err(error) => {
+                    tracing::debug!(%blob, error = with_causes(&error), "a layer cannot be made again from a blob")
+                }
             }
         }
         Ok(None)

@@ -1,13 +1,9 @@
 //! What happened: results of jobs and news from the monitor become what is true, and whoever waited is told.
 
-use std::{
-    error::Error as _,
-    iter,
-    time::{Instant, SystemTime},
-};
+use std::time::{Instant, SystemTime};
 
 use link::News;
-use model::{ContainerId, Event, Exit, ExitRecord, Phase};
+use model::{ContainerId, Event, Exit, ExitRecord, Phase, with_causes};
 
 use super::{Finished, Goal, Keeper, answer, blocking, stuck};
 use crate::{
@@ -301,7 +297,7 @@ impl Keeper {
             Err(Unsent { obstacle: Obstacle::Lost, .. }) => return stop.missed(act, Instant::now()),
             Err(Unsent { obstacle: Obstacle::Refusal, error }) => {
                 stop.signalled();
-                return self.trouble(id, told(&error));
+                return self.trouble(id, with_causes(&error));
             }
             Err(Unsent { obstacle: Obstacle::Silence, error }) => {
                 stop.signalled();
@@ -398,10 +394,4 @@ impl Keeper {
         }
         self.remove_waiters.drain(..).for_each(|reply| answer(reply, result.clone()));
     }
-}
-
-/// An error with its causes, in one line.
-fn told(error: &Error) -> String {
-    let causes = iter::successors(error.source(), |cause: &&dyn std::error::Error| (*cause).source());
-    causes.fold(error.to_string(), |text, cause| format!("{text}: {cause}"))
 }

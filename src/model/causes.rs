@@ -1,0 +1,37 @@
+//! An error in one line, for those who read no chain of causes: a log, a status, a record.
+
+use std::{error::Error, iter};
+
+/// The error and its causes, outermost first. A cause that the line ends with already is not told again: many errors
+/// of libraries tell theirs themselves.
+pub fn with_causes(error: &dyn Error) -> String {
+    iter::successors(error.source(), |cause| cause.source()).fold(error.to_string(), |line, cause| {
+        let more = cause.to_string();
+        if line.ends_with(&more) { line } else { format!("{line}: {more}") }
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use std::io;
+
+    use super::*;
+
+    #[derive(Debug, thiserror::Error)]
+    #[error("read {file}")]
+    struct Outer {
+        file: &'static str,
+        source: Inner,
+    }
+
+    #[derive(Debug, thiserror::Error)]
+    #[error("the disk says: {0}")]
+    struct Inner(#[source] io::Error);
+
+    #[test]
+    fn causes_follow_the_error_and_none_is_told_twice() {
+        let error = Outer { file: "a", source: Inner(io::Error::other("it is broken")) };
+        assert_eq!(with_causes(&error), "read a: the disk says: it is broken");
+        assert_eq!(with_causes(&io::Error::other("alone")), "alone");
+    }
+}
