@@ -5,7 +5,7 @@ use std::{error::Error, iter};
 /// The error and its causes, outermost first. A cause that the line ends with already is not told again: many errors
 /// of libraries tell theirs themselves.
 pub fn with_causes(error: &dyn Error) -> String {
-    iter::successors(error.source(), |cause| cause.source()).fold(error.to_string(), |line, cause| {
+    iter::successors(error.source(), |cause: &&dyn Error| (*cause).source()).fold(error.to_string(), |line, cause| {
         let more = cause.to_string();
         if line.ends_with(&more) { line } else { format!("{line}: {more}") }
     })

@@ -7,8 +7,8 @@
 //! - `memory`: of the daemon, and of what stands beside a pod.
 //! - `pace`: whole pod lives a second, with one client and with several.
 //! - `crowd`: many pods in a row; the daemon while they idle; lists of them; their end.
-//! - `pull`: images from a registry on loopback, by fresh engines that take turns; what pods feel of it; then lists of a
-//!   thousand images.
+//! - `pull`: images from a registry on loopback, by fresh engines that take turns; what pods feel of it; then lists of
+//!   a thousand images.
 //!
 //! Both engines have a bridge, addresses from a /16 and masquerading; both run the same static program from the same
 //! image in pods as a kubelet asks for them. IPv4 only: with IPv6 the reference bridge plugin waits a second for
