@@ -17,7 +17,7 @@ use crate::{
     early::Writing,
     facts::facts,
     fetch::{Source, Wanted, fetch, missing},
-    index::Garbage,
+    index::{Garbage, Stay},
     manifest::{
         Document, LARGEST_DOCUMENT, LayerPlan, check_configuration_type, digest_of, plan_layers, read_configuration,
         read_document,
@@ -81,6 +81,7 @@ pub(crate) async fn assemble(
     let (id, config) = assembly.configuration(&manifest).await?;
     let plans = plan_layers(&id, &manifest, &config, &assembly.shelf.config.limits)?;
     let layers = assembly.layers(plans, writing.clone()).await?;
+    let losses = writing.losses;
     assembly.shelf.blocking(move |shelf| shelf.sync(&writing)).await?;
     let record = ImageRecord {
         id,
@@ -92,7 +93,7 @@ pub(crate) async fn assemble(
         layers,
         removed: false,
     };
-    Ok(Made { record, config, _claims: assembly.claims })
+    Ok(Made { record, config, losses, _claims: assembly.claims })
 }
 
 impl Assembly {
@@ -114,7 +115,7 @@ impl Assembly {
         let document = read_document(&digest, told.as_deref(), &bytes)?;
         self.documents.insert(digest.clone(), bytes.len() as u64);
         if self.claim(&digest).await?.is_none() {
-            let claim = self.shelf.blocking(move |shelf| shelf.keep_bytes(&bytes)).await?;
+            let claim = self.shelf.blocking(move |shelf| shelf.keep_bytes(&bytes, Stay::ForTheNextAttempt)).await?;
             self.claims.push(Arc::new(claim));
         }
         Ok(document)

@@ -50,6 +50,8 @@ impl Early {
 pub(crate) struct Writing {
     directory: File,
     path: PathBuf,
+    /// How often writes had been lost before.
+    pub(crate) losses: u64,
     /// What lies in finished layers and was not synced yet.
     unsynced: AtomicU64,
     turn: Semaphore,
@@ -58,9 +60,9 @@ pub(crate) struct Writing {
 impl Writing {
     /// Nothing is written yet. Blocks for the disk.
     pub(crate) fn begin(shelf: &Shelf) -> Result<Self> {
-        let path = shelf.layers().to_owned();
+        let (losses, path) = (shelf.losses(), shelf.layers().to_owned());
         let directory = File::open(&path).map_err(Error::disk("open", &path))?;
-        Ok(Self { directory, path, unsynced: AtomicU64::new(0), turn: Semaphore::new(1) })
+        Ok(Self { directory, path, losses, unsynced: AtomicU64::new(0), turn: Semaphore::new(1) })
     }
 
     /// A layer was made, and others of the image are still to come: syncs what there is, if that is enough. One at a
@@ -73,7 +75,7 @@ impl Writing {
         let Ok(_turn) = self.turn.try_acquire() else { return Ok(()) };
         self.unsynced.store(0, Ordering::Relaxed);
         let writing = self.clone();
-        shelf.working(move |_| writing.sync()).await
+        shelf.working(move |shelf| shelf.sync(&writing)).await
     }
 
     /// All of it is on the medium on return, with its names. Blocks.

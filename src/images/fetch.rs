@@ -8,7 +8,8 @@ use std::{
 use model::Digest;
 
 use crate::{
-    Error, Result, arrival::Arrival, claim::Claim, progress::Meter, registry::Registry, shelf::Shelf, turns::Coming,
+    Error, Result, arrival::Arrival, claim::Claim, index::Stay, progress::Meter, registry::Registry, shelf::Shelf,
+    turns::Coming,
 };
 
 /// Where what is missing comes from.
@@ -69,7 +70,7 @@ pub(crate) async fn fetch(shelf: &Arc<Shelf>, source: &Source, wanted: &Wanted<'
     match source {
         Source::Registry(registry) => {
             let finished = registry.blob(shelf, wanted).await?;
-            shelf.blocking(move |shelf| shelf.keep_blob(finished)).await
+            shelf.blocking(move |shelf| shelf.keep_blob(finished, Stay::ForTheNextAttempt)).await
         }
         Source::Archive(_) => Err(missing(wanted.digest)),
     }

@@ -23,7 +23,7 @@ use crate::{
     claim::Claim,
     early::Writing,
     fetch::{Checked, Source},
-    index::Garbage,
+    index::{Garbage, Stay},
     inflate::inflate,
     manifest::{LARGEST_DOCUMENT, OCI_MANIFEST, digest_of},
     media_type,
@@ -147,6 +147,8 @@ fn bring(shelf: &Arc<Shelf>, archive: impl Read) -> Result<Brought> {
                 let directory = if kind == Kind::Symlink { directory } else { "" };
                 let target = resolved(directory, &String::from_utf8_lossy(&target));
                 brought.remember(path.len() + target.len())?;
+                // Of entries with one path the last counts.
+                brought.files.remove(&path);
                 brought.links.insert(path, target);
                 continue;
             }
@@ -173,9 +175,8 @@ fn bring(shelf: &Arc<Shelf>, archive: impl Read) -> Result<Brought> {
         }
         let finished = incoming.finish();
         let file = (finished.digest.clone(), finished.bytes);
-        brought.claims.push(shelf.keep_blob(finished)?);
-        // Unless an image comes to need it, it goes when this is over.
-        shelf.index().doom_blob(&file.0);
+        brought.claims.push(shelf.keep_blob(finished, Stay::WhileClaimed)?);
+        brought.links.remove(&path);
         brought.files.insert(path, file);
     }
     drop(tar);
@@ -292,11 +293,10 @@ fn of_saved(shelf: &Arc<Shelf>, brought: &mut Brought, saved: Saved) -> Result<F
         "config": descriptor(media_type::CONFIGURATION, file(&saved.config)?),
         "layers": layers,
     });
-    let claim = shelf.keep_bytes(manifest.to_string().as_bytes())?;
+    let claim = shelf.keep_bytes(manifest.to_string().as_bytes(), Stay::WhileClaimed)?;
     let digest = match &claim.what {
         Garbage::Blob(digest) | Garbage::Layer(digest) => digest.clone(),
     };
-    shelf.index().doom_blob(&digest);
     brought.claims.push(claim);
     let mut names = Names { root: Some(digest.clone()), ..Names::default() };
     for tag in saved.repo_tags.unwrap_or_default() {

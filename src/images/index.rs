@@ -31,6 +31,15 @@ pub(crate) enum Garbage {
     Blob(Digest),
 }
 
+/// How long a blob stays that no image comes to need.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Stay {
+    /// As what a pull has left.
+    ForTheNextAttempt,
+    /// No longer than its claims, unless it was here before.
+    WhileClaimed,
+}
+
 /// The whole of it.
 #[derive(Debug, Default)]
 pub(crate) struct Index {
@@ -55,6 +64,8 @@ struct Shelved {
 struct Needed<T> {
     images: usize,
     claims: usize,
+    /// Writes were lost since it was made, perhaps its own: nobody else builds on it.
+    doubtful: bool,
     what: T,
 }
 
@@ -188,20 +199,23 @@ impl Index {
 
     /// Claims a layer, if it is there.
     pub(crate) fn claim_layer(&mut self, chain_id: &Digest) -> Option<LayerSize> {
-        self.layers.get_mut(chain_id).map(|layer| {
+        self.layers.get_mut(chain_id).filter(|layer| !layer.doubtful).map(|layer| {
             layer.claims += 1;
             layer.what
         })
     }
 
-    /// Takes in a layer that was just made, claimed by its maker.
+    /// Takes in a layer that was just made, claimed by its maker. One that was made before has the same size: the same
+    /// content was unpacked the same way.
     pub(crate) fn made_layer(&mut self, chain_id: &Digest, size: LayerSize) {
-        self.add_layer(chain_id, size).claims += 1;
+        let layer = self.add_layer(chain_id, size);
+        layer.claims += 1;
+        layer.doubtful = false;
     }
 
     /// Claims a blob, if it is there; says whether its content is known to be right.
     pub(crate) fn claim_blob(&mut self, digest: &Digest) -> Option<bool> {
-        self.blobs.get_mut(digest).map(|blob| {
+        self.blobs.get_mut(digest).filter(|blob| !blob.doubtful).map(|blob| {
             blob.claims += 1;
             blob.what.verified
         })
@@ -213,10 +227,32 @@ impl Index {
     }
 
     /// Takes in a blob that was just made and verified, claimed by its maker.
-    pub(crate) fn made_blob(&mut self, digest: &Digest, bytes: u64) {
+    pub(crate) fn made_blob(&mut self, digest: &Digest, bytes: u64, stay: Stay) {
+        let is_new = !self.blobs.contains_key(digest);
         let blob = self.add_blob(digest, bytes, Instant::now());
         blob.claims += 1;
+        blob.doubtful = false;
         blob.what.verified = true;
+        blob.what.doomed = match stay {
+            Stay::ForTheNextAttempt => false,
+            Stay::WhileClaimed => blob.what.doomed || is_new,
+        };
+    }
+
+    /// Writes were lost, and nobody knows whose: what no image's record vouches for is made anew by whoever wants it,
+    /// and goes when those who have claimed it let it go.
+    pub(crate) fn doubt(&mut self) -> Vec<Garbage> {
+        for layer in self.layers.values_mut().filter(|layer| layer.images == 0) {
+            layer.doubtful = true;
+        }
+        for blob in self.blobs.values_mut().filter(|blob| blob.images == 0) {
+            blob.doubtful = true;
+            blob.what.verified = false;
+            blob.what.doomed = true;
+        }
+        let layers: Vec<Digest> = self.layers.keys().cloned().collect();
+        let blobs: Vec<Digest> = self.blobs.keys().cloned().collect();
+        self.sweep(layers.iter(), blobs.iter())
     }
 
     /// Takes in a blob that was found on disk. Nothing is known of its content.
@@ -302,7 +338,7 @@ impl Index {
         self.layers.entry(chain_id.clone()).or_insert_with(|| {
             self.bytes += size.bytes;
             self.inodes += size.inodes;
-            Needed { images: 0, claims: 0, what: size }
+            Needed { images: 0, claims: 0, doubtful: false, what: size }
         })
     }
 
@@ -313,7 +349,8 @@ impl Index {
             // It may be one that images here have done without so far.
             let blobs = self.images.values().flat_map(|held| held.image.record.blobs());
             let images = blobs.filter(|(needed, _)| *needed == digest).count();
-            Needed { images, claims: 0, what: Blob { bytes, verified: false, doomed: false, idle_since } }
+            let what = Blob { bytes, verified: false, doomed: false, idle_since };
+            Needed { images, claims: 0, doubtful: false, what }
         })
     }
 

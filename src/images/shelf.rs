@@ -30,7 +30,7 @@ use crate::{
     downloads::Downloads,
     early::Writing,
     facts::facts,
-    index::{Garbage, Index},
+    index::{Garbage, Index, Stay},
     pinned::Pins,
     place::Places,
     record::{ImageRecord, LayerSize},
@@ -73,6 +73,8 @@ pub(crate) struct Shelf {
     index: Mutex<Index>,
     writer: Mutex<()>,
     next: AtomicU64,
+    /// How often a sync has failed.
+    losses: AtomicU64,
     /// There are, or may be, images that containers use and we know nothing of: no layer is thrown away because no
     /// record names it.
     pub(crate) unread: AtomicBool,
@@ -101,6 +103,8 @@ pub(crate) struct Made {
     /// Without tags and digests.
     pub(crate) record: ImageRecord,
     pub(crate) config: ImageConfiguration,
+    /// How often writes had been lost before the first of it was written.
+    pub(crate) losses: u64,
     /// Keep all of it until a record does.
     pub(crate) _claims: Vec<Arc<Claim>>,
 }
@@ -138,6 +142,7 @@ impl Shelf {
             index: Mutex::new(index),
             writer: Mutex::new(()),
             next: AtomicU64::new(0),
+            losses: AtomicU64::new(0),
             unread: AtomicBool::new(unread),
         }
     }
@@ -237,32 +242,50 @@ impl Shelf {
 
     /// Gives a blob that was written and verified its name, unless another has it that was verified too: that one may
     /// be on the medium already, as an image's record promises.
-    pub(crate) fn keep_blob(self: &Arc<Self>, finished: Finished) -> Result<Claim> {
+    pub(crate) fn keep_blob(self: &Arc<Self>, finished: Finished, stay: Stay) -> Result<Claim> {
         let (digest, bytes) = (finished.digest.clone(), finished.bytes);
         let mut index = self.index();
         if !index.is_verified(&digest) {
             self.pass(Step::Blob, || self.blobs.keep(&finished))?;
         }
-        index.made_blob(&digest, bytes);
+        index.made_blob(&digest, bytes, stay);
         drop(index);
         Ok(Claim { shelf: self.clone(), what: Garbage::Blob(digest) })
     }
 
     /// Keeps bytes at hand as a blob.
-    pub(crate) fn keep_bytes(self: &Arc<Self>, bytes: &[u8]) -> Result<Claim> {
+    pub(crate) fn keep_bytes(self: &Arc<Self>, bytes: &[u8], stay: Stay) -> Result<Claim> {
         let mut incoming = self.blobs.begin()?;
         incoming.write(bytes)?;
-        self.keep_blob(incoming.finish())
+        self.keep_blob(incoming.finish(), stay)
     }
 
-    /// Puts everything that was written so far on the medium.
+    /// How often writes have been lost so far.
+    pub(crate) fn losses(&self) -> u64 {
+        self.losses.load(Ordering::Acquire)
+    }
+
+    /// Puts everything that was written so far on the medium. The kernel tells once that it could not, and drops what
+    /// it tried to write: nothing is believed any more that no image vouches for, and no image that is in the making is
+    /// listed.
     pub(crate) fn sync(&self, writing: &Writing) -> Result<()> {
-        self.pass(Step::Sync, || writing.sync())
+        let synced = self.pass(Step::Sync, || writing.sync());
+        if synced.is_err() {
+            let mut index = self.index();
+            self.losses.fetch_add(1, Ordering::AcqRel);
+            let garbage = index.doubt();
+            self.discard(&index, garbage);
+        }
+        synced
     }
 
     /// Lists a made image under these names, besides those it has. Blocks for the disk.
     pub(crate) fn commit(&self, made: &Made, names: &Names) -> Result<Arc<Image>> {
         let _writer = self.writer.lock().unwrap_or_else(PoisonError::into_inner);
+        if made.losses != self.losses() {
+            let why = io::Error::other("the disk lost writes while the image was made; another attempt makes it anew");
+            return Err(Error::disk("sync", &self.layers)(why));
+        }
         let old = self.index().with_removed(&made.record.id);
         let record = merged(old.as_deref().map(|image| &image.record), &made.record, names);
         if let Some(old) = old.filter(|old| old.record == record) {
@@ -400,12 +423,14 @@ impl Shelf {
     fn write(&self, image: &Arc<Image>, names: &Names) -> Result<()> {
         let robbed = self.robbed(&image.id, names)?;
         // The new record first: after a crash in between the later of two owners of a tag is right.
-        self.pass(Step::Record, || self.records.put_durable(image.id.hex(), &image.record))?;
+        let recorded = self.pass(Step::Record, || self.records.put_durable(image.id.hex(), &image.record));
+        // Whoever is told of an error may be wrong about what came of it: the disk may have the record all the same.
+        recorded.inspect_err(|_| self.take_back(&image.id))?;
         for (written, owner) in robbed.iter().enumerate() {
             if let Err(error) = self.pass(Step::Robbed, || self.records.put(owner.id.hex(), &owner.record)) {
                 // The new one first: on a full disk its going makes the room that the others need for theirs.
                 self.take_back(&image.id);
-                robbed[..written].iter().for_each(|owner| self.take_back(&owner.id));
+                robbed[..=written].iter().for_each(|owner| self.take_back(&owner.id));
                 return Err(error);
             }
         }

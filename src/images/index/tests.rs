@@ -106,10 +106,46 @@ fn a_claim_keeps_what_a_removal_would_take() {
 #[test]
 fn a_pull_that_was_cut_short_leaves_its_blobs_and_no_layer() {
     let mut index = Index::default();
-    index.made_blob(&digest(110), 10);
+    index.made_blob(&digest(110), 10, Stay::ForTheNextAttempt);
     index.made_layer(&digest(10), LayerSize { bytes: 1, inodes: 1 });
     assert_eq!(index.unclaim(&[digest(10)], &[digest(110)], Instant::now()), [Garbage::Layer(digest(10))]);
     assert_eq!(index.claim_blob(&digest(110)), Some(true));
+}
+
+#[test]
+fn what_an_archive_brings_stays_only_if_it_was_here_before() {
+    let mut index = Index::default();
+    index.made_blob(&digest(110), 10, Stay::ForTheNextAttempt);
+    assert_eq!(index.unclaim(&[], &[digest(110)], Instant::now()), []);
+    for blob in [110, 111] {
+        index.made_blob(&digest(blob), 10, Stay::WhileClaimed);
+    }
+    let garbage = index.unclaim(&[], &[digest(110), digest(111)], Instant::now());
+    assert_eq!(garbage, [Garbage::Blob(digest(111))]);
+}
+
+#[test]
+fn after_a_loss_nobody_is_given_what_no_image_vouches_for_until_it_is_made_again() {
+    let mut index = Index::default();
+    with_blobs(&mut index, &[1, 110]);
+    index.put_image(made(1, &[10], &[]));
+    let size = LayerSize { bytes: 1, inodes: 1 };
+    index.made_blob(&digest(111), 10, Stay::ForTheNextAttempt);
+    index.made_blob(&digest(112), 10, Stay::ForTheNextAttempt);
+    index.made_layer(&digest(11), size);
+    assert_eq!(index.unclaim(&[], &[digest(112)], Instant::now()), []);
+    let before = index.usage();
+
+    assert_eq!(index.doubt(), [Garbage::Blob(digest(112))]);
+    assert!(index.claim_layer(&digest(10)).is_some() && index.claim_blob(&digest(110)).is_some());
+    assert!(index.claim_layer(&digest(11)).is_none() && index.claim_blob(&digest(111)).is_none());
+    assert!(!index.is_verified(&digest(111)));
+
+    index.made_blob(&digest(111), 10, Stay::ForTheNextAttempt);
+    index.made_layer(&digest(11), size);
+    assert!(index.claim_layer(&digest(11)).is_some());
+    assert_eq!(index.claim_blob(&digest(111)), Some(true));
+    assert_eq!(before.1 - index.usage().1, 1, "the blob that went");
 }
 
 #[test]

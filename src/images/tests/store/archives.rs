@@ -339,6 +339,27 @@ async fn an_archive_cannot_give_its_bytes_a_name_that_promises_others() {
 
 #[tokio::test(flavor = "multi_thread")]
 #[ignore = "needs root: unpacks layers"]
+async fn of_entries_with_one_path_the_last_counts() {
+    let node = Node::new();
+    let (built, other) = (image("right"), json!([{ "Config": "none", "Layers": [] }]).to_string());
+    let manifest = json!([{ "Config": "c.json", "RepoTags": ["x:1"], "Layers": ["a", "b"] }]).to_string();
+    let (manifest, other) = (manifest.as_bytes(), other.as_bytes());
+    let content = || {
+        let archive = Layer::new().file("c.json", 0o644, &built.config).file("a", 0o644, &built.layers[0]);
+        archive.file("b", 0o644, &built.layers[1]).file("right", 0o644, manifest).file("other", 0o644, other)
+    };
+    for archive in [
+        content().link("manifest.json", "other").file("manifest.json", 0o644, manifest),
+        content().file("manifest.json", 0o644, other).link("manifest.json", "right"),
+    ] {
+        node.images.import(Cursor::new(archive.tar())).await.unwrap();
+        assert_eq!(node.found("x:1").id.to_string(), digest_of(&built.config));
+        node.images.remove("x:1").await.unwrap();
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+#[ignore = "needs root: unpacks layers"]
 async fn torn_and_oversized_archives_are_refused_and_leave_nothing() {
     let root = tempfile::Builder::new().prefix("crt-images-").tempdir().unwrap();
     let limits = Limits { archive_bytes: 256 << 10, ..Limits::default() };

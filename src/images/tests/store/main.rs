@@ -13,6 +13,7 @@ mod full;
 mod hostile;
 mod interleaving;
 mod life;
+mod lost;
 mod mirrors;
 mod names;
 mod node;

@@ -8,7 +8,8 @@ use std::{
     time::Duration,
 };
 
-use images::{Config, Credentials, Error, Image, Images};
+use fault::Faults;
+use images::{Config, Credentials, Error, Image, Images, Step};
 use model::Digest;
 use tempfile::TempDir;
 use testkit::{BuiltImage, ImageBuilder, Layer, eventually};
@@ -40,6 +41,14 @@ impl Node {
         change(&mut config);
         let images = Images::open(config, &root.path().join("store")).unwrap();
         (Self { root, images }, prepared)
+    }
+
+    /// One with these faults to inject.
+    pub(crate) fn with_faults(text: &str) -> Self {
+        let root = tempfile::Builder::new().prefix("crt-images-").tempdir().unwrap();
+        let faults = Faults::read(text, Step::ALL.iter().map(|step| step.name())).unwrap();
+        let images = Images::open_with(settings(&root), &root.path().join("store"), faults).unwrap();
+        Self { root, images }
     }
 
     /// What a restart of the daemon does to the store.
