@@ -15,6 +15,7 @@ use std::{
 };
 
 use tokio::{runtime::Handle, sync::watch};
+use tokio_util::sync::CancellationToken;
 
 use crate::Error;
 
@@ -123,11 +124,11 @@ impl Arrival {
     }
 
     /// A reader of it from its beginning, if it is on its way. Waits for what is coming, on a thread that may;
-    /// `runtime` is any that is not that thread's own.
-    pub(crate) fn follow(&self, runtime: &Handle) -> Option<Follow> {
+    /// `runtime` is any that is not that thread's own. When `stop` is ended it waits no more.
+    pub(crate) fn follow(&self, runtime: &Handle, stop: CancellationToken) -> Option<Follow> {
         let state = self.0.subscribe();
         let file = state.borrow().file.clone()?;
-        Some(Follow { file, at: 0, state, runtime: runtime.clone() })
+        Some(Follow { file, at: 0, state, stop, runtime: runtime.clone() })
     }
 
     async fn wait(&self, has_come: impl Fn(&State) -> bool) {
@@ -179,6 +180,7 @@ pub(crate) struct Follow {
     file: Arc<File>,
     at: u64,
     state: watch::Receiver<State>,
+    stop: CancellationToken,
     runtime: Handle,
 }
 
@@ -197,8 +199,15 @@ impl Follow {
                 None => {}
             }
             let at = self.at;
-            let news = self.state.wait_for(|state| state.there > at || state.end.is_some());
-            self.runtime.block_on(news).map_err(|_| lost())?;
+            let news = async {
+                tokio::select! {
+                    news = self.state.wait_for(|state| state.there > at || state.end.is_some()) => news.is_ok(),
+                    () = self.stop.cancelled() => false,
+                }
+            };
+            if !self.runtime.block_on(news) {
+                return Err(lost());
+            }
         }
     }
 }
@@ -240,10 +249,10 @@ mod tests {
     #[tokio::test(flavor = "multi_thread")]
     async fn a_follower_waits_for_what_comes_and_ends_with_what_is_whole() {
         let (arrival, file) = (Arrival::new(), file());
-        assert!(arrival.follow(&Handle::current()).is_none());
+        assert!(arrival.follow(&Handle::current(), CancellationToken::new()).is_none());
         let teller = arrival.begin(&file).unwrap();
         arrival.begun().await;
-        let follow = tokio::spawn(read(arrival.follow(&Handle::current()).unwrap()));
+        let follow = tokio::spawn(read(arrival.follow(&Handle::current(), CancellationToken::new()).unwrap()));
         for part in ["one ", "two ", "three"] {
             (&*file).write_all(part.as_bytes()).unwrap();
             assert!(!follow.is_finished());
@@ -269,7 +278,7 @@ mod tests {
         drop(early);
         (&*second).write_all(b"right").unwrap();
         teller.add(5);
-        let follow = arrival.follow(&Handle::current()).unwrap();
+        let follow = arrival.follow(&Handle::current(), CancellationToken::new()).unwrap();
         teller.ends_whole();
         assert_eq!(read(follow).await.unwrap(), b"right");
         assert!(refuse().is_err() && arrival.take_refusal().is_none(), "all of it is there");
@@ -281,7 +290,7 @@ mod tests {
         let teller = arrival.begin(&first).unwrap();
         (&*first).write_all(b"half").unwrap();
         teller.add(4);
-        let follow = tokio::spawn(read(arrival.follow(&Handle::current()).unwrap()));
+        let follow = tokio::spawn(read(arrival.follow(&Handle::current(), CancellationToken::new()).unwrap()));
         drop(teller);
         assert!(follow.await.unwrap().is_err());
         // What is begun anew is not followed, and waited for all the same.

@@ -61,8 +61,9 @@ pub(crate) struct Job<'a> {
     pub(crate) share: Share,
     /// How much memory inflating may take.
     pub(crate) window: Window,
-    /// Looked at at each chunk, and at each header.
-    pub(crate) cancel: &'a CancellationToken,
+    /// This job's own. Looked at at each chunk, and at each header; ended by the job when nothing more is wanted of the
+    /// blob, which may have to be waited for.
+    pub(crate) stop: CancellationToken,
 }
 
 /// Unpacks what `blob` gives, which is a layer's blob, on top of the directories that `lowers` tells, topmost first: it
@@ -73,7 +74,7 @@ pub(crate) fn make(
     blob: impl Read + Send,
     lowers: impl Fn() -> Result<Vec<PathBuf>, Fault> + 'static,
 ) -> Result<Unpacked> {
-    let Job { plan, share, window, cancel } = job;
+    let Job { plan, share, window, stop } = job;
     let share = Arc::new(share);
     let path = shelf.workplace();
     fs::create_dir(&path).map_err(Error::disk("create", &path))?;
@@ -85,10 +86,13 @@ pub(crate) fn make(
         let (to_hash, hashed) = sync_channel::<Arc<Chunk>>(WAITING);
         let (to_unpack, inflated) = sync_channel::<Inflated>(WAITING);
         let hasher = scope.spawn(move || hash(&hashed));
-        let bounds = Bounds { limit: limits.layer_bytes, share: &share, window, cancel };
+        let bounds = Bounds { limit: limits.layer_bytes, share: &share, window, cancel: &stop };
         scope.spawn(move || produce(blob, &bounds, &to_hash, &to_unpack));
-        let size = unpack(Chunks { inflated, chunk: None, at: 0, cancel }, tree);
+        let size = unpack(Chunks { inflated, chunk: None, at: 0, cancel: &stop }, tree);
         // `unpack` has read to the end or dropped its end of the channel: either way the others come to theirs.
+        if size.is_err() {
+            stop.cancel();
+        }
         (hasher.join(), size)
     });
     unpacked.size = size.map_err(failed)?;

@@ -196,13 +196,14 @@ impl Stack {
             self.is_based(at).await;
         };
         let place = self.shelf.places.take(plan.bytes, is_ready).await?;
-        let follow = if arrival.is_stored() { None } else { arrival.follow(&Handle::current()) };
+        let stop = self.cancel.child_token();
+        let follow = if arrival.is_stored() { None } else { arrival.follow(&Handle::current(), stop.clone()) };
         let Some(follow) = follow else {
             drop(place);
             return Ok(OnTheWay::Later);
         };
         let making = async {
-            match self.make_of(at, place, Window::Common, move |_| Ok(follow)).await {
+            match self.make_of(at, place, Window::Common, stop, move |_| Ok(follow)).await {
                 Err(error) if is_too_much(&error) => match arrival.refuse(error) {
                     Ok(()) => Err(()),
                     Err(error) => Ok(Err(error)),
@@ -232,12 +233,12 @@ impl Stack {
         let place = self.shelf.places.take(self.layers[at].0.bytes, self.is_based(at)).await?;
         let open = |blob: Digest| move |shelf: &Arc<Shelf>| shelf.blobs.open(&blob);
         let blob = &self.layers[at].0.blob;
-        match self.make_of(at, place, Window::Common, open(blob.clone())).await {
+        match self.make_of(at, place, Window::Common, self.cancel.child_token(), open(blob.clone())).await {
             Err(error) if asks_for_more(&error) => {
                 // There are few, and whoever waited in one for a layer below might keep it from that very layer.
                 self.is_based(at).await;
                 let place = self.shelf.places.take_wide().await?;
-                self.make_of(at, place, Window::Wide, open(blob.clone())).await
+                self.make_of(at, place, Window::Wide, self.cancel.child_token(), open(blob.clone())).await
             }
             made => made,
         }
@@ -268,6 +269,7 @@ impl Stack {
         at: usize,
         place: Place,
         window: Window,
+        stop: CancellationToken,
         open: impl FnOnce(&Arc<Shelf>) -> Result<R> + Send + 'static,
     ) -> Result<Unpacked> {
         let (stack, runtime) = (self.clone(), Handle::current());
@@ -276,7 +278,7 @@ impl Stack {
             let blob = open(shelf)?;
             let below = stack.clone();
             let lowers = move || below.lowers(at, &runtime);
-            let job = Job { plan: &stack.layers[at].0, share: stack.budget.share(), window, cancel: &stack.cancel };
+            let job = Job { plan: &stack.layers[at].0, share: stack.budget.share(), window, stop };
             layer::make(shelf, job, blob, lowers)
         };
         self.shelf.at_last(make).await

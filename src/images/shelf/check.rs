@@ -231,7 +231,7 @@ impl Shelf {
             let Ok(content) = self.blobs.open(&blob) else { continue };
             // One at a time, and by itself: there is memory for it, and no other layer has a share.
             let share = Budget::of(&self.config.limits).share();
-            let job = Job { plan: &plan, share, window: Window::Wide, cancel };
+            let job = Job { plan: &plan, share, window: Window::Wide, stop: cancel.child_token() };
             match layer::make(self, job, content, move || Ok(lowers.clone())) {
                 Ok(unpacked) => return Ok(Some(unpacked)),
                 Err(_) if cancel.is_cancelled() => return Err(Error::Cancelled),

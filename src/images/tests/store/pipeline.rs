@@ -211,6 +211,21 @@ async fn a_bomb_is_refused_as_soon_as_it_is_seen_by_every_host_that_has_it() {
 
 #[tokio::test(flavor = "multi_thread")]
 #[ignore = "needs root: unpacks layers"]
+async fn entries_that_are_too_many_are_refused_before_the_rest_of_the_layer_comes() {
+    let node = Node::with(|config| config.limits.layer_entries = 100);
+    let registry = TinyRegistry::http(Access::Open);
+    let built = built([(0..4000).fold(Layer::new(), |layer, n| layer.file(&n.to_string(), 0o644, b"little"))]);
+    registry.push("x", "1", &built);
+    let gate = Gate::default();
+    registry.trouble(&digest_of(&built.layers[0]), Trouble::Stall(built.layers[0].len() / 2, gate.clone()), usize::MAX);
+    let error = tokio::time::timeout(SOON, node.pull(&format!("{}/x:1", registry.host()))).await.unwrap().unwrap_err();
+    assert_eq!(error.class(), Class::Exhausted, "{error}");
+    node.settles();
+    gate.open();
+}
+
+#[tokio::test(flavor = "multi_thread")]
+#[ignore = "needs root: unpacks layers"]
 async fn a_host_that_sends_a_bomb_in_the_place_of_a_layer_keeps_nobody_from_getting_it_elsewhere() {
     let node = Node::with(|config| config.limits.layer_bytes = LAYER as u64);
     let (mirror, registry) = (TinyRegistry::http(Access::Open), TinyRegistry::http(Access::Open));
