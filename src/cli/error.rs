@@ -1,6 +1,6 @@
 //! What can go wrong, what a person is told of it, and the exit code.
 
-use std::{io, path::PathBuf};
+use std::{error::Error as _, io, path::PathBuf};
 
 use model::with_causes;
 use tonic::{Code, Status};
@@ -85,6 +85,10 @@ impl Error {
             Error::Refused { status, .. } if status.code() == Code::Unimplemented && status.message().is_empty() => {
                 Some("the daemon does not know this call: it is older than this program")
             }
+            // Not the daemon's answer, but what became of the connection.
+            Error::Refused { status, .. } if status.source().is_some() => {
+                Some("the daemon went away meanwhile: look what is done, and ask again")
+            }
             Error::Refused { hint, .. } => *hint,
             _ => None,
         }
@@ -133,6 +137,8 @@ mod tests {
         assert_eq!(Error::hinted(Code::NotFound, "look")(Status::internal("x")).hint(), None);
         let error = Error::refused(Status::unimplemented(""));
         assert!(!error.message().unwrap().is_empty() && error.hint().unwrap().contains("older"));
+        let cut = Status::from_error(Box::new(io::Error::from(io::ErrorKind::ConnectionReset)));
+        assert!(Error::hinted(Code::NotFound, "look")(cut).hint().unwrap().contains("went away"));
         assert!(Error::output(io::ErrorKind::BrokenPipe.into()).message().is_none());
     }
 }

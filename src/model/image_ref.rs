@@ -124,7 +124,9 @@ fn read(text: &str) -> Result<ImageRef, &'static str> {
     if text.len() > MAX_TEXT {
         return Err("it is longer than 1024 bytes");
     }
-    if text.len() == 64 && text.bytes().all(|b| matches!(b, b'0'..=b'9' | b'a'..=b'f')) {
+    // With the name of the algorithm it would be a name by the grammar: a tag in a repository `sha256`.
+    let hex = text.strip_prefix(Digest::PREFIX).unwrap_or(text);
+    if hex.len() == 64 && hex.bytes().all(|b| matches!(b, b'0'..=b'9' | b'a'..=b'f')) {
         return Err("64 hex digits are an image id, not a name");
     }
     let (domain, rest) = split_domain(text);
@@ -286,6 +288,7 @@ mod tests {
             "a\0b",
             &long,
             &"ab".repeat(32),
+            &format!("sha256:{}", "ab".repeat(32)),
             &format!("a:{}", "t".repeat(129)),
             &format!("a@sha512:{}", "a".repeat(128)),
             &"x/".repeat(600),
