@@ -1,8 +1,8 @@
 //! Places for downloads of blobs: so many for the whole node, and of those so many for one registry.
 //!
 //! Each holds a connection and two batches of memory, however slowly it comes. A registry that lets its own all stand
-//! still keeps nobody away from another (four such have all places, until the slowest pace that is borne is up). The huge
-//! keep no place from the small: those have some more of their own.
+//! still keeps nobody away from another; four of them do, until the slowest pace that is borne is up. The huge keep no
+//! place from the small: those have some more of their own.
 
 use std::{
     collections::HashMap,
