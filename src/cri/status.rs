@@ -1,16 +1,16 @@
 //! The only place where an error becomes a gRPC status: its class a code, its chain of causes one line.
 
-use model::{Class, with_causes};
+use model::{Class, with_causes_within};
 use tonic::{Code, Status};
 
-use crate::error::{Error, beginning};
+use crate::error::Error;
 
 /// Longest message, bytes. It travels percent-encoded in a trailer, and HTTP/2 peers bound all headers together.
 const LONGEST: usize = 4096;
 
 /// The status that a client gets.
 pub(crate) fn status(error: &Error) -> Status {
-    Status::new(code(error), line(error))
+    Status::new(code(error), with_causes_within(error, LONGEST))
 }
 
 /// The code that the kubelet acts on.
@@ -35,16 +35,6 @@ pub(crate) fn code(error: &Error) -> Code {
         Class::Denied => Code::PermissionDenied,
         Class::Internal => Code::Internal,
     }
-}
-
-/// The error and all its causes, as long as a status may be.
-fn line(error: &Error) -> String {
-    let mut line = with_causes(error);
-    if line.len() > LONGEST {
-        line.truncate(beginning(&line, LONGEST).len());
-        line.push('…');
-    }
-    line
 }
 
 #[cfg(test)]

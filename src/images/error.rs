@@ -1,14 +1,21 @@
 //! What can go wrong with images.
 
+mod attempt;
+mod layer;
+
 use std::{
-    fmt, io,
+    io,
     path::{Path, PathBuf},
     sync::Arc,
-    time::Duration,
 };
 
 use fault::MadeToFail;
 use model::{Class, Digest, InvalidImageRef};
+
+use attempt::registry_class;
+
+pub use attempt::{Attempt, Outcome};
+pub use layer::Fault;
 
 use crate::step::Step;
 
@@ -268,191 +275,6 @@ impl Error {
     pub(crate) fn disk(act: &'static str, path: impl Into<PathBuf>) -> impl FnOnce(io::Error) -> Error {
         let path = path.into();
         move |source| Error::Disk { act, path, source }
-    }
-}
-
-/// One host that was asked, and what came of it.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Attempt {
-    /// Host and port.
-    pub host: String,
-    /// What came of it.
-    pub outcome: Outcome,
-}
-
-/// How a host disappointed.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub enum Outcome {
-    /// It answered, and not with what was asked for.
-    Refused {
-        /// HTTP status.
-        status: u16,
-        /// Codes and messages of the body, as far as it had any; at most a few hundred bytes.
-        detail: String,
-        /// How long it wants to be left alone (`Retry-After`).
-        wait: Option<Duration>,
-    },
-    /// It did not answer.
-    Unreachable {
-        /// What went wrong; without query strings, which may hold signatures.
-        why: String,
-    },
-    /// It did not answer to the end.
-    Broken {
-        /// What went wrong; likewise.
-        why: String,
-    },
-    /// It sent something else than was asked for, or more.
-    Spoiled {
-        /// What came.
-        why: String,
-    },
-}
-
-impl fmt::Display for Attempt {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match &self.outcome {
-            Outcome::Unreachable { why } | Outcome::Broken { why } | Outcome::Spoiled { why } => {
-                write!(f, "{}: {why}", self.host)
-            }
-            Outcome::Refused { status, detail, wait } => {
-                let meaning = match status {
-                    401 | 403 => ": pull access denied, repository does not exist or may require authorization",
-                    404 => ": not found",
-                    _ => "",
-                };
-                write!(f, "{}: HTTP {status}{meaning}", self.host)?;
-                if !detail.is_empty() {
-                    write!(f, ": {detail}")?;
-                }
-                match wait {
-                    Some(wait) => write!(f, " (it asks to be left alone for {} s)", wait.as_secs()),
-                    None => Ok(()),
-                }
-            }
-        }
-    }
-}
-
-/// What is wrong with a layer.
-#[derive(Debug, thiserror::Error)]
-pub enum Fault {
-    /// The kernel refused something.
-    #[error("{act} {path:?}")]
-    Kernel {
-        /// What was done.
-        act: &'static str,
-        /// The entry it was done for.
-        path: String,
-        /// The kernel's reason.
-        source: io::Error,
-    },
-    /// The archive has an entry that is not for us.
-    #[error("entry {path:?}: {why}")]
-    Entry {
-        /// The entry.
-        path: String,
-        /// What is wrong with it.
-        why: &'static str,
-    },
-    /// The archive is not one.
-    #[error("read the archive{at}: {why}")]
-    Archive {
-        /// What is wrong with it.
-        why: &'static str,
-        /// Where: ` in entry "a"`, ` after entry "a"`; empty at its beginning.
-        at: String,
-    },
-    /// The stream could not be read or inflated.
-    #[error("inflate")]
-    Stream {
-        /// What is wrong with it.
-        source: io::Error,
-    },
-    /// Inflating it takes more memory than a layer gets at first; told to nobody, since it gets more then.
-    #[error("inflate: a frame asks for more than 8 MiB of memory")]
-    Window,
-    /// It is larger than the configuration allows.
-    #[error("it has more than {limit} {what} (images.limits){at}")]
-    Budget {
-        /// What there is too much of.
-        what: &'static str,
-        /// How much is allowed.
-        limit: u64,
-        /// Where that was seen, as in an archive that is not one.
-        at: String,
-    },
-    /// Its content is not what the image's configuration says.
-    #[error("its diff id is {found}, the configuration says {expected}")]
-    DiffId {
-        /// As the configuration has it.
-        expected: Digest,
-        /// As it is.
-        found: Digest,
-    },
-    /// Nobody wants it any more.
-    #[error("cancelled")]
-    Cancelled,
-}
-
-impl Fault {
-    pub(crate) fn archive(why: &'static str) -> Self {
-        Fault::Archive { why, at: String::new() }
-    }
-
-    pub(crate) fn budget(what: &'static str, limit: u64) -> Self {
-        Fault::Budget { what, limit, at: String::new() }
-    }
-
-    /// Of the entry with this path, however long that is.
-    pub(crate) fn entry(path: &[u8], why: &'static str) -> Self {
-        Fault::Entry { path: shown(path), why }
-    }
-
-    /// Says where in the archive it was, unless it says so already.
-    pub(crate) fn at(mut self, relation: &str, path: &[u8]) -> Self {
-        if let Fault::Archive { at, .. } | Fault::Budget { at, .. } = &mut self
-            && at.is_empty()
-        {
-            *at = format!(" {relation} entry {:?}", shown(path));
-        }
-        self
-    }
-
-    fn class(&self) -> Class {
-        match self {
-            Fault::Kernel { source, .. } => Class::of_kernel(source),
-            Fault::Entry { .. }
-            | Fault::Archive { .. }
-            | Fault::Stream { .. }
-            | Fault::Window
-            | Fault::DiffId { .. } => Class::Invalid,
-            Fault::Budget { .. } => Class::Exhausted,
-            Fault::Cancelled => Class::Cancelled,
-        }
-    }
-}
-
-/// The beginning of a path of an archive, for people.
-fn shown(path: &[u8]) -> String {
-    String::from_utf8_lossy(path).chars().take(200).collect()
-}
-
-/// The most telling answer decides: a refusal by name before an absence, an absence before a silence.
-fn registry_class(tried: &[Attempt]) -> Class {
-    let any = |wanted: fn(u16) -> bool| {
-        tried.iter().any(|attempt| matches!(attempt.outcome, Outcome::Refused { status, .. } if wanted(status)))
-    };
-    if any(|status| status == 401 || status == 403) {
-        Class::Denied
-    } else if any(|status| status == 404) {
-        Class::NotFound
-    } else if tried.iter().any(|attempt| matches!(attempt.outcome, Outcome::Spoiled { .. })) {
-        Class::Invalid
-    } else if any(|status| status == 429 || status == 408) || !any(|status| (300..500).contains(&status)) {
-        Class::Unavailable
-    } else {
-        Class::Invalid
     }
 }
 

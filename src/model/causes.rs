@@ -11,6 +11,17 @@ pub fn with_causes(error: &dyn Error) -> String {
     })
 }
 
+/// The same in at most so many bytes; where it is longer, `…` says so.
+pub fn with_causes_within(error: &dyn Error, bytes: usize) -> String {
+    let mut line = with_causes(error);
+    if line.len() > bytes {
+        let end = (0..=bytes).rev().find(|at| line.is_char_boundary(*at)).unwrap_or_default();
+        line.truncate(end);
+        line.push('…');
+    }
+    line
+}
+
 #[cfg(test)]
 mod tests {
     use std::io;
@@ -33,5 +44,8 @@ mod tests {
         let error = Outer { file: "a", source: Inner(io::Error::other("it is broken")) };
         assert_eq!(with_causes(&error), "read a: the disk says: it is broken");
         assert_eq!(with_causes(&io::Error::other("alone")), "alone");
+        assert_eq!(with_causes_within(&error, 6), "read a…");
+        assert_eq!(with_causes_within(&io::Error::other("aä"), 2), "a…");
+        assert_eq!(with_causes_within(&io::Error::other("aä"), 3), "aä");
     }
 }

@@ -22,7 +22,7 @@ mod signal;
 mod sysctl;
 
 pub use argument::{ARGUMENT_MAX, ARGUMENTS_MAX, argument_space};
-pub use causes::with_causes;
+pub use causes::{with_causes, with_causes_within};
 pub use class::Class;
 pub use container_plan::{
     ContainerMetadata, ContainerPlan, Device, DevicePermissions, EnvVar, ImageRequest, Mount, MountSource, Propagation,

@@ -1,6 +1,6 @@
 //! The only place where an error becomes a gRPC status: its class a code, its chain of causes one line.
 
-use model::{Class, with_causes};
+use model::{Class, with_causes_within};
 use tonic::{Code, Status};
 
 use crate::error::Error;
@@ -10,7 +10,7 @@ const LONGEST: usize = 4096;
 
 /// The status that a client gets.
 pub(crate) fn status(error: &Error) -> Status {
-    Status::new(code(error.class()), line(error))
+    Status::new(code(error.class()), with_causes_within(error, LONGEST))
 }
 
 /// Codes as the CRI has them, but that a registry which is away is what it is: no kubelet looks at these.
@@ -28,17 +28,6 @@ fn code(class: Class) -> Code {
         Class::Denied => Code::PermissionDenied,
         Class::Internal => Code::Internal,
     }
-}
-
-/// The error and all its causes, as long as a status may be.
-fn line(error: &Error) -> String {
-    let mut line = with_causes(error);
-    if line.len() > LONGEST {
-        let end = (0..=LONGEST).rev().find(|at| line.is_char_boundary(*at)).unwrap_or_default();
-        line.truncate(end);
-        line.push('…');
-    }
-    line
 }
 
 #[cfg(test)]

@@ -3,9 +3,11 @@
 //! It speaks just enough of the distribution specification for pulls, keeps a list of what it was asked, and can
 //! refuse, cut, spoil, redirect or hold any answer. One thread a connection: it only ever serves a test.
 
+mod http;
+
 use std::{
     collections::HashMap,
-    io::{self, BufRead, BufReader, Read, Write},
+    io::{BufReader, Read, Write},
     net::{SocketAddr, TcpListener, TcpStream},
     sync::{Arc, Condvar, Mutex},
     thread,
@@ -17,6 +19,8 @@ use nix::sys::socket::{setsockopt, sockopt};
 use rustls::{ServerConfig, ServerConnection, StreamOwned};
 
 use crate::{BuiltImage, digest_of, tls::Authority};
+
+use http::{Answer, Both, Request, read, write};
 
 /// The token that the token server gives to those it knows, unless it was told another.
 const TOKEN: &str = "token-of-the-tiny-registry";
@@ -267,38 +271,6 @@ impl TinyRegistry {
     }
 }
 
-struct Request {
-    method: String,
-    target: String,
-    headers: Vec<(String, String)>,
-    body: Vec<u8>,
-}
-
-impl Request {
-    fn authorization(&self) -> Option<&str> {
-        self.headers.iter().find(|(name, _)| name == "authorization").map(|(_, value)| value.as_str())
-    }
-
-    /// The first byte that is wanted, if not all of it.
-    fn from(&self) -> Option<usize> {
-        let (_, range) = self.headers.iter().find(|(name, _)| name == "range")?;
-        range.strip_prefix("bytes=")?.strip_suffix('-')?.parse().ok()
-    }
-}
-
-#[derive(Default)]
-struct Answer {
-    status: u16,
-    headers: Vec<(String, String)>,
-    body: Vec<u8>,
-    cut: Option<usize>,
-    stall: Option<(usize, Gate)>,
-    drip: Option<(usize, usize)>,
-    reset: Option<usize>,
-    trickles: bool,
-    flood: Option<(u64, bool)>,
-}
-
 /// `line` is the connection below whatever is spoken on it.
 fn serve(shared: &Shared, connection: impl Read + Write, line: TcpStream) {
     let mut connection = BufReader::new(Both(connection));
@@ -313,104 +285,6 @@ fn serve(shared: &Shared, connection: impl Read + Write, line: TcpStream) {
             return;
         }
     }
-}
-
-/// Lets one stream be read through a buffer and written to directly.
-struct Both<T>(T);
-
-impl<T: Read> Read for Both<T> {
-    fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
-        self.0.read(buffer)
-    }
-}
-
-fn read(connection: &mut impl BufRead) -> io::Result<Option<Request>> {
-    let mut line = String::new();
-    if connection.read_line(&mut line)? == 0 {
-        return Ok(None);
-    }
-    let mut words = line.split_whitespace().map(str::to_owned);
-    let (method, target) = (words.next().unwrap_or_default(), words.next().unwrap_or_default());
-    // As it is asked by those who take it for a proxy.
-    let target = match target.strip_prefix("http://") {
-        Some(rest) => rest.find('/').map_or_else(|| "/".to_owned(), |at| rest[at..].to_owned()),
-        None => target,
-    };
-    let (mut headers, mut length) = (Vec::new(), 0);
-    loop {
-        let mut header = String::new();
-        connection.read_line(&mut header)?;
-        let Some((name, value)) = header.trim_end().split_once(':') else { break };
-        let (name, value) = (name.to_ascii_lowercase(), value.trim().to_owned());
-        if name == "content-length" {
-            length = value.parse().unwrap_or(0);
-        }
-        headers.push((name, value));
-    }
-    let mut body = vec![0; length];
-    connection.read_exact(&mut body)?;
-    Ok(Some(Request { method, target, headers, body }))
-}
-
-fn write(connection: &mut impl Write, request: &Request, answer: &Answer) -> io::Result<()> {
-    let mut head = format!("HTTP/1.1 {} x\r\n", answer.status);
-    match answer.flood {
-        // Without a length the end of the connection is the body's.
-        Some((_, false)) => {}
-        Some((bytes, true)) => head.push_str(&format!("content-length: {bytes}\r\n")),
-        None => head.push_str(&format!("content-length: {}\r\n", answer.body.len())),
-    }
-    for (name, value) in &answer.headers {
-        head.push_str(&format!("{name}: {value}\r\n"));
-    }
-    let mut whole = format!("{head}\r\n").into_bytes();
-    if request.method != "HEAD" {
-        match answer.flood {
-            Some((bytes, _)) => return flood(connection, &whole, bytes),
-            None => whole.extend_from_slice(&answer.body[..answer.cut.unwrap_or(usize::MAX).min(answer.body.len())]),
-        }
-    }
-    if answer.trickles {
-        for byte in whole {
-            connection.write_all(&[byte])?;
-            connection.flush()?;
-            thread::sleep(TRICKLE);
-        }
-        return Ok(());
-    }
-    let sent = answer.reset.unwrap_or(usize::MAX).min(whole.len());
-    let mut rest = &whole[..sent];
-    if let Some((bytes, gate)) = &answer.stall {
-        let first;
-        (first, rest) = rest.split_at((head.len() + 2 + bytes).min(rest.len()));
-        connection.write_all(first)?;
-        connection.flush()?;
-        gate.wait();
-    }
-    if let Some((bytes, drop)) = answer.drip {
-        let (first, slow) = rest.split_at((head.len() + 2 + bytes).min(rest.len()));
-        connection.write_all(first)?;
-        for drop in slow.chunks(drop) {
-            connection.flush()?;
-            thread::sleep(TRICKLE);
-            connection.write_all(drop)?;
-        }
-        return connection.flush();
-    }
-    connection.write_all(rest)?;
-    connection.flush()
-}
-
-fn flood(connection: &mut impl Write, head: &[u8], bytes: u64) -> io::Result<()> {
-    const WAVE: [u8; 8 << 10] = [b' '; 8 << 10];
-    connection.write_all(head)?;
-    let mut left = bytes;
-    while left > 0 {
-        let part = left.min(WAVE.len() as u64);
-        connection.write_all(&WAVE[..part as usize])?;
-        left -= part;
-    }
-    connection.flush()
 }
 
 fn answer(shared: &Shared, request: &Request) -> Answer {
