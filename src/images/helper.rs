@@ -16,8 +16,6 @@ const LARGEST: usize = 256 << 10;
 const NOTHING: &str = "credentials not found";
 /// The user name by which an identity token is told.
 const TOKEN_USER: &str = "<token>";
-/// Variables of ours that are nobody else's.
-const OURS: [&str; 2] = ["NOTIFY_SOCKET", "CORACLED_FAULTS"];
 /// Where programs are found when the environment does not say.
 const USUAL_PATH: &str = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin";
 /// Characters of a failure that are told.
@@ -40,7 +38,7 @@ pub(crate) async fn ask(programs: &Programs, helper: &Helper) -> Result<Option<P
     let program = Program {
         path,
         arguments: vec!["get".into()],
-        environment: env::vars_os().filter(|(name, _)| !OURS.iter().any(|ours| *name == *ours)).collect(),
+        environment: link::environment(),
         input: helper.server.clone().into_bytes(),
         patience: PATIENCE,
         most_output: LARGEST,
@@ -57,6 +55,9 @@ fn find(name: &str) -> Option<PathBuf> {
 }
 
 fn read(output: &Output) -> Result<Option<Proof>, String> {
+    if output.overdue {
+        return Err(format!("no end within {} s: it was killed", PATIENCE.as_secs()));
+    }
     if output.how != Exit::Code(0) {
         // By the protocol the reason is on standard output.
         let said = [&output.stdout, &output.stderr].map(|bytes| String::from_utf8_lossy(bytes).trim().to_owned());
@@ -86,7 +87,7 @@ mod tests {
     use super::*;
 
     fn answered(code: u8, stdout: &str, stderr: &str) -> Result<Option<Proof>, String> {
-        read(&Output { how: Exit::Code(code), stdout: stdout.into(), stderr: stderr.into() })
+        read(&Output { how: Exit::Code(code), overdue: false, stdout: stdout.into(), stderr: stderr.into() })
     }
 
     #[test]

@@ -31,7 +31,7 @@ pub use launcher::{BACKLOG, LAUNCHER_SOCKET, Launcher};
 pub use monitor::{Exec, ExecId, ExecOrder, MONITOR_SOCKET, Monitor, PodReady, PodSetUp, Whole, exec_name};
 pub use news::{Greeting, News, Now, NowState};
 pub use peer::Peer;
-pub use program::{Output, Program, Programs, programs};
+pub use program::{Output, Program, Programs, environment, programs};
 
 /// The version of the protocol that this release speaks.
 pub const PROTOCOL: u32 = 1;

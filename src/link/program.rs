@@ -1,6 +1,7 @@
 //! Short programs of the host's, run by the launcher for a daemon that never forks: credential helpers, plugins.
 
 use std::{
+    env,
     ffi::OsString,
     io,
     os::{
@@ -23,8 +24,8 @@ use crate::{Error, Launcher, Result, wire};
 
 /// How long a launcher is waited for, where there is none at the moment.
 const LAUNCHER_PATIENCE: Duration = Duration::from_secs(5);
-/// How long the output of a program that has ended may go on: of what it has started and left behind.
-const AFTERMATH: Duration = Duration::from_secs(1);
+/// Variables of ours that are nobody else's.
+const OURS: [&str; 2] = ["NOTIFY_SOCKET", "CORACLED_FAULTS"];
 
 /// A program to run.
 pub struct Program {
@@ -38,14 +39,22 @@ pub struct Program {
     pub input: Vec<u8>,
     /// How long it may take; at most ten minutes.
     pub patience: Duration,
-    /// Most bytes that it may write to its standard output, and to its standard error.
+    /// Most bytes that it may write to its standard output: with more it is ended. Of its standard error no more is
+    /// kept.
     pub most_output: usize,
+}
+
+/// The daemon's own environment, as programs of the host's get it.
+pub fn environment() -> Vec<(OsString, OsString)> {
+    env::vars_os().filter(|(name, _)| !OURS.iter().any(|ours| *name == *ours)).collect()
 }
 
 /// What became of it. Its output may be a secret: none of this is printed.
 pub struct Output {
     /// How it ended.
     pub how: Exit,
+    /// Whether its time was over, and it was killed.
+    pub overdue: bool,
     /// Its standard output.
     pub stdout: Vec<u8>,
     /// Its standard error.
@@ -108,7 +117,7 @@ impl Pipes {
 impl Launcher {
     /// See [`Programs::run`].
     pub async fn run(&self, program: &Program) -> Result<Output> {
-        let Pipes { mut input, stdout, stderr, theirs, leash } =
+        let Pipes { mut input, mut stdout, mut stderr, theirs, leash } =
             Pipes::new().map_err(|source| Error::Send { who: "launcher", source })?;
         let name = program.path.as_os_str().as_bytes().to_vec();
         let argv = [name.clone()].into_iter().chain(program.arguments.iter().map(|word| word.as_bytes().to_vec()));
@@ -140,33 +149,70 @@ impl Launcher {
             // A program need not read what it is given.
             let _ = input.write_all(&program.input).await;
             drop(input);
-            Ok(())
+            std::future::pending().await
         };
-        let (stdout, stderr) = (read(stdout, program.most_output), read(stderr, program.most_output));
-        let mut heard = std::pin::pin!(async { tokio::try_join!(fed, stdout, stderr) });
+        let (mut out, mut err) = (Vec::new(), Vec::new());
         let refused = |why: String| Error::Refused { step: format!("run {}: {why}", program.path.display()), errno: 0 };
-        let too_much = |TooMuch| refused(format!("it wrote more than {} bytes", program.most_output));
-        let ended = tokio::select! {
-            ended = told => ended?,
-            // Its output cannot end before it, since we hold the other ends: only too much comes here.
-            _ = &mut heard => return Err(too_much(TooMuch)),
+        let most = program.most_output;
+        let ended = {
+            let too_much = || refused(format!("it wrote more than {most} bytes"));
+            tokio::select! {
+                ended = told => ended?,
+                never = fed => never,
+                never = keep(&mut stderr, most, &mut err) => never,
+                TooMuch = read(&mut stdout, most, &mut out) => return Err(too_much()),
+            }
         };
-        if ended.overdue {
-            return Err(refused(format!("no end within {} s: it was killed", program.patience.as_secs_f32())));
+        // All that it wrote itself is in the pipes. What it has started and left behind may hold them for ever.
+        if take(&stdout, most, &mut out).is_err() {
+            return Err(refused(format!("it wrote more than {most} bytes")));
         }
-        let left = |_| refused("it left somebody behind who holds its output".to_owned());
-        let ((), stdout, stderr) = tokio::time::timeout(AFTERMATH, heard).await.map_err(left)?.map_err(too_much)?;
+        let _ = take(&stderr, most, &mut err);
         drop(leash);
-        Ok(Output { how: crate::exit::ending_from_wire(ended.ending.as_ref()), stdout, stderr })
+        Ok(Output {
+            how: crate::exit::ending_from_wire(ended.ending.as_ref()),
+            overdue: ended.overdue,
+            stdout: out,
+            stderr: err,
+        })
     }
 }
 
 /// More than was allowed was written.
 struct TooMuch;
 
-async fn read(pipe: pipe::Receiver, most: usize) -> std::result::Result<Vec<u8>, TooMuch> {
-    let mut read = Vec::new();
-    // What cannot be read has ended.
-    let _ = pipe.take(most as u64 + 1).read_to_end(&mut read).await;
-    if read.len() > most { Err(TooMuch) } else { Ok(read) }
+/// Reads for as long as the program lives; comes to an end when it writes too much.
+async fn read(pipe: &mut pipe::Receiver, most: usize, into: &mut Vec<u8>) -> TooMuch {
+    loop {
+        match pipe.read_buf(into).await {
+            Ok(read) if read > 0 && into.len() <= most => {}
+            Ok(read) if read > 0 => return TooMuch,
+            // What cannot be read has ended.
+            _ => std::future::pending().await,
+        }
+    }
+}
+
+/// The same of what may be of any length: the first bytes are kept.
+async fn keep<T>(pipe: &mut pipe::Receiver, most: usize, into: &mut Vec<u8>) -> T {
+    let mut rest = Vec::new();
+    loop {
+        rest.clear();
+        match pipe.read_buf(&mut rest).await {
+            Ok(read) if read > 0 => into.extend(rest.iter().take(most.saturating_sub(into.len()))),
+            _ => std::future::pending().await,
+        }
+    }
+}
+
+/// Takes what is in a pipe now.
+fn take(pipe: &pipe::Receiver, most: usize, into: &mut Vec<u8>) -> std::result::Result<(), TooMuch> {
+    let mut chunk = [0; 4096];
+    // Empty for now, at its end, or broken: there is no more either way.
+    while let Ok(1..) = nix::unistd::read(pipe, &mut chunk).inspect(|read| into.extend(&chunk[..*read])) {
+        if into.len() > most {
+            return Err(TooMuch);
+        }
+    }
+    if into.len() > most { Err(TooMuch) } else { Ok(()) }
 }

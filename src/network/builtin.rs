@@ -48,7 +48,9 @@ pub(crate) fn conflist(config: &Config, leases: &Path, host: Host) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::{Conflist, bridge::Bridge};
+    use cni::Conflist;
+
+    use crate::native::Bridge;
 
     const HOST: Host = Host { ipv6: true, mtu: 1400 };
 
@@ -58,7 +60,7 @@ mod tests {
             let text = conflist(&config, Path::new("/var/lib/coracle/network"), HOST);
             let list = Conflist::parse(text.as_bytes()).unwrap();
             assert_eq!((list.name.as_str(), list.plugins.len()), (NAME, 1));
-            Bridge::new(&list.name, &list.plugins[0]).unwrap();
+            Bridge::new(&list.name, &list.plugins[0], None).unwrap();
         }
     }
 

@@ -26,10 +26,78 @@ const SPECIAL: [(&str, &str); 9] = [
     ("ff00::/8", "multicast"),
 ];
 
-/// Settings of the built-in network. The defaults work on a host that uses neither subnet.
+/// Longest time that a plugin may be given, in seconds: that of the launcher's programs.
+const PLUGIN_TIMEOUT_MAX_S: u64 = 600;
+
+/// Which plugins of a list we do ourselves.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(untagged)]
+pub enum NativePlugins {
+    /// All that we can, or none.
+    All(bool),
+    /// Those of these types.
+    Types(Vec<String>),
+}
+
+impl NativePlugins {
+    pub(crate) fn includes(&self, kind: &str) -> bool {
+        match self {
+            Self::All(all) => *all,
+            Self::Types(types) => types.iter().any(|one| one == kind),
+        }
+    }
+}
+
+/// Which of a pod's addresses is its first.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum IpPref {
+    /// The first of IPv4.
+    Ipv4,
+    /// The first of IPv6.
+    Ipv6,
+    /// Whichever the plugins name first.
+    Cni,
+}
+
+/// Who maps a pod's ports to the host's.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum HostPortsBy {
+    /// A plugin of the list that says that it can (`portMappings`); without one nobody does.
+    Portmap,
+    /// We do, where no plugin of the list can.
+    Always,
+}
+
+/// Settings of the pods' network. The defaults work on a host without CNI configuration that uses neither subnet.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(default, deny_unknown_fields)]
 pub struct Config {
+    /// Directory of CNI configurations. None, written `""`: there are none, the built-in network is the only one.
+    #[serde(with = "path_or_none")]
+    pub conf_dir: Option<PathBuf>,
+    /// Where plugins lie, the first before the others.
+    pub bin_dirs: Vec<PathBuf>,
+    /// Where attachments are kept for other tools, as libcni does: `results` in it.
+    pub cache_dir: PathBuf,
+    /// How many networks a pod gets, of those that the directory has, in the order of their files; 0: all.
+    pub max_conf_num: usize,
+    /// A template that is written into the directory of configurations once the node is told its pods' range.
+    #[serde(with = "path_or_none")]
+    pub conf_template: Option<PathBuf>,
+    /// Which plugins of a list we do ourselves, from the same configuration: `true`, `false` or a list of types.
+    pub native_plugins: NativePlugins,
+    /// Whether there is a built-in network while the directory has no configuration.
+    pub builtin: bool,
+    /// Which of a pod's addresses is its first.
+    pub ip_pref: IpPref,
+    /// Who maps a pod's ports to the host's.
+    pub host_ports: HostPortsBy,
+    /// Capability arguments that a pod may choose by its annotations `cni.coracle.dev/<capability>`, as `ips` or `mac`.
+    pub pod_capabilities: Vec<String>,
+    /// How long a run of a plugin may take, in seconds.
+    pub plugin_timeout_s: u64,
     /// Name of the bridge. Each instance on a host needs its own.
     pub bridge: String,
     /// IPv4 addresses of the pods; the first is the gateway. None, written `""`, for a network without IPv4.
@@ -56,6 +124,17 @@ pub struct Config {
 impl Default for Config {
     fn default() -> Self {
         Self {
+            conf_dir: Some("/etc/cni/net.d".into()),
+            bin_dirs: vec!["/opt/cni/bin".into()],
+            cache_dir: "/var/lib/cni".into(),
+            max_conf_num: 1,
+            conf_template: None,
+            native_plugins: NativePlugins::All(true),
+            builtin: true,
+            ip_pref: IpPref::Ipv4,
+            host_ports: HostPortsBy::Portmap,
+            pod_capabilities: Vec::new(),
+            plugin_timeout_s: 60,
             bridge: "coracle0".into(),
             subnet_v4: Some("10.88.0.0/16".parse().expect("a literal subnet")),
             subnet_v6: Some("fdc0:7ac1:e088::/64".parse().expect("a literal subnet")),
@@ -71,7 +150,8 @@ impl Default for Config {
 
 impl Config {
     /// Settings for an instance that must not meet any other on this host (demo, tests): bridge name and subnets are
-    /// derived from `seed`, a text of at least a few random characters. IPv4 is a /24 inside 10.128.0.0/9.
+    /// derived from `seed`, a text of at least a few random characters. IPv4 is a /24 inside 10.128.0.0/9. The host's
+    /// CNI configuration is not looked at.
     pub fn apart(seed: &str) -> Self {
         // FNV-1a: stable between versions, unlike the standard hasher, so that a restarted instance finds its bridge.
         let hash =
@@ -80,6 +160,7 @@ impl Config {
         let v4 = format!("10.{}.{}.0/24", 128 | a, b);
         let v6 = format!("fdc0:7ac1:{:02x}{:02x}:{:02x}{:02x}::/64", a, b, c, d);
         Self {
+            conf_dir: None,
             bridge: format!("crt{a:02x}{b:02x}{c:02x}{d:02x}{e:02x}"),
             subnet_v4: Some(v4.parse().expect("built from numbers in range")),
             subnet_v6: Some(v6.parse().expect("built from numbers in range")),
@@ -124,16 +205,49 @@ impl Config {
         {
             return setting("mtu", format!("{mtu} is outside 1280 to 65535 bytes (IPv6 needs 1280)"));
         }
-        for (key, path) in [
+        if !(1..=PLUGIN_TIMEOUT_MAX_S).contains(&self.plugin_timeout_s) {
+            let why = format!("{} is outside 1 to {PLUGIN_TIMEOUT_MAX_S} seconds", self.plugin_timeout_s);
+            return setting("plugin_timeout_s", why);
+        }
+        if self.bin_dirs.is_empty() {
+            return setting("bin_dirs", "no directory is named; plugins have to lie somewhere".into());
+        }
+        if self.conf_dir.is_none() && self.conf_template.is_some() {
+            return setting("conf_template", "it is written into conf_dir, and there is none".into());
+        }
+        if self.conf_dir.is_none() && !self.builtin {
+            return setting("builtin", "false leaves no network at all, since there is no conf_dir".into());
+        }
+        let paths = [
             ("netns_dir", self.netns_dir.as_path()),
             ("resolv_conf", &self.resolv_conf),
             ("resolv_conf_behind_stub", &self.resolv_conf_behind_stub),
-        ] {
+            ("cache_dir", &self.cache_dir),
+        ];
+        let optional = [("conf_dir", &self.conf_dir), ("conf_template", &self.conf_template)];
+        let optional = optional.into_iter().filter_map(|(key, path)| Some((key, path.as_deref()?)));
+        let bin_dirs = self.bin_dirs.iter().map(|dir| ("bin_dirs", dir.as_path()));
+        for (key, path) in paths.into_iter().chain(optional).chain(bin_dirs) {
             if !path.is_absolute() {
                 return setting(key, format!("{} is not an absolute path", Path::display(path)));
             }
         }
         Ok(())
+    }
+}
+
+/// A path in a file, where a key that is absent means the default: `""` is none.
+mod path_or_none {
+    use std::path::{Path, PathBuf};
+
+    use serde::{Deserialize, Deserializer, Serialize, Serializer};
+
+    pub(super) fn serialize<S: Serializer>(path: &Option<PathBuf>, serializer: S) -> Result<S::Ok, S::Error> {
+        path.as_deref().unwrap_or(Path::new("")).serialize(serializer)
+    }
+
+    pub(super) fn deserialize<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Option<PathBuf>, D::Error> {
+        Ok(Some(PathBuf::deserialize(deserializer)?).filter(|path| !path.as_os_str().is_empty()))
     }
 }
 

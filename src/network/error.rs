@@ -36,19 +36,50 @@ pub enum Error {
         /// The option it met.
         key: String,
     },
+    /// What CNI has to say: a configuration, a plugin, the cache.
+    #[error(transparent)]
+    Cni(#[from] cni::Error),
+    /// What a pod asks of the network, which nobody can do.
+    #[error("capability {capability}: {why}")]
+    Asked {
+        /// Name of the capability, or of the annotation.
+        capability: String,
+        /// What is wrong with it.
+        why: String,
+    },
+    /// The plugins gave the pod no address on its interface.
+    #[error("network {network:?} gave no address to {interface}")]
+    NoAddress {
+        /// The network.
+        network: String,
+        /// The interface inside the pod.
+        interface: String,
+    },
+    /// A pod's place in the network could not be made.
+    #[error("failed to setup network for sandbox \"{sandbox}\"")]
+    SetUp {
+        /// The pod.
+        sandbox: PodId,
+        /// Why not.
+        source: Box<Error>,
+    },
+    /// What is to be detached later could not be written down.
+    #[error("write down what has to be detached later")]
+    Pending {
+        /// Why not.
+        source: disk::Error,
+    },
     /// The network cannot take pods now; the text says why and what to change.
     #[error("network is not ready: {why}")]
     NotReady {
         /// The reason.
         why: String,
     },
-    /// The pod has its network already.
-    #[error("pod {pod:?} is attached to network {network} already")]
+    /// The pod has its networks already.
+    #[error("pod {pod:?} is attached already")]
     Attached {
         /// The pod.
         pod: PodId,
-        /// The network.
-        network: String,
     },
     /// Every address of a range set is taken.
     #[error("no IP addresses available in range set {set} of network {network}: all {size} are taken")]
@@ -160,7 +191,13 @@ impl Error {
     /// What the caller may do about it.
     pub fn class(&self) -> Class {
         match self {
-            Self::Setting { .. } | Self::Conflist { .. } | Self::AddressOutside { .. } => Class::Invalid,
+            Self::Setting { .. } | Self::Conflist { .. } | Self::AddressOutside { .. } | Self::Asked { .. } => {
+                Class::Invalid
+            }
+            Self::Cni(error) => error.class(),
+            Self::NoAddress { .. } => Class::Internal,
+            Self::SetUp { source, .. } => source.class(),
+            Self::Pending { source } => source.class(),
             Self::NotNative { .. } => Class::Unsupported,
             Self::NotReady { .. } => Class::Unavailable,
             Self::InUse { .. } => Class::Precondition,

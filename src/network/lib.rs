@@ -1,36 +1,42 @@
 //! The pods' network: namespaces, addresses, links and the way out of the node.
 //!
-//! A network is a CNI configuration list. The built-in one is such a list too, written by [`Config`] and run by the
-//! same native plugins that will run lists from `/etc/cni/net.d`: `bridge` makes links, `host_local` hands out
-//! addresses, `masquerade` keeps one nftables table. Everything is done in-process over netlink.
+//! A network is a CNI configuration list: of the directory, or the built-in one, which is written by [`Config`].
+//! [`chain`] runs its plugins one after the other, some ourselves (`native`: in-process over netlink, with the reference
+//! plugins' results and lease files), the others by their binaries (room `cni`).
 //! Laws: no link is ever moved between namespaces and none is deleted while a request waits; an address is on disk
-//! (the intent) before a link uses it; detaching is idempotent and needs nothing but the lease files.
+//! (the intent) before a link uses it; detaching is idempotent, needs nothing but what was chosen, and holds nobody up.
 //! Never knows: what a container is, what CRI is, when a pod should live.
 
+mod address;
+mod attach;
 mod attachment;
-mod bridge;
 mod builtin;
+mod chain;
 mod config;
-mod conflist;
 mod dns;
 mod error;
-mod host_local;
-mod linger;
+mod lingering;
 mod link;
+mod look;
 mod masquerade;
+mod native;
 mod netlink;
 mod netns;
 mod network;
 mod nft;
+mod pending;
 mod readiness;
 mod reconcile;
+mod request;
+mod selection;
 mod sysctl;
 mod thread;
 
-pub use attachment::{Address, Attachment, PodNames, Request};
-pub use config::Config;
-pub use conflist::{Conflist, PluginConf};
+pub use attachment::{Attachment, Choice, Joined};
+pub use config::{Config, HostPortsBy, IpPref, NativePlugins};
 pub use error::{Error, Result};
 pub use netns::Netns;
 pub use network::Network;
+pub use pending::Pending;
 pub use readiness::Readiness;
+pub use request::{PodNames, Request};

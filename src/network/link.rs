@@ -45,6 +45,8 @@ pub(crate) struct Link {
     /// Packets can pass: administratively up and with a carrier that the kernel has acted upon.
     pub(crate) running: bool,
     pub(crate) mtu: u32,
+    /// Its hardware address; zeros for a link that has none, or another kind.
+    pub(crate) mac: [u8; 6],
     /// The bridge (or bond, …) that it is a port of.
     pub(crate) master: Option<u32>,
     pub(crate) alias: Option<String>,
@@ -401,6 +403,7 @@ impl From<LinkMessage> for Link {
             match attribute {
                 LinkAttribute::IfName(name) => link.name = name,
                 LinkAttribute::Mtu(mtu) => link.mtu = mtu,
+                LinkAttribute::Address(mac) => link.mac = mac.try_into().unwrap_or_default(),
                 LinkAttribute::Controller(master) => link.master = Some(master),
                 LinkAttribute::IfAlias(alias) => link.alias = Some(alias),
                 LinkAttribute::OperState(state) => link.running = state == State::Up,

@@ -20,7 +20,10 @@ use kernel::{
 };
 use model::PodId;
 
-use crate::{Error, Result};
+use crate::{
+    Error, Result,
+    link::{Batch, Links},
+};
 
 /// Every file of ours in the shared directory begins so.
 const PREFIX: &str = "coracle-";
@@ -64,7 +67,7 @@ impl NetnsDir {
         self.dir.join(format!("{PREFIX}{}", pod.short()))
     }
 
-    /// Makes the pod's namespace and leaves the calling thread in it, which must be one of [`crate::thread`]'s and end
+    /// Makes the pod's namespace, with its loopback up, and leaves the calling thread in it, which must be one of [`crate::thread`]'s and end
     /// with this job. Blocks for about half a millisecond.
     pub(crate) fn make(&self, pod: &PodId) -> Result<Netns> {
         let path = self.path(pod);
@@ -78,6 +81,13 @@ impl NetnsDir {
             .map_err(failed("make", &path))
             // By thread: /proc/self would be the namespace of the process's first thread, the host's.
             .and_then(|()| bind(Path::new("/proc/thread-self/ns/net"), &path).map_err(failed("mount", &path)))
+            .and_then(|()| {
+                // Here, since every pod has it and we are there: no plugin need be asked for it.
+                let mut links = Links::open()?;
+                let mut batch = Batch::default();
+                batch.set_up("lo");
+                links.run(batch)
+            })
             .and_then(|()| Self::open_netns(&path));
         if made.is_err() {
             // Best effort: what cannot be removed here keeps its mark, and reconciliation comes back to it.
@@ -134,6 +144,11 @@ impl NetnsDir {
             found.push((pod, self.dir.join(name)));
         }
         Ok(found)
+    }
+
+    /// Whether this instance has marked the namespace as its own.
+    pub(crate) fn is_marked(&self, path: &Path) -> bool {
+        self.mark(path).exists()
     }
 
     fn mark(&self, path: &Path) -> PathBuf {

@@ -1,17 +1,31 @@
 //! After a restart: what belongs to this instance and to no living pod is given back.
 //!
-//! Whose something is, is never guessed: leases lie in the instance's own directory, namespaces have its mark, links
-//! are ports of the bridge that carries its name. Order: leases (a pod waits for them soonest), namespaces (the kernel
-//! takes most links down with them), then links that something else keeps alive.
+//! Whose something is, is never guessed: attachments name a namespace that has this instance's mark, the built-in
+//! network's leases lie in its own directory, links are ports of the bridge that carries its name; shared leases are
+//! taken only where they are older than the machine's start, when all pods ended. Order: attachments (their plugins may
+//! want the namespace), leases, namespaces (the kernel takes most links down with them), links that something else keeps
+//! alive; then the plugins are told which attachments are good.
 
 use std::{
     collections::{HashMap, HashSet},
+    fs,
     path::Path,
+    sync::Arc,
+    time::{Duration, SystemTime},
 };
 
+use cni::{Cached, Conflist};
 use model::{PodId, with_causes};
 
-use crate::{Attachment, Result, bridge::link_names, host_local::Holder, link::Links, network::Inner};
+use crate::{
+    Attachment, Network, Result,
+    attachment::Chosen,
+    chain::{Chain, Job},
+    link::Links,
+    native::{Bridge, Holder, link_names},
+    network::Inner,
+    thread,
+};
 
 /// Longest root path that fits a link's alias beside our prefix (`IFALIASZ` is 256).
 const ROOT_MAX: usize = 240;
@@ -24,21 +38,131 @@ pub(crate) fn owner_of(root: &Path) -> String {
     format!("coracle {}", &root[skip..])
 }
 
-/// Gives back what no pod of `live` owns. What cannot be given back is named in the log and keeps nothing else.
-pub(crate) fn run(network: &Inner, pods: HashMap<PodId, Option<Attachment>>) -> Result<()> {
+/// Gives back what no pod of these owns. What cannot be given back is named in the log and keeps nothing else.
+pub(crate) async fn run(network: &Network, pods: HashMap<PodId, Option<Attachment>>) -> Result<()> {
+    let inner = &network.inner;
     let live: HashSet<PodId> = pods.keys().cloned().collect();
-    // A lease written by an attachment that runs right now must not be taken from under it.
+    let attachments = leave_for_the_dead(inner, &live).await;
+    let (blocking, known) = (inner.clone(), live.clone());
+    let (leases, restored, namespaces, links) =
+        thread::run("reconcile", move || clear(&blocking, &known, &pods), drop).await?;
+    if attachments + leases + namespaces + links > 0 {
+        tracing::info!(attachments, leases, namespaces, links, "gave back what dead pods had left");
+    }
+    if restored > 0 {
+        tracing::warn!(leases = restored, "leases of living pods were lost, and are written again");
+    }
+    let (inner, live) = (inner.clone(), live);
+    // Plugins may take their time; nobody waits for it.
+    tokio::spawn(async move { tell_plugins(&inner, &live).await });
+    Ok(())
+}
+
+/// Tells the plugins of lists that can be told so (1.1) which attachments are good. What they hold beside, they give
+/// back.
+pub(crate) async fn tell_plugins(inner: &Arc<Inner>, live: &HashSet<PodId>) {
+    let chains = inner.selection().chains().to_vec();
+    for (number, chain) in chains.iter().enumerate().filter(|(_, chain)| !chain.builtin) {
+        let (cached, reading) = (inner.cache.clone(), inner.clone());
+        let all = thread::lent("list attachments", move || Ok(cached.all()?)).await;
+        let all = match all {
+            Ok(all) => all,
+            Err(error) => {
+                tracing::warn!(error = with_causes(&error), "plugins are not told which attachments are good");
+                return;
+            }
+        };
+        // Anybody's that is in the cache, and what is being made right now.
+        let known = all.into_iter().filter(|cached| cached.network == chain.list.name);
+        let mut valid: Vec<_> = known.map(|cached| (cached.runtime.container, cached.runtime.interface)).collect();
+        let making = live.iter().cloned().chain(reading.attached());
+        valid.extend(making.map(|pod| (pod.to_string(), format!("eth{number}"))));
+        valid.sort();
+        valid.dedup();
+        if let Err(error) = chain.gc(&inner.tools.plugins, &valid).await {
+            tracing::warn!(network = chain.list.name, error = with_causes(&error), "have plugins clear up");
+        }
+    }
+}
+
+/// Leaves the networks of pods that nobody knows, by the cache. Returns how many attachments were given back.
+async fn leave_for_the_dead(inner: &Arc<Inner>, live: &HashSet<PodId>) -> usize {
+    let mut left = 0;
+    for (cache, builtin) in [(inner.builtin.cache(), true), (&inner.cache, false)] {
+        let all = cache.all().unwrap_or_else(|error| {
+            tracing::warn!(error = with_causes(&error), "look for attachments of dead pods");
+            Vec::new()
+        });
+        for cached in all {
+            let Ok(pod) = cached.runtime.container.parse::<PodId>() else { continue };
+            if live.contains(&pod) || inner.is_attached(&pod) || inner.queue.has(&pod) || !is_ours(inner, &pod, &cached)
+            {
+                continue;
+            }
+            match leave(inner, &cached, builtin).await {
+                Ok(()) => left += 1,
+                Err(error) => {
+                    let network = &cached.network;
+                    tracing::warn!(%pod, network, error = with_causes(&error), "detach a pod that is no more");
+                }
+            }
+        }
+    }
+    left
+}
+
+/// Whether an attachment was made by this instance: it names the pod's namespace as we would, which has our mark, or is
+/// no more.
+fn is_ours(inner: &Inner, pod: &PodId, cached: &Cached) -> bool {
+    let path = inner.netns.path(pod);
+    cached.runtime.netns.as_deref() == Some(&path) && (inner.netns.is_marked(&path) || !path.exists())
+}
+
+async fn leave(inner: &Arc<Inner>, cached: &Cached, builtin: bool) -> Result<()> {
+    let list = Conflist::parse(cached.config.as_bytes())?;
+    let chain = if builtin { inner.builtin.with(list)? } else { inner.selection().maker().chain(list)? };
+    let mut runtime = cached.runtime.clone();
+    runtime.netns = runtime.netns.filter(|path| path.exists());
+    let chosen = Chosen {
+        list: chain.list.text.clone(),
+        builtin,
+        interface: runtime.interface.clone(),
+        native: chain.native_for(&runtime),
+        maps_ports: false,
+    };
+    Job::new(Arc::new(chain), &chosen, runtime, None, inner.tools.clone()).del(cached.result.as_ref()).await
+}
+
+/// Leases given back and written again, namespaces and links removed.
+fn clear(
+    network: &Inner,
+    live: &HashSet<PodId>,
+    pods: &HashMap<PodId, Option<Attachment>>,
+) -> Result<(usize, usize, usize, usize)> {
+    // What is written by an attachment that runs right now must not be taken from under it.
     let lives = |pod: &PodId| live.contains(pod) || network.is_attached(pod);
-    let given = network.bridge.ipam.leases.release_all(|id| id.parse().map_or(true, |id: PodId| !lives(&id)));
-    let given = given.unwrap_or_else(|error| {
-        tracing::warn!(error = with_causes(&error), "give back addresses of dead pods");
-        0
-    });
-    let restored = restore_leases(network, &pods).unwrap_or_else(|error| {
-        tracing::error!(error = with_causes(&error), "write the lost leases of living pods again");
-        0
-    });
-    network.forget_all_but(&live);
+    let is_dead = |id: &str| id.parse().map_or(true, |id: PodId| !lives(&id));
+    let boot = machine_start();
+    let chains = network.selection().chains().to_vec();
+    let (mut given, mut restored) = (0, 0);
+    for chain in chains.iter().chain([&network.builtin]) {
+        for bridge in chain.bridges() {
+            let leases = &bridge.ipam.leases;
+            let cleared = match (chain.builtin, boot) {
+                (true, _) => leases.release_all(is_dead),
+                (false, Some(boot)) => leases.release_before(boot, is_dead),
+                (false, None) => Ok(0),
+            };
+            given += cleared.unwrap_or_else(|error| {
+                tracing::warn!(error = with_causes(&error), "give back addresses of dead pods");
+                0
+            });
+            restored += restore_leases(chain, bridge, pods).unwrap_or_else(|error| {
+                tracing::error!(error = with_causes(&error), "write the lost leases of living pods again");
+                0
+            });
+        }
+    }
     let mut namespaces = 0;
     for (pod, path) in network.netns.marked()? {
         let kept = match &pod {
@@ -53,29 +177,25 @@ pub(crate) fn run(network: &Inner, pods: HashMap<PodId, Option<Attachment>>) -> 
             }
         }
     }
-    let links = remove_links(network, &live)?;
-    if given + namespaces + links > 0 {
-        tracing::info!(leases = given, namespaces, links, "gave back what dead pods had left");
-    }
-    if restored > 0 {
-        tracing::warn!(leases = restored, "leases of living pods were lost, and are written again");
-    }
-    Ok(())
+    Ok((given, restored, namespaces, remove_links(network, live)?))
 }
 
-fn restore_leases(network: &Inner, pods: &HashMap<PodId, Option<Attachment>>) -> Result<usize> {
-    let ipam = &network.bridge.ipam;
+fn restore_leases(chain: &Chain, bridge: &Bridge, pods: &HashMap<PodId, Option<Attachment>>) -> Result<usize> {
     let attached = pods.iter().filter_map(|(pod, attachment)| Some((pod, attachment.as_ref()?)));
-    let held = attached.flat_map(|(pod, attachment)| {
-        let holder = Holder { id: pod.as_str(), interface: &attachment.interface };
-        attachment.ips.iter().map(move |ip| (holder, *ip))
+    let joined = attached.flat_map(|(pod, attachment)| attachment.networks.iter().map(move |joined| (pod, joined)));
+    let here = joined.filter(|(_, joined)| joined.network == chain.list.name);
+    let held = here.flat_map(|(pod, joined)| {
+        let holder = Holder { id: pod.as_str(), interface: &joined.interface };
+        joined.result.ips.iter().map(move |ip| (holder, ip.address.addr()))
     });
     // What was given out under other settings lies elsewhere.
-    ipam.leases.restore(&held.filter(|(_, ip)| ipam.gives_out(*ip)).collect::<Vec<_>>())
+    let held: Vec<_> = held.filter(|(_, ip)| bridge.ipam.gives_out(*ip)).collect();
+    if held.is_empty() { Ok(0) } else { bridge.ipam.leases.restore(&held) }
 }
 
+/// Ports of the built-in network's bridge, which is ours alone.
 fn remove_links(network: &Inner, live: &HashSet<PodId>) -> Result<usize> {
-    let Some(bridge) = network.bridge_index() else { return Ok(0) };
+    let Some(bridge) = network.builtin.bridges().find_map(Bridge::index) else { return Ok(0) };
     let mut links = Links::open()?;
     let ports: Vec<_> = links.all()?.into_iter().filter(|link| link.master == Some(bridge)).collect();
     // After the listing: a link that is made meanwhile is not on it.
@@ -91,6 +211,13 @@ fn remove_links(network: &Inner, live: &HashSet<PodId>) -> Result<usize> {
         }
     }
     Ok(removed)
+}
+
+/// When the machine was started (proc_stat(5)).
+fn machine_start() -> Option<SystemTime> {
+    let text = fs::read_to_string("/proc/stat").ok()?;
+    let seconds = text.lines().find_map(|line| line.strip_prefix("btime "))?.trim().parse().ok()?;
+    Some(SystemTime::UNIX_EPOCH + Duration::from_secs(seconds))
 }
 
 /// Largest packet of the link by which the host reaches the world; `None` without a default route.

@@ -1,24 +1,28 @@
 //! The `bridge` plugin: a bridge with the gateways' addresses on the host, a veth from it into every pod.
 //!
 //! [`Bridge::prepare`] makes what all pods share, once, and may be repeated at any time: it mends what somebody broke.
-//! [`Bridge::add`] and [`Bridge::remove`] do what one pod needs and touch nothing shared.
+//! [`Bridge::add`] and [`Bridge::del`] do what one pod needs and touch nothing shared.
 
-use std::net::IpAddr;
+use std::{
+    net::IpAddr,
+    sync::{Mutex, PoisonError},
+};
 
+use cni::{Dns, PluginConf, Success};
 use ipnet::IpNet;
 use serde::Deserialize;
 
-use crate::{
-    Error, PluginConf, Result,
-    host_local::{self, HostLocal, Route},
-    link::Links,
-    masquerade, sysctl,
+use super::{
+    Place,
+    host_local::{self, HostLocal},
+    own,
 };
+use crate::{Error, Result, link::Links, masquerade, netlink::errno, sysctl};
 
 mod ground;
 mod pod;
 
-pub(crate) use pod::{Port, link_names};
+pub(crate) use pod::link_names;
 
 /// The plugin's options as written. Unknown ones are refused; known ones that we do not do are refused when they ask
 /// for anything.
@@ -41,6 +45,8 @@ struct Conf {
     #[serde(default)]
     mtu: u32,
     ipam: host_local::Conf,
+    #[serde(default)]
+    dns: Dns,
     // Not done natively.
     #[serde(default)]
     force_address: bool,
@@ -64,11 +70,17 @@ fn default_bridge() -> String {
 const MTU: u32 = 1500;
 
 /// A checked `bridge` plugin of one network.
-#[derive(Debug, Clone)]
+#[derive(Debug)]
 pub(crate) struct Bridge {
     pub(crate) name: String,
     pub(crate) mtu: u32,
     pub(crate) ipam: HostLocal,
+    /// Who has it to himself, as written on the bridge (`ip link` shows it as the alias). With `None` any bridge of
+    /// that name will do, as for the reference plugin.
+    owner: Option<String>,
+    /// What was found or made, until somebody takes it away.
+    ground: Mutex<Option<Ground>>,
+    dns: Dns,
     gateway: bool,
     default_routes: bool,
     masquerade: bool,
@@ -81,18 +93,20 @@ pub(crate) struct Bridge {
 pub(crate) struct Ground {
     /// Index of the bridge.
     pub(crate) index: u32,
+    /// Its hardware address.
+    pub(crate) mac: [u8; 6],
     /// What an operator should know though it works.
     pub(crate) notes: Vec<String>,
 }
 
 impl Bridge {
     /// Checks the plugin's object. Touches nothing.
-    pub(crate) fn new(network: &str, plugin: &PluginConf) -> Result<Self> {
+    pub(crate) fn new(network: &str, plugin: &PluginConf, owner: Option<String>) -> Result<Self> {
         let not_native = |key: &str| Err(Error::NotNative { plugin: plugin.kind.clone(), key: key.to_owned() });
         if plugin.kind != "bridge" {
             return not_native("this type");
         }
-        let conf: Conf = plugin.own()?;
+        let conf: Conf = own(plugin)?;
         for (asked, key) in [
             (conf.force_address, "forceAddress"),
             (conf.promisc_mode, "promiscMode"),
@@ -113,6 +127,9 @@ impl Bridge {
         Ok(Self {
             ipam: HostLocal::new(network, conf.ipam)?,
             name: conf.bridge,
+            owner,
+            ground: Mutex::default(),
+            dns: conf.dns,
             mtu: if conf.mtu == 0 { MTU } else { conf.mtu },
             gateway: conf.is_gateway || conf.is_default_gateway,
             default_routes: conf.is_default_gateway,
@@ -124,16 +141,28 @@ impl Bridge {
 
     /// Makes or mends what all pods of the network share: the bridge, its addresses, forwarding, the way out.
     ///
-    /// `owner` is written on the bridge (`ip link` shows it as the alias); one that carries another instance's name, or
-    /// none and is in use, is not touched. With `None` any bridge of that name will do, as for the reference plugin.
-    pub(crate) fn prepare(&self, links: &mut Links, owner: Option<&str>) -> Result<Ground> {
+    /// A bridge that carries another instance's name, or none and is in use, is not touched by an owner.
+    pub(crate) fn prepare(&self, links: &mut Links) -> Result<Ground> {
+        // Once at a time; nobody attaches to what is being mended.
+        let mut kept = self.ground.lock().unwrap_or_else(PoisonError::into_inner);
+        *kept = None;
+        let ground = self.make_ground(links)?;
+        *kept = Some(ground.clone());
+        Ok(ground)
+    }
+
+    fn make_ground(&self, links: &mut Links) -> Result<Ground> {
         let subnets = self.subnets();
-        let mut notes = ground::check_subnets(links, &self.name, &subnets)?;
-        let bridge = ground::ensure_bridge(links, self, owner)?;
+        // Whoever writes a list of his own may have his reasons.
+        let mut notes = match &self.owner {
+            Some(_) => ground::check_subnets(links, &self.name, &subnets)?,
+            None => Vec::new(),
+        };
+        let bridge = ground::ensure_bridge(links, self)?;
         if self.gateway {
             let gateways = self.ipam.gateways();
-            ground::ensure_addresses(links, &bridge, &gateways)?;
-            if owner.is_some() {
+            ground::ensure_addresses(links, &bridge, &gateways, self.owner.is_some())?;
+            if self.owner.is_some() {
                 notes.extend(ground::drop_turned_off(links, &bridge, &gateways)?);
             }
             if gateways.iter().any(|gateway| gateway.addr().is_ipv4()) {
@@ -146,13 +175,42 @@ impl Bridge {
         if self.masquerade && !masquerade::is_in_place(&self.name, &subnets)? {
             masquerade::ensure(links, &self.name, &subnets)?;
         }
-        Ok(Ground { index: bridge.index, notes })
+        Ok(Ground { index: bridge.index, mac: bridge.mac, notes })
     }
 
-    /// Takes down what [`Bridge::prepare`] made, if no pod uses it and it is `owner`'s. Slow, and never needed by a
+    /// What was found or made last; made now if nothing was.
+    fn ground(&self, links: &mut Links) -> Result<Ground> {
+        let known = self.ground.lock().unwrap_or_else(PoisonError::into_inner).clone();
+        known.map_or_else(|| self.prepare(links), Ok)
+    }
+
+    /// Index of the bridge, where one was found or made.
+    pub(crate) fn index(&self) -> Option<u32> {
+        self.ground.lock().unwrap_or_else(PoisonError::into_inner).as_ref().map(|ground| ground.index)
+    }
+
+    /// Attaches a pod: on return its addresses answer.
+    pub(super) fn add(&self, plugin: &PluginConf, place: Place<'_>) -> Result<Success> {
+        let mut links = Links::open()?;
+        let ground = self.ground(&mut links)?;
+        let asked = pod::Asked::of(plugin, place)?;
+        match self.attach(&mut links, &ground, place, &asked) {
+            // Somebody took the bridge away; it is made anew, once.
+            Err(Error::Link { act: "make veth", source, .. })
+                if matches!(errno(&source), Some(libc::ENODEV | libc::EINVAL)) =>
+            {
+                let ground = self.prepare(&mut links)?;
+                self.attach(&mut links, &ground, place, &asked)
+            }
+            done => done,
+        }
+    }
+
+    /// Takes down what [`Bridge::prepare`] made, if no pod uses it and it is the owner's. Slow, and never needed by a
     /// running node: for throwaway instances.
-    pub(crate) fn dismantle(&self, links: &mut Links, owner: &str) -> Result<()> {
-        ground::remove_bridge(links, &self.name, owner)?;
+    pub(crate) fn dismantle(&self, links: &mut Links) -> Result<()> {
+        *self.ground.lock().unwrap_or_else(PoisonError::into_inner) = None;
+        ground::remove_bridge(links, &self.name, self.owner.as_deref())?;
         if self.masquerade { masquerade::remove(links, &self.name) } else { Ok(()) }
     }
 
@@ -167,8 +225,9 @@ impl Bridge {
     fn routes(&self, gateways: &[IpAddr]) -> Vec<(IpNet, IpAddr)> {
         let same_family = |dst: &IpNet| gateways.iter().copied().find(|gw| gw.is_ipv4() == dst.addr().is_ipv4());
         let configured = self.ipam.routes.iter();
-        let mut all: Vec<(IpNet, IpAddr)> =
-            configured.filter_map(|Route { dst, gw }| Some((*dst, gw.or_else(|| same_family(dst))?))).collect();
+        let mut all: Vec<(IpNet, IpAddr)> = configured
+            .filter_map(|host_local::Route { dst, gw }| Some((*dst, gw.or_else(|| same_family(dst))?)))
+            .collect();
         if self.default_routes {
             for gateway in gateways {
                 let any = IpNet::new(*gateway, 0).expect("no prefix is too short").trunc();
@@ -179,6 +238,18 @@ impl Bridge {
         }
         all
     }
+
+    /// The default routes that `isDefaultGateway` adds to the configuration's, as the result tells them.
+    fn default_routes_beside(&self, routes: &[cni::Route], got: &[crate::address::Address]) -> Vec<cni::Route> {
+        let mut added: Vec<cni::Route> = Vec::new();
+        for gateway in got.iter().filter_map(|address| address.gateway) {
+            let any = IpNet::new(gateway, 0).expect("no prefix is too short").trunc();
+            if !routes.iter().chain(&added).any(|route| route.dst == any) {
+                added.push(host_local::route(any, Some(gateway)));
+            }
+        }
+        added
+    }
 }
 
 #[cfg(test)]
@@ -186,7 +257,7 @@ mod tests {
     use serde_json::{Value, json};
 
     use super::*;
-    use crate::Conflist;
+    use cni::Conflist;
 
     fn bridge(options: Value) -> Result<Bridge> {
         let mut plugin = json!({
@@ -197,7 +268,7 @@ mod tests {
         plugin.as_object_mut().unwrap().extend(options.as_object().unwrap().clone());
         let list = json!({"name": "net", "cniVersion": "1.0.0", "plugins": [plugin]});
         let list = Conflist::parse(list.to_string().as_bytes()).unwrap();
-        Bridge::new(&list.name, &list.plugins[0])
+        Bridge::new(&list.name, &list.plugins[0], None)
     }
 
     #[test]
@@ -211,7 +282,8 @@ mod tests {
         }
         assert!(matches!(bridge(json!({"vlan": 7})), Err(Error::NotNative { .. })));
         assert!(matches!(bridge(json!({"ipMasqBackend": "iptables"})), Err(Error::NotNative { .. })));
-        assert!(matches!(bridge(json!({"newIn2031": 1})), Err(Error::Conflist { .. })));
+        assert!(matches!(bridge(json!({"newIn2031": 1})), Err(Error::NotNative { key, .. }) if key == "newIn2031"));
+        assert!(matches!(bridge(json!({"isGateway": "yes"})), Err(Error::Conflist { .. })));
     }
 
     #[test]

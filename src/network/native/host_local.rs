@@ -5,10 +5,12 @@
 
 use std::{net::IpAddr, path::PathBuf};
 
+use cni::Dns;
 use ipnet::IpNet;
 use serde::{Deserialize, Serialize};
+use serde_json::{Map, Value};
 
-use crate::{Address, Error, Result};
+use crate::{Error, Result, address::Address};
 
 mod leases;
 mod range;
@@ -62,6 +64,19 @@ pub(crate) struct HostLocal {
     sets: Vec<RangeSet>,
     pub(crate) routes: Vec<Route>,
     pub(crate) leases: Leases,
+    /// What it says of resolvers.
+    pub(crate) dns: Dns,
+}
+
+/// The addresses that a pod asks for, as the `ips` capability has them: each with or without a prefix.
+pub(crate) fn asked_addresses(asked: &Map<String, Value>) -> Result<Vec<IpAddr>> {
+    let refused = |value: &Value| Error::Asked { capability: "ips".into(), why: format!("{value} is no address") };
+    let all = asked.get("ips").and_then(Value::as_array).into_iter().flatten();
+    all.map(|value| {
+        let text = value.as_str().ok_or_else(|| refused(value))?;
+        text.split('/').next().unwrap_or_default().parse().map_err(|_| refused(value))
+    })
+    .collect()
 }
 
 impl HostLocal {
@@ -92,7 +107,7 @@ impl HostLocal {
             return refused("dataDir", format!("{} is not an absolute path", dir.display()));
         }
         let leases = Leases::new(dir.join(network));
-        Ok(Self { network: network.to_owned(), sets, routes: conf.routes, leases })
+        Ok(Self { network: network.to_owned(), sets, routes: conf.routes, leases, dns: Dns::default() })
     }
 
     /// Takes one address of every set for `holder`. All or none: a set without a free address gives back the others.
@@ -143,6 +158,11 @@ impl HostLocal {
         Ok(Address { net, gateway: Some(range.gateway) })
     }
 
+    /// The routes of the configuration, as a result tells them.
+    pub(crate) fn result_routes(&self) -> Vec<cni::Route> {
+        self.routes.iter().map(|Route { dst, gw }| route(*dst, *gw)).collect()
+    }
+
     /// Whether an address is one that this gives out.
     pub(crate) fn gives_out(&self, address: IpAddr) -> bool {
         self.sets.iter().any(|set| set.range_of(address).is_some())
@@ -157,6 +177,11 @@ impl HostLocal {
         all.dedup();
         all
     }
+}
+
+/// A route of a result that says where to and by way of what, and nothing else.
+pub(crate) fn route(dst: IpNet, gw: Option<IpAddr>) -> cni::Route {
+    cni::Route { dst, gw, mtu: None, advmss: None, priority: None, table: None, scope: None }
 }
 
 #[cfg(test)]

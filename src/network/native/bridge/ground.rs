@@ -2,10 +2,9 @@
 
 use ipnet::IpNet;
 
-use super::Bridge;
+use super::{Bridge, pod::mac_of};
 use crate::{
     Error, Result,
-    bridge::pod::mac_of,
     link::{Batch, Link, Links},
     netlink::errno,
     sysctl,
@@ -16,8 +15,8 @@ pub(crate) const OWNER_PREFIX: &str = "coracle ";
 
 /// Finds or makes the bridge. Refuses one that belongs to another instance or that somebody else uses, and a link that
 /// is no bridge.
-pub(super) fn ensure_bridge(links: &mut Links, bridge: &Bridge, owner: Option<&str>) -> Result<Link> {
-    let name = &bridge.name;
+pub(super) fn ensure_bridge(links: &mut Links, bridge: &Bridge) -> Result<Link> {
+    let (name, owner) = (&bridge.name, bridge.owner.as_deref());
     if links.by_name(name)?.is_none() {
         let gateway = bridge.ipam.gateways().first().map(IpNet::addr);
         let mut batch = Batch::default();
@@ -67,14 +66,15 @@ pub(super) fn ensure_bridge(links: &mut Links, bridge: &Bridge, owner: Option<&s
 /// Gives the bridge the gateways' addresses.
 ///
 /// A different address of the same family (the subnet's setting has changed) is replaced while no pod is on the bridge,
-/// and refused otherwise: those pods' gateway must not vanish.
-pub(super) fn ensure_addresses(links: &mut Links, bridge: &Link, gateways: &[IpNet]) -> Result<()> {
+/// and refused otherwise: those pods' gateway must not vanish. On a bridge that is not `ours` alone it stays, and the
+/// gateway comes beside it.
+pub(super) fn ensure_addresses(links: &mut Links, bridge: &Link, gateways: &[IpNet], ours: bool) -> Result<()> {
     let present: Vec<IpNet> =
         links.addresses()?.into_iter().filter(|(link, _)| *link == bridge.index).map(|(_, net)| net).collect();
     let mut batch = Batch::default();
     let mut used = None;
     for gateway in gateways.iter().filter(|gateway| !present.contains(gateway)) {
-        for old in present.iter().filter(|old| is_in_the_way(**old, *gateway) && !gateways.contains(old)) {
+        for old in present.iter().filter(|old| ours && is_in_the_way(**old, *gateway) && !gateways.contains(old)) {
             let used = match used {
                 Some(used) => used,
                 None => *used.insert(has_ports(links, bridge.index)?),
@@ -179,9 +179,9 @@ fn refuse_used(links: &mut Links, bridge: &Link) -> Result<()> {
 }
 
 /// Removes the bridge if it is `owner`'s. One with a port is refused. A missing one is success.
-pub(super) fn remove_bridge(links: &mut Links, name: &str, owner: &str) -> Result<()> {
+pub(super) fn remove_bridge(links: &mut Links, name: &str, owner: Option<&str>) -> Result<()> {
     let Some(found) = links.by_name(name)? else { return Ok(()) };
-    if found.alias.as_deref() != Some(owner) {
+    if found.alias.as_deref() != owner {
         return not_ready(format!("bridge {name} belongs to somebody else"));
     }
     if has_ports(links, found.index)? {

@@ -4,7 +4,7 @@
 //! kept as it was written, so that it can go to a binary unchanged or be read strictly by a native plugin.
 //! Input may come from anyone who can write the directory: it is bounded, and never panics.
 
-use std::collections::BTreeMap;
+use std::{collections::BTreeMap, sync::Arc};
 
 use serde::{
     Deserialize,
@@ -15,7 +15,7 @@ use serde_json::{Map, Value};
 use crate::{Error, Result};
 
 /// Largest configuration that is read, in bytes. Real ones have a few hundred.
-const SIZE_MAX: usize = 1024 * 1024;
+pub(crate) const SIZE_MAX: usize = 1024 * 1024;
 /// Longest chain of plugins.
 const PLUGINS_MAX: usize = 32;
 /// Longest name of a network: it becomes a directory's name.
@@ -40,8 +40,10 @@ pub struct Conflist {
     pub disable_gc: bool,
     /// Whether plugin files beside the list are left alone (1.1).
     pub load_only_inlined_plugins: bool,
-    /// The chain, in the order of ADD. At least one, unless plugin files beside the list are to be loaded.
+    /// The chain, in the order of ADD. At least one.
     pub plugins: Vec<PluginConf>,
+    /// The whole as text: read again, it gives the same list, whatever has become of the files.
+    pub text: Arc<str>,
 }
 
 /// One plugin of a list, as written.
@@ -52,8 +54,11 @@ pub struct PluginConf {
     /// Runtime capabilities that it declares.
     pub capabilities: BTreeMap<String, bool>,
     /// The whole object.
-    pub object: Map<String, Value>,
+    pub object: Object,
 }
+
+/// A JSON object.
+pub(crate) type Object = Map<String, Value>;
 
 #[derive(Deserialize)]
 struct Head {
@@ -92,19 +97,28 @@ impl<'de> Deserialize<'de> for Flag {
 impl Conflist {
     /// Reads a list (`.conflist`) or a single plugin's configuration (`.conf`, becomes a list of one).
     pub fn parse(text: &[u8]) -> Result<Self> {
+        Self::with_more(text, |_| Ok(Vec::new()))
+    }
+
+    /// The same with the plugins that `beside` finds for a network of that name, added to the end of the chain unless
+    /// the list does without.
+    pub(crate) fn with_more(text: &[u8], beside: impl FnOnce(&str) -> Result<Vec<Object>>) -> Result<Self> {
         if text.len() > SIZE_MAX {
             return refused("the file", format!("has {} bytes, more than {SIZE_MAX}", text.len()));
         }
         let head: Head = serde_json::from_slice(text).or_else(|error| refused("the file", error.to_string()))?;
         check_name(&head.name)?;
         let cni_version = choose_version(head.cni_version.as_deref(), &head.cni_versions)?;
-        let objects = match (head.plugins, head.single) {
-            (Some(plugins), _) => plugins,
-            (None, Some(_)) => {
-                vec![serde_json::from_slice(text).or_else(|error| refused("the file", error.to_string()))?]
-            }
-            (None, None) => Vec::new(),
+        let is_list = head.plugins.is_some() || head.single.is_none();
+        let mut objects = match head.plugins {
+            Some(plugins) => plugins,
+            None if is_list => Vec::new(),
+            None => vec![object(text)?],
         };
+        let more = if is_list && !head.load_only_inlined_plugins.0 { beside(&head.name)? } else { Vec::new() };
+        let whole =
+            if more.is_empty() { String::from_utf8_lossy(text).into_owned() } else { merged(text, &objects, &more)? };
+        objects.extend(more);
         if objects.is_empty() {
             return refused("plugins", "a network needs at least one plugin".into());
         }
@@ -119,7 +133,14 @@ impl Conflist {
             disable_gc: head.disable_gc.0,
             load_only_inlined_plugins: head.load_only_inlined_plugins.0,
             plugins: plugins.collect::<Result<_>>()?,
+            text: whole.into(),
         })
+    }
+
+    /// Whether this list speaks the specification of at least that version.
+    pub fn speaks(&self, major: u32, minor: u32) -> bool {
+        let mut parts = self.cni_version.split('.').map(|part| part.parse::<u32>().unwrap_or(0));
+        (parts.next().unwrap_or(0), parts.next().unwrap_or(0)) >= (major, minor)
     }
 }
 
@@ -150,11 +171,25 @@ impl PluginConf {
     }
 
     /// Reads the plugin's own keys as `T`, which refuses what it does not know.
-    pub(crate) fn own<T: DeserializeOwned>(&self) -> Result<T> {
+    pub fn own<T: DeserializeOwned>(&self) -> Result<T> {
         let own = self.object.iter().filter(|(key, _)| !RUNTIME_KEYS.contains(&key.as_str()));
         let own: Map<String, Value> = own.map(|(key, value)| (key.clone(), value.clone())).collect();
         serde_json::from_value(Value::Object(own)).or_else(|error| refused(&self.kind, error.to_string()))
     }
+}
+
+/// One plugin's object.
+pub(crate) fn object(text: &[u8]) -> Result<Object> {
+    serde_json::from_slice(text).or_else(|error| refused("the file", error.to_string()))
+}
+
+/// A list's text with further plugins in it, which looks for no more.
+fn merged(text: &[u8], inlined: &[Object], more: &[Object]) -> Result<String> {
+    let mut list = object(text)?;
+    let plugins = inlined.iter().chain(more).cloned().map(Value::Object);
+    list.insert("plugins".into(), Value::Array(plugins.collect()));
+    list.insert("loadOnlyInlinedPlugins".into(), Value::Bool(true));
+    Ok(Value::Object(list).to_string())
 }
 
 /// The highest version that both sides know: `cniVersions` (1.1) when given, else `cniVersion`.

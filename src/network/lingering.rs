@@ -35,11 +35,16 @@ struct State {
 }
 
 impl Lingering {
-    /// Notes the link of a pod whose addresses have been given back. Returns whether the caller must start a sweeper.
-    pub(crate) fn add(&self, name: String, ips: Vec<IpAddr>) -> bool {
+    /// Notes the links of a pod whose addresses have been given back.
+    pub(crate) fn add(&self, names: Vec<String>, ips: Vec<IpAddr>) {
+        let since = Instant::now();
+        self.state().links.extend(names.into_iter().map(|name| Link { name, ips: ips.clone(), since }));
+    }
+
+    /// Whether there are links that nobody sees to. Whoever is told so sees to them from now on.
+    pub(crate) fn wants_sweeper(&self) -> bool {
         let mut state = self.state();
-        state.links.push(Link { name, ips, since: Instant::now() });
-        !std::mem::replace(&mut state.swept, true)
+        !state.links.is_empty() && !std::mem::replace(&mut state.swept, true)
     }
 
     /// Links whose former addresses are among these, which somebody else has now.
@@ -83,13 +88,17 @@ mod tests {
     fn one_sweeper_at_a_time_and_none_without_work() {
         let lingering = Lingering::default();
         let ip: IpAddr = "10.1.0.2".parse().unwrap();
-        assert!(lingering.add("veth1".into(), vec![ip]));
-        assert!(!lingering.add("veth2".into(), vec![]));
+        assert!(!lingering.wants_sweeper());
+        lingering.add(vec!["veth1".into()], vec![ip]);
+        assert!(lingering.wants_sweeper());
+        lingering.add(vec!["veth2".into()], vec![]);
+        assert!(!lingering.wants_sweeper());
         assert_eq!(lingering.former_links(&[ip]), ["veth1"]);
         assert_eq!(lingering.take_due(false), [""; 0]);
         assert!(lingering.rest().is_some());
         assert_eq!(lingering.take_due(true), ["veth1", "veth2"]);
         assert!(lingering.rest().is_none());
-        assert!(lingering.add("veth3".into(), vec![]), "the sweeper has gone");
+        lingering.add(vec!["veth3".into()], vec![]);
+        assert!(lingering.wants_sweeper(), "the sweeper has gone");
     }
 }

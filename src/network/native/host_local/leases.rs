@@ -12,6 +12,7 @@ use std::{
     net::IpAddr,
     os::unix::fs::{DirBuilderExt, OpenOptionsExt},
     path::{Path, PathBuf},
+    time::SystemTime,
 };
 
 use nix::fcntl::{Flock, FlockArg};
@@ -94,10 +95,23 @@ impl Leases {
     /// Gives back every lease whose holder's id `is_dead`, and every lease without a readable holder (the trace of a
     /// crash between creating and filling it). Looks at every file.
     pub(crate) fn release_all(&self, is_dead: impl Fn(&str) -> bool) -> Result<usize> {
+        self.release_where(is_dead, |_| true)
+    }
+
+    /// The same of leases that were written before some moment.
+    pub(crate) fn release_before(&self, moment: SystemTime, is_dead: impl Fn(&str) -> bool) -> Result<usize> {
+        let is_older = |path: &Path| path.metadata().and_then(|meta| meta.modified()).is_ok_and(|at| at < moment);
+        self.release_where(is_dead, is_older)
+    }
+
+    fn release_where(&self, is_dead: impl Fn(&str) -> bool, counts: impl Fn(&Path) -> bool) -> Result<usize> {
         let Some(locked) = self.lock_existing()? else { return Ok(0) };
         let mut given = 0;
         for address in locked.taken()? {
             let path = locked.path(address);
+            if !counts(&path) {
+                continue;
+            }
             let dead = match read(&path)? {
                 None => false,
                 Some(text) => text.lines().next().map(str::trim).filter(|id| !id.is_empty()).is_none_or(&is_dead),
@@ -130,17 +144,6 @@ impl Leases {
             }
         }
         Ok(restored)
-    }
-
-    /// Ids that hold a lease.
-    pub(crate) fn holders(&self) -> Result<HashSet<String>> {
-        let Some(locked) = self.lock_existing()? else { return Ok(HashSet::new()) };
-        let mut ids = HashSet::new();
-        for address in locked.taken()? {
-            let text = read(&locked.path(address))?.unwrap_or_default();
-            ids.extend(text.lines().next().map(str::trim).filter(|id| !id.is_empty()).map(str::to_owned));
-        }
-        Ok(ids)
     }
 
     fn lock_existing(&self) -> Result<Option<Locked<'_>>> {

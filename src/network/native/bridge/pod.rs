@@ -6,17 +6,18 @@
 use std::{
     net::IpAddr,
     os::fd::{AsFd, BorrowedFd},
-    path::Path,
     thread::sleep,
     time::{Duration, Instant},
 };
 
-use super::Bridge;
+use cni::{Interface, Ip, PluginConf, Success};
+
+use super::{Bridge, Ground};
 use crate::{
-    Address, Attachment, Error, Request, Result,
-    host_local::Holder,
-    linger::Lingering,
+    Error, Result,
+    address::{Address, mac_text, parse_mac},
     link::{Batch, Links, Veth},
+    native::{Holder, Place},
     netlink::errno,
     netns, sysctl,
 };
@@ -29,90 +30,147 @@ const FORWARDING_WITHIN: Duration = Duration::from_secs(2);
 /// Pause between two looks, on kernels before 6.8 only.
 const LOOK_EVERY: Duration = Duration::from_micros(500);
 
-/// One pod's port on the bridge.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub(crate) struct Port {
-    pub(crate) addresses: Vec<Address>,
-    pub(crate) mac: [u8; 6],
-    pub(crate) host_interface: String,
+/// What one pod asks for beside the configuration.
+pub(super) struct Asked {
+    addresses: Vec<IpAddr>,
+    mac: Option<[u8; 6]>,
+}
+
+impl Asked {
+    /// From the capability arguments that the plugin declares.
+    pub(super) fn of(plugin: &PluginConf, place: Place<'_>) -> Result<Self> {
+        let asked = plugin.runtime_config(place.runtime);
+        let refused = |key: &str, why: String| Err(Error::Asked { capability: key.to_owned(), why });
+        let mac = match asked.get("mac").and_then(|mac| mac.as_str()) {
+            None | Some("") => None,
+            Some(text) => match parse_mac(text) {
+                Some(mac) => Some(mac),
+                None => return refused("mac", format!("{text:?} is no hardware address")),
+            },
+        };
+        Ok(Self { addresses: super::host_local::asked_addresses(&asked)?, mac })
+    }
 }
 
 impl Bridge {
-    /// Attaches a pod: on return its addresses answer. Runs on a thread of its own.
+    /// Attaches a pod. Runs on a thread of its own.
     ///
-    /// `ground` is the index of the prepared bridge; `ENODEV` or `EINVAL` from "make veth" mean that it is gone. Links
-    /// of detached pods that `lingering` knows to have had these addresses are cut off.
-    pub(crate) fn add(
+    /// `ENODEV` or `EINVAL` from "make veth" mean that the bridge is gone. Links of detached pods that are known to have
+    /// had these addresses are cut off.
+    pub(super) fn attach(
         &self,
         links: &mut Links,
-        ground: u32,
-        pod: &str,
-        netns: (BorrowedFd<'_>, &Path),
-        request: &Request,
-        lingering: &Lingering,
-    ) -> Result<Port> {
-        let holder = Holder { id: pod, interface: &request.interface };
-        let addresses = self.ipam.allocate(&holder, &request.addresses)?;
+        ground: &Ground,
+        place: Place<'_>,
+        asked: &Asked,
+    ) -> Result<Success> {
+        let runtime = place.runtime;
+        let holder = Holder { id: &runtime.container, interface: &runtime.interface };
+        let addresses = self.ipam.allocate(&holder, &asked.addresses)?;
         let ips: Vec<IpAddr> = addresses.iter().map(|address| address.net.addr()).collect();
-        let mac = mac_of(*ips.first().expect("an address of every set, and there is at least one set"));
-        let cut_off = lingering.former_links(&ips).iter().try_for_each(|former| shut(links, former));
-        match cut_off.and_then(|()| self.wire(links, ground, pod, netns, request, &addresses, mac)) {
-            Ok(host_interface) => Ok(Port { addresses, mac, host_interface }),
+        let first = *ips.first().expect("an address of every set, and there is at least one set");
+        let mac = asked.mac.unwrap_or_else(|| mac_of(first));
+        let former = place.shared.lingering.former_links(&ips);
+        let cut_off = former.iter().try_for_each(|former| shut(links, former));
+        match cut_off.and_then(|()| self.wire(links, ground, place, &addresses, mac)) {
+            Ok(host) => Ok(self.result(ground, place, host, mac, &addresses)),
             Err(error) => {
-                // Best effort: reconciliation gives back a lease whose pod never came to be.
+                // Best effort: detaching gives back a lease whose pod never came to be.
                 let _ = self.ipam.leases.release(&holder, &ips);
                 Err(error)
             }
         }
     }
 
-    /// Gives a pod's addresses back. Nothing needs to exist any more; safe to repeat.
-    pub(crate) fn remove(&self, pod: &str, attachment: &Attachment) -> Result<()> {
-        let holder = Holder { id: pod, interface: &attachment.interface };
-        self.ipam.leases.release(&holder, &attachment.ips).map(drop)
+    /// Gives a pod's addresses back and lets its link go. Nothing needs to exist any more; safe to repeat.
+    pub(in crate::native) fn del(&self, place: Place<'_>, made: Option<&Success>) -> Result<()> {
+        let runtime = place.runtime;
+        let holder = Holder { id: &runtime.container, interface: &runtime.interface };
+        let (ips, hosts) = match made {
+            Some(made) => {
+                let ips: Vec<IpAddr> = made.ips.iter().map(|ip| ip.address.addr()).collect();
+                self.ipam.leases.release(&holder, &ips)?;
+                let on_host = made.interfaces.iter().filter(|link| link.sandbox.is_empty() && link.name != self.name);
+                (ips, on_host.map(|link| link.name.clone()).collect())
+            }
+            None => {
+                self.ipam.leases.release_all(|id| id == holder.id)?;
+                (Vec::new(), link_names(holder.id).collect::<Vec<_>>())
+            }
+        };
+        place.shared.lingering.add(hosts, ips);
+        Ok(())
     }
 
-    #[expect(clippy::too_many_arguments, reason = "the parts of one act, each named where it is made")]
+    /// What the plugin answers.
+    fn result(
+        &self,
+        ground: &Ground,
+        place: Place<'_>,
+        host: (String, [u8; 6]),
+        mac: [u8; 6],
+        got: &[Address],
+    ) -> Success {
+        let sandbox = place.runtime.netns.as_deref().unwrap_or("".as_ref()).display().to_string();
+        let link = |name: &str, mac| Interface { name: name.to_owned(), mac: mac_text(mac), ..Interface::default() };
+        let inside = Interface { sandbox, ..link(&place.runtime.interface, mac) };
+        let ips = got.iter().map(|address| Ip { address: address.net, gateway: address.gateway, interface: Some(2) });
+        let mut routes = self.ipam.result_routes();
+        if self.default_routes {
+            routes.extend(self.default_routes_beside(&routes, got));
+        }
+        Success {
+            interfaces: vec![link(&self.name, ground.mac), link(&host.0, host.1), inside],
+            ips: ips.collect(),
+            routes,
+            dns: if self.dns.is_empty() { self.ipam.dns.clone() } else { self.dns.clone() },
+        }
+    }
+
+    /// The veth, both ends made where they belong, and what is inside. Gives the host's end.
     fn wire(
         &self,
         links: &mut Links,
-        ground: u32,
-        pod: &str,
-        (netns, path): (BorrowedFd<'_>, &Path),
-        request: &Request,
+        ground: &Ground,
+        place: Place<'_>,
         addresses: &[Address],
         mac: [u8; 6],
-    ) -> Result<String> {
-        let name = self.make_veth(links, ground, pod, netns, request, mac)?;
-        let wired = netns::inside(netns, path, || self.configure(&request.interface, addresses))
+    ) -> Result<(String, [u8; 6])> {
+        let path = place.runtime.netns.as_deref().unwrap_or("".as_ref());
+        let gone = || Error::Netns { act: "enter", path: path.to_owned(), source: std::io::ErrorKind::NotFound.into() };
+        let netns = place.netns.ok_or_else(gone)?;
+        let name = self.make_veth(links, ground.index, place, netns, mac)?;
+        let wired = netns::inside(netns, path, || self.configure(&place.runtime.interface, addresses))
             .and_then(|()| await_forwarding(links, &name));
-        if let Err(error) = wired {
-            // Slow, but an error is rare, and the same namespace may be tried again. Best effort: the link also goes
-            // with its namespace.
-            let _ = links.delete(&name);
-            return Err(error);
+        match wired {
+            Ok(host) => Ok((name, host)),
+            Err(error) => {
+                // Slow, but an error is rare, and the same namespace may be tried again. Best effort: the link also
+                // goes with its namespace.
+                let _ = links.delete(&name);
+                Err(error)
+            }
         }
-        Ok(name)
     }
 
     fn make_veth(
         &self,
         links: &mut Links,
         ground: u32,
-        pod: &str,
+        place: Place<'_>,
         netns: BorrowedFd<'_>,
-        request: &Request,
         mac: [u8; 6],
     ) -> Result<String> {
         let mut last = None;
-        // The kernel takes links down late: the name of this pod's previous attempt may still be there.
-        for name in link_names(pod) {
+        // The kernel takes links down late: the name of this pod's previous attempt may still be there. So may those of
+        // its other networks.
+        for name in link_names(&place.runtime.container) {
             let mut batch = Batch::default();
             batch.make_veth(&Veth {
                 name: &name,
                 master: ground,
                 mtu: self.mtu,
-                peer_name: &request.interface,
+                peer_name: &place.runtime.interface,
                 peer_mac: mac,
                 peer_netns: netns.as_fd(),
             });
@@ -135,7 +193,7 @@ impl Bridge {
         Err(last.expect("there is at least one name"))
     }
 
-    /// In the pod's namespace: loopback up, link up, addresses, routes, in one batch.
+    /// In the pod's namespace: link up, addresses, routes, in one batch.
     fn configure(&self, interface: &str, addresses: &[Address]) -> Result<()> {
         let mut links = Links::open()?;
         let missing = || Error::Link {
@@ -152,7 +210,6 @@ impl Bridge {
             // Whoever wants IPv6 there all the same may add an address.
             batch.without_link_local(interface);
         }
-        batch.set_up("lo");
         batch.set_up(interface);
         for address in addresses {
             batch.add_address(link, address.net);
@@ -200,14 +257,14 @@ fn shut(links: &mut Links, name: &str) -> Result<()> {
 }
 
 /// Waits until the bridge passes the new port's packets. From Linux 6.8 the question itself settles that; before, a
-/// worker of the kernel does it within a millisecond or so.
-fn await_forwarding(links: &mut Links, name: &str) -> Result<()> {
+/// worker of the kernel does it within a millisecond or so. Gives the link's hardware address.
+fn await_forwarding(links: &mut Links, name: &str) -> Result<[u8; 6]> {
     let deadline = Instant::now() + FORWARDING_WITHIN;
     loop {
         let found = links.by_name(name)?;
         let gone = found.is_none();
-        if found.is_some_and(|link| link.running) {
-            return Ok(());
+        if let Some(link) = found.filter(|link| link.running) {
+            return Ok(link.mac);
         }
         if gone || Instant::now() >= deadline {
             let code = if gone { libc::ENODEV } else { libc::ETIMEDOUT };

@@ -1,0 +1,274 @@
+//! How a pod joins its networks and leaves them.
+//!
+//! Which networks is decided first, and written down by the caller before anything is done. Joining goes through them
+//! in order; leaving goes backwards, is safe to repeat, and never holds a pod up: what a plugin will not give back is
+//! owed to it and tried again beside.
+
+use std::{
+    net::IpAddr,
+    path::Path,
+    sync::Arc,
+    time::{Duration, Instant, SystemTime},
+};
+
+use cni::Runtime;
+use model::{PodId, with_causes};
+use tokio::{sync::oneshot, time::sleep};
+
+use crate::{
+    Attachment, Choice, Error, IpPref, Joined, Netns, Network, Pending, Request, Result,
+    attachment::Chosen,
+    chain::{Chain, Job},
+    config::HostPortsBy,
+    network::Inner,
+};
+
+/// How long a detaching that fails at once is tried again while somebody waits, and the first pause in between.
+const TRY_FOR: Duration = Duration::from_secs(8);
+const FIRST_PAUSE: Duration = Duration::from_millis(250);
+
+/// The link that Kubernetes looks for in a pod; its other networks' have the next numbers.
+fn interface(number: usize) -> String {
+    format!("eth{number}")
+}
+
+impl Network {
+    /// Decides which networks a pod gets. Nothing is done yet: this is what has to be written down before.
+    pub fn choose(&self, pod: &PodId, request: &Request) -> Result<Choice> {
+        let selection = self.inner.selection();
+        if selection.chains().is_empty() {
+            return Err(Error::NotReady { why: selection.why_none() });
+        }
+        let mut networks = Vec::new();
+        for (number, chain) in selection.chains().iter().enumerate() {
+            let interface = interface(number);
+            let runtime = self.inner.runtime(pod, request, None, &interface)?;
+            networks.push(Chosen {
+                list: chain.list.text.clone(),
+                builtin: chain.builtin,
+                interface,
+                native: chain.native_for(&runtime),
+                maps_ports: number == 0 && self.inner.config.host_ports == HostPortsBy::Always && !chain.maps_ports(),
+            });
+        }
+        Ok(Choice { networks })
+    }
+
+    /// Gives the pod its links and addresses. On return they work; after an error, what was made is to be detached.
+    ///
+    /// A caller that goes away does not stop it half-way: what was made for nobody is given back at once.
+    pub async fn attach(&self, pod: &PodId, netns: &Netns, choice: &Choice, request: &Request) -> Result<Attachment> {
+        let fd =
+            netns.fd.try_clone().map_err(|source| Error::Netns { act: "hold", path: netns.path.clone(), source })?;
+        if !self.inner.state().attached.insert(pod.clone()) {
+            return Err(Error::Attached { pod: pod.clone() });
+        }
+        let (tell, told) = oneshot::channel();
+        let (network, pod, path) = (self.clone(), pod.clone(), netns.path.clone());
+        let (choice, request) = (choice.clone(), request.clone());
+        tokio::spawn(async move {
+            let fd = Arc::new(fd);
+            let made = network.inner.join_all(&pod, &fd, &path, &choice, &request).await;
+            if made.is_err() {
+                network.inner.state().attached.remove(&pod);
+            }
+            let made = made.map_err(|error| Error::SetUp { sandbox: pod.clone(), source: Box::new(error) });
+            if let Err(Ok(unwanted)) = tell.send(made)
+                && let Err(error) = network.detach(&pod, &choice, &request, Some(&unwanted)).await
+            {
+                // The caller's record names the pod, and reconciliation comes back to it.
+                tracing::warn!(%pod, error = with_causes(&error), "give back what nobody wants any more");
+            }
+        });
+        let gone = |_| Err(Error::NotReady { why: "the daemon is going away".into() });
+        told.await.unwrap_or_else(gone)
+    }
+
+    /// Gives the pod's addresses back, exactly once however often it is called. Its links go with its namespace; what
+    /// keeps one alive after a second is cut off, and at once when its address is handed out again.
+    ///
+    /// Works without the namespace, and without the attachment too (then the caches are asked, and every lease). A
+    /// plugin that fails for some seconds holds nobody up: what it owes is written down and tried again beside.
+    pub async fn detach(
+        &self,
+        pod: &PodId,
+        choice: &Choice,
+        request: &Request,
+        attachment: Option<&Attachment>,
+    ) -> Result<()> {
+        if self.inner.queue.has(pod) {
+            return Ok(());
+        }
+        let began = Instant::now();
+        let (mut tries, mut pause) = (1, FIRST_PAUSE);
+        let failed = loop {
+            match self.inner.leave_all(pod, choice, request, attachment).await {
+                Ok(()) => break None,
+                Err(error) if began.elapsed() + pause > TRY_FOR => break Some(error),
+                Err(error) => {
+                    tracing::warn!(%pod, error = with_causes(&error), "detach a pod; it is tried again");
+                    sleep(pause).await;
+                    (tries, pause) = (tries + 1, pause * 2);
+                }
+            }
+        };
+        if let Some(error) = failed {
+            let error = with_causes(&error);
+            tracing::error!(%pod, error, "a pod's network could not be given back; it is tried again in the background");
+            self.inner.queue.add(Pending {
+                pod: pod.clone(),
+                choice: choice.clone(),
+                request: request.clone(),
+                attachment: attachment.cloned(),
+                netns: self.netns_path(pod),
+                since: SystemTime::now(),
+                tries,
+                error,
+            })?;
+            self.inner.work_off();
+        }
+        self.inner.state().attached.remove(pod);
+        self.inner.sweep();
+        Ok(())
+    }
+}
+
+impl Inner {
+    async fn join_all(
+        self: &Arc<Self>,
+        pod: &PodId,
+        netns: &Arc<std::os::fd::OwnedFd>,
+        path: &Path,
+        choice: &Choice,
+        request: &Request,
+    ) -> Result<Attachment> {
+        let mut networks = Vec::new();
+        for chosen in &choice.networks {
+            let chain = self.chain_of(chosen)?;
+            let runtime = self.runtime(pod, request, Some(path), &chosen.interface)?;
+            let job = Job::new(chain.clone(), chosen, runtime, Some(netns.clone()), self.tools.clone());
+            let result = job.add().await?;
+            if result.addresses_of(&chosen.interface).next().is_none() {
+                let (network, interface) = (chain.list.name.clone(), chosen.interface.clone());
+                return Err(Error::NoAddress { network, interface });
+            }
+            let interface = chosen.interface.clone();
+            networks.push(Joined { network: chain.list.name.clone(), interface, result });
+        }
+        let ips = networks.first().map(|first| ordered(first, self.config.ip_pref)).unwrap_or_default();
+        Ok(Attachment { ips, networks })
+    }
+
+    /// Leaves every network, whatever becomes of the others; the first failure is told.
+    async fn leave_all(
+        self: &Arc<Self>,
+        pod: &PodId,
+        choice: &Choice,
+        request: &Request,
+        attachment: Option<&Attachment>,
+    ) -> Result<()> {
+        let path = self.netns.path(pod);
+        let netns = Some(path.as_path()).filter(|path| path.exists());
+        let mut failed = None;
+        for chosen in choice.networks.iter().rev() {
+            let left = async {
+                let chain = self.chain_of(chosen)?;
+                let runtime = self.runtime(pod, request, netns, &chosen.interface)?;
+                let made = attachment.and_then(|attachment| {
+                    attachment.networks.iter().find(|joined| joined.interface == chosen.interface)
+                });
+                let job = Job::new(chain, chosen, runtime, None, self.tools.clone());
+                job.del(made.map(|joined| &joined.result)).await
+            };
+            failed = failed.or(left.await.err());
+        }
+        failed.map_or(Ok(()), Err)
+    }
+
+    /// The network that was chosen, whatever the settings are now.
+    fn chain_of(&self, chosen: &Chosen) -> Result<Arc<Chain>> {
+        if let Some(chain) = self.selection().find(&chosen.list, chosen.builtin) {
+            return Ok(chain);
+        }
+        let list = cni::Conflist::parse(chosen.list.as_bytes())?;
+        if chosen.builtin {
+            // With other settings than today's: the same owner, other addresses.
+            return Ok(Arc::new(self.builtin.with(list)?));
+        }
+        // What we did ourselves then we do ourselves now.
+        let wanted = crate::NativePlugins::All(true);
+        let maker = crate::selection::Maker { wanted, ..self.selection().maker().clone() };
+        Ok(Arc::new(maker.chain(list)?))
+    }
+
+    fn runtime(&self, pod: &PodId, request: &Request, netns: Option<&Path>, interface: &str) -> Result<Runtime> {
+        request.runtime(pod, netns, interface, &self.config.pod_capabilities)
+    }
+
+    /// Sees to it that what is owed is given back some time.
+    pub(crate) fn work_off(self: &Arc<Self>) {
+        if self.queue.wants_worker() {
+            tokio::spawn(work_off(self.clone()));
+        }
+    }
+}
+
+async fn work_off(inner: Arc<Inner>) {
+    while let Some((pending, due)) = inner.queue.next() {
+        tokio::time::sleep_until(due.into()).await;
+        let Pending { pod, choice, request, attachment, tries, .. } = &pending;
+        match inner.leave_all(pod, choice, request, attachment.as_ref()).await {
+            Ok(()) => {
+                tracing::info!(%pod, tries, "what a pod had left in its network is given back");
+                inner.queue.remove(pod);
+                inner.sweep();
+            }
+            Err(error) => {
+                let error = with_causes(&error);
+                tracing::warn!(%pod, tries, error, "what a pod has left in its network is not given back yet");
+                let again = Pending { tries: tries.saturating_add(1), error, ..pending };
+                if let Err(error) = inner.queue.add(again) {
+                    tracing::warn!(error = with_causes(&error), "it is tried again after the next start");
+                    return;
+                }
+            }
+        }
+    }
+}
+
+/// The pod's addresses on its first network, the primary one first.
+fn ordered(first: &Joined, pref: IpPref) -> Vec<IpAddr> {
+    let mut ips: Vec<IpAddr> = first.result.addresses_of(&first.interface).map(|ip| ip.address.addr()).collect();
+    match pref {
+        IpPref::Ipv4 => move_to_front(&mut ips, IpAddr::is_ipv4),
+        IpPref::Ipv6 => move_to_front(&mut ips, IpAddr::is_ipv6),
+        IpPref::Cni => {}
+    }
+    ips
+}
+
+fn move_to_front(ips: &mut [IpAddr], is_it: impl Fn(&IpAddr) -> bool) {
+    if let Some(at) = ips.iter().position(is_it) {
+        ips[..=at].rotate_right(1);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use cni::Success;
+
+    use super::*;
+
+    #[test]
+    fn the_primary_address_is_of_the_family_that_is_preferred() {
+        let text = br#"{"interfaces":[{"name":"eth0","sandbox":"/n"},{"name":"eth9","sandbox":"/n"}],"ips":[
+            {"address":"fd00::2/64","interface":0},{"address":"10.0.0.9/24","interface":1},
+            {"address":"10.0.0.2/24","interface":0},{"address":"10.0.1.2/24"}]}"#;
+        let result = Success::parse(text).unwrap();
+        let first = Joined { network: "n".into(), interface: "eth0".into(), result };
+        let shown = |pref| ordered(&first, pref).iter().map(IpAddr::to_string).collect::<Vec<_>>();
+        assert_eq!(shown(IpPref::Cni), ["fd00::2", "10.0.0.2", "10.0.1.2"]);
+        assert_eq!(shown(IpPref::Ipv6), ["fd00::2", "10.0.0.2", "10.0.1.2"]);
+        assert_eq!(shown(IpPref::Ipv4), ["10.0.0.2", "fd00::2", "10.0.1.2"]);
+    }
+}

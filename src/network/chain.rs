@@ -1,0 +1,272 @@
+//! One network: the plugins of its list one after the other, some done by us and some by their binaries.
+//!
+//! Order of an attachment: each plugin's part in the list's order, every one told what the ones before have made; then
+//! the cache, where other tools find it. Detaching goes the other way round and needs nothing of it to exist.
+//! A failure half-way is given back by detaching, which is the caller's.
+
+use std::{
+    os::fd::{AsFd, OwnedFd},
+    sync::Arc,
+};
+
+use cni::{Cache, Conflist, Plugins, Runtime, Success};
+use tokio::sync::{Semaphore, SemaphorePermit};
+
+use crate::{
+    Error, NativePlugins, Result,
+    attachment::Chosen,
+    native::{Bridge, Native, Place, Shared},
+    thread,
+};
+
+/// A list, and which of its plugins we can do.
+#[derive(Debug)]
+pub(crate) struct Chain {
+    pub(crate) list: Conflist,
+    pub(crate) builtin: bool,
+    /// In the list's order; `None` is the binary's.
+    parts: Vec<Option<Native>>,
+    /// Why the others are their binaries', a sentence each.
+    pub(crate) notes: Vec<String>,
+    cache: Cache,
+    owner: Option<String>,
+}
+
+/// What all chains work with.
+#[derive(Debug)]
+pub(crate) struct Tools {
+    pub(crate) plugins: Plugins,
+    pub(crate) shared: Shared,
+    /// Turns for jobs in the kernel. Never held while a plugin runs: one that hangs holds its own pod only.
+    pub(crate) jobs: Semaphore,
+}
+
+impl Tools {
+    pub(crate) async fn turn(&self) -> SemaphorePermit<'_> {
+        self.jobs.acquire().await.expect("the semaphore is never closed")
+    }
+}
+
+/// A pod's place in one network, being made or given back.
+#[derive(Clone)]
+pub(crate) struct Job {
+    pub(crate) chain: Arc<Chain>,
+    pub(crate) runtime: Runtime,
+    /// As decided when the pod's networks were chosen.
+    pub(crate) native: Vec<bool>,
+    pub(crate) netns: Option<Arc<OwnedFd>>,
+    pub(crate) tools: Arc<Tools>,
+}
+
+impl Chain {
+    /// Judges a list. A mistake in the options of a plugin that we do is an error that names its key.
+    pub(crate) fn new(list: Conflist, wanted: &NativePlugins, owner: Option<&str>, cache: Cache) -> Result<Self> {
+        let (mut parts, mut notes) = (Vec::with_capacity(list.plugins.len()), Vec::new());
+        for (at, plugin) in list.plugins.iter().enumerate() {
+            let native = match owner {
+                Some(owner) if plugin.kind == "bridge" => {
+                    Bridge::new(&list.name, plugin, Some(owner.to_owned())).map(|bridge| Native::Bridge(bridge.into()))
+                }
+                _ => Native::new(&list, plugin, wanted),
+            };
+            parts.push(match native {
+                Ok(native) => Some(native),
+                Err(Error::NotNative { plugin, key }) => {
+                    notes.push(format!("network {:?}: plugin {plugin} is run by its binary, for {key}", list.name));
+                    None
+                }
+                Err(Error::Conflist { key, why }) => {
+                    return Err(Error::Conflist { key: format!("plugins[{at}].{key}"), why });
+                }
+                Err(error) => return Err(error),
+            });
+        }
+        Ok(Self { list, builtin: owner.is_some(), parts, notes, cache, owner: owner.map(str::to_owned) })
+    }
+
+    /// The network that another list makes, with the same owner and cache, all of it done by us where we can.
+    pub(crate) fn with(&self, list: Conflist) -> Result<Self> {
+        Self::new(list, &NativePlugins::All(true), self.owner.as_deref(), self.cache.clone())
+    }
+
+    /// Where its attachments are kept.
+    pub(crate) fn cache(&self) -> &Cache {
+        &self.cache
+    }
+
+    /// Whether the binaries that it always needs are there.
+    pub(crate) fn missing(&self, plugins: &Plugins) -> Result<()> {
+        for (plugin, _) in self.list.plugins.iter().zip(&self.parts).filter(|(_, part)| part.is_none()) {
+            plugins.find(&plugin.kind)?;
+        }
+        Ok(())
+    }
+
+    /// For each plugin, whether we do it for such a pod.
+    pub(crate) fn native_for(&self, runtime: &Runtime) -> Vec<bool> {
+        let does = |(part, plugin): (&Option<Native>, _)| part.as_ref().is_some_and(|part| part.does(plugin, runtime));
+        self.parts.iter().zip(&self.list.plugins).map(does).collect()
+    }
+
+    /// The bridges that we make pods' links to.
+    pub(crate) fn bridges(&self) -> impl Iterator<Item = &Bridge> {
+        self.parts.iter().filter_map(|part| match part {
+            Some(Native::Bridge(bridge)) => Some(bridge.as_ref()),
+            _ => None,
+        })
+    }
+
+    /// Whether some plugin says that it maps ports.
+    pub(crate) fn maps_ports(&self) -> bool {
+        self.list.plugins.iter().any(|plugin| plugin.capabilities.get("portMappings") == Some(&true))
+    }
+
+    /// Whether the binaries that it needs are there, know its version and can make attachments.
+    pub(crate) async fn status(&self, plugins: &Plugins) -> Result<()> {
+        for (plugin, _) in self.list.plugins.iter().zip(&self.parts).filter(|(_, part)| part.is_none()) {
+            plugins.status(&self.list, plugin).await?;
+        }
+        Ok(())
+    }
+
+    /// Has every binary give back what it holds beside these attachments (container and interface).
+    pub(crate) async fn gc(&self, plugins: &Plugins, valid: &[(String, String)]) -> Result<()> {
+        for (plugin, _) in self.list.plugins.iter().zip(&self.parts).filter(|(_, part)| part.is_none()) {
+            plugins.gc(&self.list, plugin, valid).await?;
+        }
+        Ok(())
+    }
+}
+
+impl Job {
+    /// The job that was decided on.
+    pub(crate) fn new(
+        chain: Arc<Chain>,
+        chosen: &Chosen,
+        runtime: Runtime,
+        netns: Option<Arc<OwnedFd>>,
+        tools: Arc<Tools>,
+    ) -> Self {
+        let mut native = chosen.native.clone();
+        // A record of another release may know another length; what it does not say is not ours.
+        native.resize(chain.parts.len(), false);
+        Self { chain, runtime, native, netns, tools }
+    }
+
+    /// Makes the attachment. On an error what was made so far is to be detached.
+    pub(crate) async fn add(&self) -> Result<Success> {
+        let whole = self.chain.parts.len();
+        let (mut made, mut at) = (None, 0);
+        while at < whole {
+            let until = at + self.natively_from(at);
+            if until > at {
+                // What stands side by side is one piece of work, and the end of the chain with it.
+                let (job, before) = (self.clone(), made.take());
+                let work = move || job.add_natively(at..until, before);
+                let _turn = self.tools.turn().await;
+                made = Some(thread::run("attach", work, drop).await?);
+                at = until;
+            } else {
+                let Chain { list, .. } = &*self.chain;
+                made = Some(self.tools.plugins.add(list, &list.plugins[at], &self.runtime, made.as_ref()).await?);
+                at += 1;
+            }
+        }
+        let made = made.unwrap_or_default();
+        if self.native.last() != Some(&true) {
+            let (job, kept) = (self.clone(), made.clone());
+            thread::lent("keep the attachment", move || job.keep(&kept)).await?;
+        }
+        Ok(made)
+    }
+
+    /// Gives the attachment back, by what was made or else by what the cache knows of it. Safe to repeat.
+    pub(crate) async fn del(&self, made: Option<&Success>) -> Result<()> {
+        let made = match made {
+            Some(made) => Some(made.clone()),
+            None => {
+                let job = self.clone();
+                thread::lent("look for the attachment", move || Ok(job.cached())).await?
+            }
+        };
+        let mut until = self.chain.parts.len();
+        while until > 0 {
+            let from = until - self.natively_until(until);
+            if from < until {
+                let (job, made) = (self.clone(), made.clone());
+                let _turn = self.tools.turn().await;
+                thread::lent("detach", move || job.del_natively(from..until, made.as_ref())).await?;
+                until = from;
+            } else {
+                let Chain { list, .. } = &*self.chain;
+                let plugin = &list.plugins[until - 1];
+                self.tools.plugins.del(list, plugin, &self.runtime, made.as_ref()).await?;
+                until -= 1;
+            }
+        }
+        if self.native.first() != Some(&true) {
+            let job = self.clone();
+            thread::lent("forget the attachment", move || job.forget()).await?;
+        }
+        Ok(())
+    }
+
+    fn natively_from(&self, at: usize) -> usize {
+        self.native[at..].iter().take_while(|native| **native).count()
+    }
+
+    fn natively_until(&self, until: usize) -> usize {
+        self.native[..until].iter().rev().take_while(|native| **native).count()
+    }
+
+    fn add_natively(&self, range: std::ops::Range<usize>, before: Option<Success>) -> Result<Success> {
+        let mut made = before;
+        let is_whole = range.end == self.chain.parts.len();
+        for at in range {
+            let plugin = &self.chain.list.plugins[at];
+            let part = self.part(at)?;
+            made = Some(part.add(plugin, self.place(), made)?);
+        }
+        let made = made.unwrap_or_default();
+        if is_whole {
+            self.keep(&made)?;
+        }
+        Ok(made)
+    }
+
+    fn del_natively(&self, range: std::ops::Range<usize>, made: Option<&Success>) -> Result<()> {
+        let is_whole = range.start == 0;
+        for at in range.rev() {
+            self.part(at)?.del(self.place(), made)?;
+        }
+        if is_whole { self.forget() } else { Ok(()) }
+    }
+
+    /// A plugin that was ours when the pod's networks were chosen. A release that does not know it any more says so.
+    fn part(&self, at: usize) -> Result<&Native> {
+        let kind = || self.chain.list.plugins[at].kind.clone();
+        self.chain.parts[at].as_ref().ok_or_else(|| Error::NotNative { plugin: kind(), key: "its options".into() })
+    }
+
+    fn place(&self) -> Place<'_> {
+        Place {
+            runtime: &self.runtime,
+            netns: self.netns.as_ref().map(|netns| netns.as_fd()),
+            shared: &self.tools.shared,
+        }
+    }
+
+    fn keep(&self, made: &Success) -> Result<()> {
+        Ok(self.chain.cache.put(&self.chain.list, &self.runtime, made)?)
+    }
+
+    fn cached(&self) -> Option<Success> {
+        let Runtime { container, interface, .. } = &self.runtime;
+        self.chain.cache.get(&self.chain.list.name, container, interface)?.result
+    }
+
+    fn forget(&self) -> Result<()> {
+        let Runtime { container, interface, .. } = &self.runtime;
+        Ok(self.chain.cache.remove(&self.chain.list.name, container, interface)?)
+    }
+}

@@ -1,0 +1,172 @@
+//! Looking whether the networks can take pods: now and then, when somebody asks, and when the directory has changed.
+//!
+//! The kubelet asks every five seconds and must never wait; whoever asks gets the last verdict, and an old one starts a
+//! new look beside. A look mends the built-in bridge, and asks the plugins of the other networks (`STATUS`).
+
+use std::{
+    sync::{Arc, PoisonError, Weak},
+    time::{Duration, Instant},
+};
+
+use model::with_causes;
+use tokio::{runtime::Handle, sync::Notify};
+
+use crate::{Error, Network, Readiness, Result, link::Links, network::Inner, reconcile, thread};
+
+/// How old a verdict may become before a new look is taken. The kubelet asks every five seconds.
+const LOOK_AFTER: Duration = Duration::from_secs(4);
+/// How often plugins are told which attachments are good, so that they give back the others.
+const GC_EVERY: Duration = Duration::from_secs(24 * 3600);
+
+/// What the last look found.
+#[derive(Debug, Default)]
+pub(crate) struct Verdict {
+    /// What is in the way, if anything.
+    why_not: Option<String>,
+    /// What an operator should know though it works.
+    pub(crate) notes: Vec<String>,
+}
+
+impl Verdict {
+    pub(crate) fn readiness(&self) -> Readiness {
+        match &self.why_not {
+            None => Readiness::Ready,
+            Some(why) => Readiness::NotReady { why: why.clone() },
+        }
+    }
+}
+
+impl Network {
+    /// Starts a look when the last one is old. The task that looks is started by the first who asks.
+    pub(crate) fn look_after(&self) {
+        let mut state = self.inner.state();
+        if state.dismantled {
+            return;
+        }
+        if !state.is_looked_after {
+            let Ok(runtime) = Handle::try_current() else { return };
+            state.is_looked_after = true;
+            runtime.spawn(look_when_asked(Arc::downgrade(&self.inner), self.inner.look.clone()));
+            self.inner.look.notify_one();
+        }
+        if state.looked.elapsed() > LOOK_AFTER {
+            // Not again for each who asks while it is looked.
+            state.looked = Instant::now();
+            self.inner.look.notify_one();
+        }
+    }
+}
+
+/// Ends with the network.
+async fn look_when_asked(network: Weak<Inner>, asked: Arc<Notify>) {
+    let mut last_gc = Instant::now();
+    loop {
+        asked.notified().await;
+        let Some(inner) = network.upgrade() else { return };
+        inner.look().await;
+        if last_gc.elapsed() >= GC_EVERY {
+            last_gc = Instant::now();
+            reconcile::tell_plugins(&inner, &inner.attached()).await;
+        }
+    }
+}
+
+impl Inner {
+    /// One look, with its verdict.
+    async fn look(self: &Arc<Self>) {
+        let inner = self.clone();
+        // What the watch cannot see.
+        let read = thread::lent("read network configurations", move || {
+            inner.read_again();
+            Ok(())
+        });
+        // It cannot fail; a runtime that ends takes us along.
+        let _ = read.await;
+        let chains = self.selection().chains().to_vec();
+        let mut verdict = Verdict::default();
+        if chains.is_empty() {
+            verdict.why_not = Some(self.selection().why_none());
+        }
+        for chain in &chains {
+            if chain.builtin {
+                let inner = self.clone();
+                let _ = thread::lent("look at the bridge", move || {
+                    inner.look_at_ground();
+                    Ok(())
+                })
+                .await;
+                return;
+            }
+            if let Err(error) = chain.status(&self.tools.plugins).await {
+                verdict.why_not = Some(format!("network {:?}: {}", chain.list.name, with_causes(&error)));
+                break;
+            }
+        }
+        self.judge(verdict);
+    }
+
+    /// Reads the directory again, and looks at what can be seen at once.
+    pub(crate) fn read_again(&self) {
+        let changed = self.selection.write().unwrap_or_else(PoisonError::into_inner).read_again();
+        if !changed {
+            return;
+        }
+        let (names, faults) = {
+            let selection = self.selection();
+            let names: Vec<_> = selection.chains().iter().map(|chain| chain.list.name.clone()).collect();
+            (names, selection.faults().to_vec())
+        };
+        tracing::info!(networks = ?names, "the network configuration has changed");
+        for fault in faults {
+            tracing::warn!(file = %fault.file.display(), why = fault.why, "a file gives no network");
+        }
+        self.look_at_ground();
+        self.look.notify_one();
+    }
+
+    /// Looks without asking a plugin: makes or mends the built-in bridge where it counts.
+    pub(crate) fn look_at_ground(&self) {
+        let chains = self.selection().chains().to_vec();
+        let mut verdict = Verdict::default();
+        match chains.first() {
+            None => verdict.why_not = Some(self.selection().why_none()),
+            Some(chain) if chain.builtin => match self.prepare_builtin() {
+                Ok(notes) => verdict.notes = notes,
+                Err(Error::NotReady { why }) => verdict.why_not = Some(why),
+                Err(error) => verdict.why_not = Some(with_causes(&error)),
+            },
+            Some(_) => {
+                // Plugins have not been asked; until they are, a binary that is missing is the only thing known.
+                let missing = chains.iter().find_map(|chain| chain.missing(&self.tools.plugins).err());
+                verdict.why_not = missing.map(|error| error.to_string());
+            }
+        }
+        self.judge(verdict);
+    }
+
+    /// Makes or mends the bridge; gives its notes.
+    fn prepare_builtin(&self) -> Result<Vec<String>> {
+        if self.state().dismantled {
+            return Err(Error::NotReady { why: "the network has been dismantled".into() });
+        }
+        let mut links = Links::open()?;
+        let mut notes = Vec::new();
+        for bridge in self.builtin.bridges() {
+            notes.extend(bridge.prepare(&mut links)?.notes);
+        }
+        Ok(notes)
+    }
+
+    fn judge(&self, verdict: Verdict) {
+        let mut state = self.state();
+        let (before, now) = (state.verdict.why_not.clone(), verdict.why_not.clone());
+        state.looked = Instant::now();
+        state.verdict = verdict;
+        drop(state);
+        match now {
+            Some(why) if before.as_ref() != Some(&why) => tracing::warn!(why, "the network is not ready"),
+            None if before.is_some() => tracing::info!("the network is ready"),
+            _ => {}
+        }
+    }
+}

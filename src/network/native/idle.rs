@@ -1,0 +1,49 @@
+//! Plugins that have nothing to do for most pods: `bandwidth` without limits, `tuning` without parameters.
+//!
+//! `firewall` is none of them: the rules that it writes have to be there for the day when the host's firewall begins to
+//! drop.
+
+use cni::PluginConf;
+use serde_json::{Map, Value};
+
+use crate::{Error, Result};
+
+/// Such a plugin, whose own object asks for nothing.
+#[derive(Debug)]
+pub(crate) struct Idle {
+    /// Capabilities by which a pod may ask for something all the same.
+    asked_by: &'static [&'static str],
+}
+
+impl Idle {
+    /// Checks the plugin's object: what asks for something for every pod is its binary's.
+    pub(super) fn new(plugin: &PluginConf) -> Result<Self> {
+        let not_native = |key: &str| Err(Error::NotNative { plugin: plugin.kind.clone(), key: key.to_owned() });
+        let (harmless, asked_by): (&[&str], &'static [&'static str]) = match plugin.kind.as_str() {
+            // Rates in the object itself limit every pod.
+            "bandwidth" => (&[], &["bandwidth"]),
+            "tuning" => (&["dataDir"], &["mac"]),
+            _ => return not_native("this type"),
+        };
+        let nothing = |value: &Value| match value {
+            Value::Null => true,
+            Value::Bool(asked) => !asked,
+            Value::Number(number) => number.as_f64() == Some(0.0),
+            Value::String(text) => text.is_empty(),
+            Value::Array(all) => all.is_empty(),
+            Value::Object(all) => all.is_empty(),
+        };
+        let runtime_keys = ["type", "name", "cniVersion", "capabilities", "prevResult", "runtimeConfig", "args"];
+        for (key, value) in &plugin.object {
+            if !runtime_keys.contains(&key.as_str()) && !harmless.contains(&key.as_str()) && !nothing(value) {
+                return not_native(key);
+            }
+        }
+        Ok(Self { asked_by })
+    }
+
+    /// Whether the pod asks for nothing either.
+    pub(super) fn has_nothing_to_do(&self, asked: &Map<String, Value>) -> bool {
+        !self.asked_by.iter().any(|capability| asked.contains_key(*capability))
+    }
+}

@@ -1,0 +1,162 @@
+//! Attachments that could not be given back when their pods went: written down, and tried again until they are.
+//!
+//! A pod is never held up by a plugin that fails. What is owed to the plugin is one record a pod, and a task that works
+//! them off, each with pauses that grow.
+
+use std::{
+    collections::BTreeMap,
+    path::{Path, PathBuf},
+    sync::{Mutex, MutexGuard, PoisonError},
+    time::{Duration, Instant, SystemTime},
+};
+
+use disk::Store;
+use model::{PodId, with_causes};
+use serde::{Deserialize, Serialize};
+
+use crate::{Attachment, Choice, Error, Request, Result};
+
+const KIND: &str = "detach";
+const VERSION: u32 = 1;
+/// The pause after the first failure; it doubles with each.
+const FIRST_PAUSE: Duration = Duration::from_secs(2);
+const LONGEST_PAUSE: Duration = Duration::from_secs(300);
+
+/// What a pod that is gone has left to be given back.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct Pending {
+    /// The pod.
+    pub pod: PodId,
+    /// Its networks.
+    pub(crate) choice: Choice,
+    pub(crate) request: Request,
+    pub(crate) attachment: Option<Attachment>,
+    pub(crate) netns: PathBuf,
+    /// When it was first tried.
+    pub since: SystemTime,
+    /// How often it was tried.
+    pub tries: u32,
+    /// What came of the last time.
+    pub error: String,
+}
+
+/// All of it.
+#[derive(Debug)]
+pub(crate) struct Queue {
+    store: Store<Pending>,
+    state: Mutex<State>,
+}
+
+#[derive(Debug, Default)]
+struct State {
+    all: BTreeMap<PodId, (Pending, Instant)>,
+    worked_off: bool,
+}
+
+impl Queue {
+    /// Finds what an earlier life of the daemon has left. What cannot be read is set aside and named.
+    pub(crate) fn open(dir: &Path) -> Result<Self> {
+        let failed = |source| Error::Pending { source };
+        let store: Store<Pending> = Store::open(dir, KIND, VERSION).map_err(failed)?;
+        let scan = store.scan().map_err(failed)?;
+        for disk::Quarantined { path, why, .. } in &scan.quarantined {
+            let error = with_causes(why);
+            tracing::error!(path = %path.display(), error, "an attachment that is to be given back cannot be read");
+        }
+        let now = Instant::now();
+        let all = scan.good.into_iter().map(|(_, pending)| (pending.pod.clone(), (pending, now))).collect();
+        Ok(Self { store, state: Mutex::new(State { all, worked_off: false }) })
+    }
+
+    /// Writes down what is to be given back. Replaces what the pod had there.
+    pub(crate) fn add(&self, pending: Pending) -> Result<()> {
+        // Rare, and a reboot does not make it meaningless.
+        self.store.put_durable(pending.pod.as_str(), &pending).map_err(|source| Error::Pending { source })?;
+        let due = Instant::now() + pause(pending.tries);
+        self.state().all.insert(pending.pod.clone(), (pending, due));
+        Ok(())
+    }
+
+    /// Given back at last.
+    pub(crate) fn remove(&self, pod: &PodId) {
+        self.state().all.remove(pod);
+        if let Err(error) = self.store.remove(pod.as_str()) {
+            // It is tried once more after the next start, which harms nobody.
+            tracing::warn!(%pod, %error, "forget an attachment that has been given back");
+        }
+    }
+
+    /// Whether the pod has anything there.
+    pub(crate) fn has(&self, pod: &PodId) -> bool {
+        self.state().all.contains_key(pod)
+    }
+
+    /// Everything, for people.
+    pub(crate) fn all(&self) -> Vec<Pending> {
+        self.state().all.values().map(|(pending, _)| pending.clone()).collect()
+    }
+
+    /// Whether there is work that nobody does. Whoever is told so does it from now on.
+    pub(crate) fn wants_worker(&self) -> bool {
+        let mut state = self.state();
+        !state.all.is_empty() && !std::mem::replace(&mut state.worked_off, true)
+    }
+
+    /// What is to be tried next, and when. `None` lets the worker go.
+    pub(crate) fn next(&self) -> Option<(Pending, Instant)> {
+        let mut state = self.state();
+        let next = state.all.values().min_by_key(|(_, due)| *due).cloned();
+        state.worked_off = next.is_some();
+        next
+    }
+
+    fn state(&self) -> MutexGuard<'_, State> {
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+fn pause(tries: u32) -> Duration {
+    let doubled = 2_u32.saturating_pow(tries.saturating_sub(1).min(16));
+    FIRST_PAUSE.saturating_mul(doubled).min(LONGEST_PAUSE)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn pending(tries: u32) -> Pending {
+        Pending {
+            pod: PodId::from_random([7; 32]),
+            choice: Choice::default(),
+            request: Request::default(),
+            attachment: None,
+            netns: "/run/netns/a".into(),
+            since: SystemTime::UNIX_EPOCH,
+            tries,
+            error: "no".into(),
+        }
+    }
+
+    #[test]
+    fn what_is_owed_survives_a_restart_and_is_worked_off_by_one() {
+        let dir = tempfile::tempdir().unwrap();
+        let queue = Queue::open(dir.path()).unwrap();
+        assert!(!queue.wants_worker() && queue.next().is_none());
+        queue.add(pending(1)).unwrap();
+        let queue = Queue::open(dir.path()).unwrap();
+        assert!(queue.wants_worker() && !queue.wants_worker());
+        let (found, due) = queue.next().unwrap();
+        assert!(found == pending(1) && due <= Instant::now(), "at once after a restart");
+        queue.add(pending(2)).unwrap();
+        assert!(queue.next().unwrap().1 > Instant::now());
+        queue.remove(&found.pod);
+        assert!(queue.next().is_none() && !queue.has(&found.pod));
+        assert!(Queue::open(dir.path()).unwrap().all().is_empty());
+    }
+
+    #[test]
+    fn pauses_grow_and_end_at_the_longest() {
+        assert_eq!([0, 1, 2, 3].map(|tries| pause(tries).as_secs()), [2, 2, 4, 8]);
+        assert_eq!(pause(u32::MAX), LONGEST_PAUSE);
+    }
+}
