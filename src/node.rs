@@ -92,8 +92,9 @@ async fn serve(config: Config, listener: StdListener, monitor_program: OwnedFd) 
     let faults = faults()?;
     let images = images::Images::open_with(config.images.clone(), &root.join("images"), faults.clone());
     let images = images.context("open the image store")?;
-    let images = Arc::new(images.with_programs(programs));
-    let network = network::Network::open(config.network.clone(), &root, &state).context("open the pods' network")?;
+    let images = Arc::new(images.with_programs(programs.clone()));
+    let network = network::Network::with_programs(config.network.clone(), &root, &state, programs);
+    let network = network.context("open the pods' network")?;
     network.notes().iter().for_each(|note| warn!("{note}"));
     let rooms = pods::Rooms {
         engine: engine.clone(),

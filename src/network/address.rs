@@ -22,7 +22,8 @@ pub(crate) fn mac_text(mac: [u8; 6]) -> String {
 /// A hardware address as people write it, with colons or dashes.
 pub(crate) fn parse_mac(text: &str) -> Option<[u8; 6]> {
     let parts: Vec<_> = text.split([':', '-']).collect();
-    let octet = |part: &&str| (part.len() == 2).then(|| u8::from_str_radix(part, 16).ok()).flatten();
+    let is_octet = |part: &str| part.len() == 2 && part.bytes().all(|digit| digit.is_ascii_hexdigit());
+    let octet = |part: &&str| u8::from_str_radix(part, 16).ok().filter(|_| is_octet(part));
     parts.iter().map(octet).collect::<Option<Vec<u8>>>()?.try_into().ok()
 }
 

@@ -41,15 +41,7 @@ impl Network {
         }
         let mut networks = Vec::new();
         for (number, chain) in selection.chains().iter().enumerate() {
-            let interface = interface(number);
-            let runtime = self.inner.runtime(pod, request, None, &interface)?;
-            networks.push(Chosen {
-                list: chain.list.text.clone(),
-                builtin: chain.builtin,
-                interface,
-                native: chain.native_for(&runtime),
-                maps_ports: number == 0 && self.inner.config.host_ports == HostPortsBy::Always && !chain.maps_ports(),
-            });
+            networks.push(self.inner.chosen(chain, pod, request, number)?);
         }
         Ok(Choice { networks })
     }
@@ -167,6 +159,9 @@ impl Inner {
         request: &Request,
         attachment: Option<&Attachment>,
     ) -> Result<()> {
+        // A record of a release that knew one network only names none.
+        let before = Choice { networks: vec![self.chosen(&self.builtin, pod, request, 0)?] };
+        let choice = if choice.networks.is_empty() { &before } else { choice };
         let path = self.netns.path(pod);
         let netns = Some(path.as_path()).filter(|path| path.exists());
         let mut failed = None;
@@ -199,6 +194,18 @@ impl Inner {
         let wanted = crate::NativePlugins::All(true);
         let maker = crate::selection::Maker { wanted, ..self.selection().maker().clone() };
         Ok(Arc::new(maker.chain(list)?))
+    }
+
+    fn chosen(&self, chain: &Chain, pod: &PodId, request: &Request, number: usize) -> Result<Chosen> {
+        let interface = interface(number);
+        let runtime = self.runtime(pod, request, None, &interface)?;
+        Ok(Chosen {
+            list: chain.list.text.clone(),
+            builtin: chain.builtin,
+            interface,
+            native: chain.native_for(&runtime),
+            maps_ports: number == 0 && self.config.host_ports == HostPortsBy::Always && !chain.maps_ports(),
+        })
     }
 
     fn runtime(&self, pod: &PodId, request: &Request, netns: Option<&Path>, interface: &str) -> Result<Runtime> {

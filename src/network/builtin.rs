@@ -32,6 +32,7 @@ pub(crate) fn conflist(config: &Config, leases: &Path, host: Host) -> String {
         "name": NAME,
         "plugins": [{
             "type": "bridge",
+            "capabilities": { "ips": true },
             "bridge": config.bridge,
             "isGateway": true,
             "isDefaultGateway": true,

@@ -268,7 +268,7 @@ impl Keeper {
             plan: record.plan.clone(),
             created_at: record.created_at,
             ready: record.stage == PodStage::Ready && self.sandbox.is_some(),
-            ips: record.attachment.as_ref().map(|attachment| attachment.ips.clone()).unwrap_or_default(),
+            attachment: record.attachment.clone(),
             netns: record.netns.clone(),
             monitor_pid: record.monitor.map(|process| process.pid),
             init_pid: record.init_pid,

@@ -88,6 +88,7 @@ impl Pods {
                     stage: PodStage::Making,
                     boot: self.home.boot.clone(),
                     netns: None,
+                    choice: network::Choice::default(),
                     attachment: None,
                     cgroup: None,
                     monitor: None,

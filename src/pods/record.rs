@@ -8,7 +8,7 @@ use std::{path::PathBuf, sync::Arc, time::SystemTime};
 use disk::Store;
 use engine::{Backend, LaunchPlan};
 use model::{ContainerId, ContainerPlan, PodId, PodPlan};
-use network::Attachment;
+use network::{Attachment, Choice};
 use serde::{Deserialize, Serialize};
 
 use crate::{error::Error, monitor_process::MonitorProcess, view::ImageNames};
@@ -40,7 +40,10 @@ pub(crate) struct PodRecord {
     /// The boot that `netns`, `monitor` and `init_pid` belong to.
     pub(crate) boot: String,
     pub(crate) netns: Option<PathBuf>,
-    pub(crate) attachment: Option<Attachment>,
+    /// Its networks, decided before anything was done in any of them.
+    #[serde(default)]
+    pub(crate) choice: Choice,
+    pub(crate) attachment: Option<Arc<Attachment>>,
     /// The pod's cgroup, as the engine names it.
     pub(crate) cgroup: Option<engine::PodCgroup>,
     pub(crate) monitor: Option<MonitorProcess>,

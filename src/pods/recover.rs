@@ -218,7 +218,7 @@ async fn one(
     let kept: Vec<Container> = join_all(settled).await.into_iter().flatten().collect();
     let id = record.id.clone();
     // One that is stopping may have given its addresses back already, and they may be another's by now.
-    let addresses = record.attachment.clone().filter(|_| record.stage == PodStage::Ready);
+    let addresses = record.attachment.as_deref().cloned().filter(|_| record.stage == PodStage::Ready);
     let in_network = (record.stage != PodStage::Stopped).then(|| (id.clone(), addresses));
     let (mailbox, inbox) = mpsc::channel(MAILBOX);
     if let Reserved::Taken(other) = home.index.reserve(&record.plan.metadata, &id, mailbox.clone()) {
@@ -329,7 +329,7 @@ async fn take_back(home: &Arc<Home>, record: &PodRecord) -> Result<(), Error> {
         steps.pass(Step::StopPodMonitor, ended).await?;
     }
     if record.plan.namespaces.network == model::NetworkMode::Pod {
-        steps.pass(Step::StopPodDetach, stop_pod::detach(home, &record.id, record.attachment.as_ref())).await?;
+        steps.pass(Step::StopPodDetach, stop_pod::detach(home, record)).await?;
         steps.pass(Step::StopPodNetns, stop_pod::drop_netns(home, &record.id)).await?;
     }
     if let Some(cgroup) = &record.cgroup {

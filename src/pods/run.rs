@@ -77,6 +77,10 @@ async fn steps(home: &Arc<Home>, record: &mut PodRecord, undo: &mut Undo) -> Res
     // Named before it exists, so that a crash right after making it leaves a trace to it.
     let has_network = plan.namespaces.network == NetworkMode::Pod;
     record.netns = has_network.then(|| home.network.netns_path(&id));
+    if has_network {
+        let chosen = home.network.choose(&id, &network::Request::from(&*plan));
+        record.choice = chosen.map_err(|error| Error::at(Step::RunIntent, error.class(), error))?;
+    }
     let cgroup = {
         let (own, record) = (home.clone(), record.clone());
         home.blocking(move || intend(&own, record)).await?
@@ -89,8 +93,8 @@ async fn steps(home: &Arc<Home>, record: &mut PodRecord, undo: &mut Undo) -> Res
             async move { home.steps.pass(Step::StopPodNetns, stop_pod::drop_netns(&home, &id)).await }
         });
         undo.push(Step::RunAttach, {
-            let (home, id) = (home.clone(), id.clone());
-            async move { home.steps.pass(Step::StopPodDetach, stop_pod::detach(&home, &id, None)).await }
+            let (home, record) = (home.clone(), record.clone());
+            async move { home.steps.pass(Step::StopPodDetach, stop_pod::detach(&home, &record)).await }
         });
     }
     undo.push(Step::RunFiles, {
@@ -102,7 +106,8 @@ async fn steps(home: &Arc<Home>, record: &mut PodRecord, undo: &mut Undo) -> Res
         async move { home.steps.pass(Step::StopPodCgroup, stop_pod::remove_cgroup(&home, &id, cgroup)).await }
     });
     // Side by side, since neither needs the other.
-    let wired = async { if has_network { wire(home, &id, &plan).await.map(Some) } else { Ok(None) } };
+    let choice = &record.choice;
+    let wired = async { if has_network { wire(home, &id, &plan, choice).await.map(Some) } else { Ok(None) } };
     let watched = async {
         let files = {
             let (own, id, plan, cgroup) = (home.clone(), id.clone(), plan.clone(), cgroup.clone());
@@ -123,7 +128,7 @@ async fn steps(home: &Arc<Home>, record: &mut PodRecord, undo: &mut Undo) -> Res
         (files, monitor, news)
     });
     let netns = wired?.map(|(netns, attachment)| {
-        record.attachment = Some(attachment);
+        record.attachment = Some(attachment.into());
         netns
     });
     let (files, monitor, news) = watched?;
@@ -165,14 +170,19 @@ fn make_files(home: &Home, id: &PodId, plan: &PodPlan, cgroup: &engine::PodCgrou
 }
 
 /// A network namespace with an interface and addresses in it.
-async fn wire(home: &Arc<Home>, id: &PodId, plan: &PodPlan) -> Result<(network::Netns, network::Attachment), Error> {
+async fn wire(
+    home: &Arc<Home>,
+    id: &PodId,
+    plan: &PodPlan,
+    choice: &network::Choice,
+) -> Result<(network::Netns, network::Attachment), Error> {
     let made = home.steps.pass(Step::RunNetns, async {
         home.network.make_netns(id).await.map_err(|e| Error::at(Step::RunNetns, e.class(), e))
     });
     let netns = made.await?;
     let attached = home.steps.pass(Step::RunAttach, async {
         let request = network::Request::from(plan);
-        home.network.attach(id, &netns, &request).await.map_err(|e| Error::at(Step::RunAttach, e.class(), e))
+        home.network.attach(id, &netns, choice, &request).await.map_err(|e| Error::at(Step::RunAttach, e.class(), e))
     });
     let attachment = attached.await?;
     Ok((netns, attachment))

@@ -27,7 +27,7 @@ pub(crate) async fn tear_down(home: &Arc<Home>, record: &PodRecord, sandbox: Opt
         if !has_network {
             return Ok(());
         }
-        steps.pass(Step::StopPodDetach, detach(home, &record.id, record.attachment.as_ref())).await
+        steps.pass(Step::StopPodDetach, detach(home, record)).await
     };
     let dropped = async {
         if !has_network {
@@ -45,8 +45,10 @@ pub(crate) async fn tear_down(home: &Arc<Home>, record: &PodRecord, sandbox: Opt
 }
 
 /// Gives the pod's addresses back.
-pub(crate) async fn detach(home: &Home, id: &PodId, attachment: Option<&network::Attachment>) -> Result<(), Error> {
-    home.network.detach(id, attachment).await.map_err(|error| Error::at(Step::StopPodDetach, error.class(), error))
+pub(crate) async fn detach(home: &Home, record: &PodRecord) -> Result<(), Error> {
+    let request = network::Request::from(&*record.plan);
+    let left = home.network.detach(&record.id, &record.choice, &request, record.attachment.as_deref()).await;
+    left.map_err(|error| Error::at(Step::StopPodDetach, error.class(), error))
 }
 
 /// Drops the pod's network namespace; the kernel takes its links down in its own time.

@@ -10,6 +10,7 @@ use std::{
 use bytes::Bytes;
 use engine::LaunchPlan;
 use model::{ContainerId, ContainerPlan, Digest, Exit, Phase, PodId, PodPlan, Signal};
+use network::Attachment;
 use serde::{Deserialize, Serialize};
 
 /// A pod sandbox as it is now.
@@ -23,8 +24,8 @@ pub struct PodView {
     pub created_at: SystemTime,
     /// Whether containers can be made in it.
     pub ready: bool,
-    /// Its addresses, the primary one first; kept after a stop, for people.
-    pub ips: Vec<IpAddr>,
+    /// Its addresses and what its networks made of it; kept after a stop, for people.
+    pub attachment: Option<Arc<Attachment>>,
     /// Its network namespace, while it has one of its own.
     pub netns: Option<PathBuf>,
     /// Its monitor.
@@ -35,6 +36,13 @@ pub struct PodView {
     pub containers: Vec<Arc<ContainerView>>,
     /// What is wrong with it, if anything: what a stop or remove still has to finish.
     pub trouble: Option<String>,
+}
+
+impl PodView {
+    /// Its addresses, the primary one first.
+    pub fn ips(&self) -> &[IpAddr] {
+        self.attachment.as_ref().map_or(&[], |attachment| &attachment.ips)
+    }
 }
 
 /// The image of a container under all its names. Kept as text, since the image may be deleted before the container.

@@ -6,10 +6,11 @@
 use std::collections::BTreeMap;
 
 use model::{ContainerPlan, EnvVar, MountSource, NetworkMode, PodPlan, Resources};
+use network::Joined;
 use pods::{ContainerView, PodView};
-use serde_json::{Value, json};
+use serde_json::{Map, Value, json};
 
-/// Interface of every pod, as the network makes it.
+/// Interface of every pod on the built-in network.
 const INTERFACE: &str = "eth0";
 
 /// A container, for `crictl inspect`.
@@ -63,9 +64,33 @@ fn namespaces(view: &PodView) -> Value {
     Value::Array(list)
 }
 
+/// What the pod's networks made of it, in the form in which other runtimes show it.
 fn cni_result(view: &PodView) -> Value {
-    let addresses: Vec<_> = view.ips.iter().map(|ip| json!({ "IP": ip.to_string() })).collect();
-    json!({ "Interfaces": { INTERFACE: { "IPConfigs": addresses } } })
+    let networks = view.attachment.iter().flat_map(|attachment| &attachment.networks);
+    let (mut interfaces, mut dns, mut routes) = (Map::new(), Vec::new(), Vec::new());
+    for Joined { interface, result, .. } in networks {
+        let configs: Vec<_> = result
+            .addresses_of(interface)
+            .map(|ip| json!({ "IP": ip.address.addr(), "Gateway": ip.gateway.map(|gw| gw.to_string()).unwrap_or_default() }))
+            .collect();
+        let link = result.inside(interface).cloned().unwrap_or_default();
+        let shown = json!({
+            "IPConfigs": configs,
+            "Mac": link.mac,
+            "Sandbox": link.sandbox,
+            "PciID": link.pci_id,
+            "SocketPath": link.socket_path,
+        });
+        interfaces.insert(interface.clone(), shown);
+        dns.push(json!(result.dns));
+        routes.extend(result.routes.iter().map(|route| json!(route)));
+    }
+    if interfaces.is_empty() {
+        // What an earlier release attached.
+        let configs: Vec<_> = view.ips().iter().map(|ip| json!({ "IP": ip })).collect();
+        interfaces.insert(INTERFACE.to_owned(), json!({ "IPConfigs": configs }));
+    }
+    json!({ "Interfaces": interfaces, "DNS": dns, "Routes": routes })
 }
 
 /// A pod's configuration under the contract's names.

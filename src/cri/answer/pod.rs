@@ -48,7 +48,7 @@ fn network(view: &PodView) -> v1::PodSandboxNetworkStatus {
     if !view.ready || view.plan.namespaces.network == NetworkMode::Host {
         return v1::PodSandboxNetworkStatus::default();
     }
-    let mut addresses = view.ips.iter().map(ToString::to_string);
+    let mut addresses = view.ips().iter().map(ToString::to_string);
     v1::PodSandboxNetworkStatus {
         ip: addresses.next().unwrap_or_default(),
         additional_ips: addresses.map(|ip| v1::PodIp { ip }).collect(),

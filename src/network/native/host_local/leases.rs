@@ -94,7 +94,7 @@ impl Leases {
 
     /// Gives back every lease whose holder's id `is_dead`, and every lease without a readable holder (the trace of a
     /// crash between creating and filling it). Looks at every file.
-    pub(crate) fn release_all(&self, is_dead: impl Fn(&str) -> bool) -> Result<usize> {
+    pub(crate) fn release_all(&self, is_dead: impl FnMut(&str) -> bool) -> Result<usize> {
         self.release_where(is_dead, |_| true)
     }
 
@@ -104,7 +104,7 @@ impl Leases {
         self.release_where(is_dead, is_older)
     }
 
-    fn release_where(&self, is_dead: impl Fn(&str) -> bool, counts: impl Fn(&Path) -> bool) -> Result<usize> {
+    fn release_where(&self, mut is_dead: impl FnMut(&str) -> bool, counts: impl Fn(&Path) -> bool) -> Result<usize> {
         let Some(locked) = self.lock_existing()? else { return Ok(0) };
         let mut given = 0;
         for address in locked.taken()? {
@@ -114,7 +114,7 @@ impl Leases {
             }
             let dead = match read(&path)? {
                 None => false,
-                Some(text) => text.lines().next().map(str::trim).filter(|id| !id.is_empty()).is_none_or(&is_dead),
+                Some(text) => text.lines().next().map(str::trim).filter(|id| !id.is_empty()).is_none_or(&mut is_dead),
             };
             if dead {
                 given += usize::from(locked.unlink(&path)?);

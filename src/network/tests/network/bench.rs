@@ -2,8 +2,7 @@
 
 use std::time::{Duration, Instant};
 
-use crate::node::{Node, pod_id};
-use network::Request;
+use crate::node::{Node, attach, detach, pod_id};
 
 /// Pause before each pod.
 const GAP: Duration = Duration::from_millis(30);
@@ -27,11 +26,11 @@ async fn a_pod_s_network_is_there_within_its_budget() {
         let pod = pod_id("bench", n);
         let start = Instant::now();
         let netns = node.network.make_netns(&pod).await.unwrap();
-        let attachment = node.network.attach(&pod, &netns, &Request::default()).await.unwrap();
+        let attachment = attach(&node.network, &pod, &netns).await.unwrap();
         up.push(start.elapsed());
         tokio::time::sleep(GAP).await;
         let start = Instant::now();
-        node.network.detach(&pod, Some(&attachment)).await.unwrap();
+        detach(&node.network, &pod, Some(&attachment)).await.unwrap();
         down.push(start.elapsed());
         let start = Instant::now();
         node.network.drop_netns(&netns.path).await.unwrap();

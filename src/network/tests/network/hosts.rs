@@ -2,10 +2,10 @@
 
 use std::{fs, future::Future, process::Command};
 
-use network::{Config, Error, Network, Readiness, Request};
+use network::{Config, Error, Network, Readiness};
 use nix::sched::{CloneFlags, unshare};
 
-use crate::node::{inside, listener_in, pod_id, reaches};
+use crate::node::{attach, detach, inside, listener_in, pod_id, reaches, reason};
 
 /// Runs the test in a new network namespace: every thread of its runtime is born there, and so are the room's.
 fn on_a_host_of_its_own<F: Future<Output = ()>>(test: impl FnOnce() -> F + Send + 'static) {
@@ -53,10 +53,10 @@ fn a_host_without_ipv6_gives_ipv4_and_says_so() {
         assert!(network.notes().iter().any(|note| note.contains("IPv6")), "{:?}", network.notes());
         let pod = pod_id("no-ipv6", 1);
         let netns = network.make_netns(&pod).await.unwrap();
-        let attachment = network.attach(&pod, &netns, &Request::default()).await.unwrap();
+        let attachment = attach(&network, &pod, &netns).await.unwrap();
         assert_eq!(attachment.ips.len(), 1);
         assert!(reaches(None, attachment.ips[0], &listener_in(&netns.fd, 8080)));
-        network.detach(&pod, Some(&attachment)).await.unwrap();
+        detach(&network, &pod, Some(&attachment)).await.unwrap();
         network.drop_netns(&netns.path).await.unwrap();
         close(&config);
     });
@@ -72,16 +72,16 @@ fn only_a_pod_with_an_ipv6_address_has_a_link_local_one_and_no_port_has() {
             });
             let pod = pod_id(test, 1);
             let netns = network.make_netns(&pod).await.unwrap();
-            let attachment = network.attach(&pod, &netns, &Request::default()).await.unwrap();
+            let attachment = attach(&network, &pod, &netns).await.unwrap();
             assert!(shown(&config.bridge).contains("mcast_snooping 0"), "{}", shown(&config.bridge));
             // The kernel gives one as soon as it acts upon a carrier, and the attachment has waited for that.
-            let port = shown(&attachment.host_interface);
+            let port = shown(&attachment.host_interface());
             assert!(port.contains("state UP") && !port.contains("inet6"), "{port}");
             let own = inside(&netns.fd, || shown("eth0"));
             assert!(own.contains("state UP"), "{own}");
             assert_eq!(own.contains("inet6 fe80:"), has_ipv6, "{own}");
             inside(&netns.fd, || ip("address add fd79::9/64 dev eth0 nodad"));
-            network.detach(&pod, Some(&attachment)).await.unwrap();
+            detach(&network, &pod, Some(&attachment)).await.unwrap();
             network.drop_netns(&netns.path).await.unwrap();
             close(&config);
         }
@@ -100,10 +100,10 @@ fn a_host_whose_packets_are_too_small_for_ipv6_gives_ipv4() {
         assert_eq!(network.readiness(), Readiness::Ready);
         let pod = pod_id("small", 1);
         let netns = network.make_netns(&pod).await.unwrap();
-        let attachment = network.attach(&pod, &netns, &Request::default()).await.unwrap();
-        assert_eq!(attachment.mtu, 1000);
+        let attachment = attach(&network, &pod, &netns).await.unwrap();
+        assert_eq!(attachment.mtu(), 1000);
         assert!(reaches(None, attachment.ips[0], &listener_in(&netns.fd, 8080)));
-        network.detach(&pod, Some(&attachment)).await.unwrap();
+        detach(&network, &pod, Some(&attachment)).await.unwrap();
         network.drop_netns(&netns.path).await.unwrap();
         close(&config);
     });
@@ -117,10 +117,10 @@ fn a_network_of_ipv6_alone_works_too() {
         assert_eq!(network.readiness(), Readiness::Ready);
         let pod = pod_id("only-ipv6", 1);
         let netns = network.make_netns(&pod).await.unwrap();
-        let attachment = network.attach(&pod, &netns, &Request::default()).await.unwrap();
+        let attachment = attach(&network, &pod, &netns).await.unwrap();
         assert!(attachment.ips.len() == 1 && attachment.ips[0].is_ipv6());
         assert!(reaches(None, attachment.ips[0], &listener_in(&netns.fd, 8080)));
-        network.detach(&pod, Some(&attachment)).await.unwrap();
+        detach(&network, &pod, Some(&attachment)).await.unwrap();
         network.drop_netns(&netns.path).await.unwrap();
         close(&config);
     });
@@ -187,7 +187,7 @@ fn a_changed_subnet_moves_an_unused_bridge_and_waits_for_a_used_one() {
         let (dir, config, network) = open("changed", |_| {});
         let pod = pod_id("changed", 1);
         let netns = network.make_netns(&pod).await.unwrap();
-        let attachment = network.attach(&pod, &netns, &Request::default()).await.unwrap();
+        let attachment = attach(&network, &pod, &netns).await.unwrap();
         let reopen = |subnet: &str| {
             let changed = Config { subnet_v4: Some(subnet.parse().unwrap()), ..config.clone() };
             Network::open(changed, &dir.path().join("root"), &dir.path().join("state")).unwrap()
@@ -196,7 +196,7 @@ fn a_changed_subnet_moves_an_unused_bridge_and_waits_for_a_used_one() {
         assert!(matches!(waiting.readiness(), Readiness::NotReady { .. }));
         assert!(reaches(None, attachment.ips[0], &listener_in(&netns.fd, 8080)), "the pod never noticed");
         // By its own list: the address goes back although the settings have changed.
-        waiting.detach(&pod, Some(&attachment)).await.unwrap();
+        detach(&waiting, &pod, Some(&attachment)).await.unwrap();
         waiting.drop_netns(&netns.path).await.unwrap();
         drop(netns);
         // The kernel takes the pod's link down a moment later.
@@ -216,7 +216,7 @@ fn the_gateway_of_a_family_that_is_turned_off_goes_once_no_pod_is_on_the_bridge(
         assert_eq!(present(), [true, true], "{gateways:?}: {}", shown(&config.bridge));
         let pod = pod_id("off", 1);
         let netns = network.make_netns(&pod).await.unwrap();
-        let attachment = network.attach(&pod, &netns, &Request::default()).await.unwrap();
+        let attachment = attach(&network, &pod, &netns).await.unwrap();
         let reopen = |subnet_v4, subnet_v6| {
             let changed = Config { subnet_v4, subnet_v6, ..config.clone() };
             let network = Network::open(changed, &dir.path().join("root"), &dir.path().join("state")).unwrap();
@@ -226,7 +226,7 @@ fn the_gateway_of_a_family_that_is_turned_off_goes_once_no_pod_is_on_the_bridge(
         let without = reopen(Some(v4), None);
         assert_eq!(present(), [true, true], "a pod may need it");
         assert!(without.notes().iter().any(|note| note.contains(&v6.addr().to_string())), "{:?}", without.notes());
-        without.detach(&pod, Some(&attachment)).await.unwrap();
+        detach(&without, &pod, Some(&attachment)).await.unwrap();
         without.drop_netns(&netns.path).await.unwrap();
         drop(netns);
         // The kernel takes the pod's link down a moment later.
@@ -253,11 +253,11 @@ fn a_bridge_without_a_free_port_says_that_it_is_full() {
         ip(&format!("-batch {}", batch.display()));
         let pod = pod_id("ports", 1);
         let netns = network.make_netns(&pod).await.unwrap();
-        let refused = network.attach(&pod, &netns, &Request::default()).await.unwrap_err();
-        assert!(matches!(refused, Error::BridgeFull { .. }), "{refused:?}");
+        let refused = attach(&network, &pod, &netns).await.unwrap_err();
+        assert!(matches!(reason(&refused), Error::BridgeFull { .. }), "{refused:?}");
         ip("link delete p7");
-        let attachment = network.attach(&pod, &netns, &Request::default()).await.unwrap();
-        network.detach(&pod, Some(&attachment)).await.unwrap();
+        let attachment = attach(&network, &pod, &netns).await.unwrap();
+        detach(&network, &pod, Some(&attachment)).await.unwrap();
         network.drop_netns(&netns.path).await.unwrap();
         close(&config);
     });

@@ -3,17 +3,20 @@
 use std::{
     fs,
     net::{IpAddr, SocketAddr, TcpListener, TcpStream},
+    ops::Deref,
     os::fd::OwnedFd,
     path::{Path, PathBuf},
+    process::Command,
     time::{Duration, Instant},
 };
 
 use model::PodId;
-use network::{Config, Network, Readiness};
+use network::{Attachment, Choice, Config, Error, Netns, Network, Readiness, Request, Result};
 use nix::{
     mount::{MntFlags, umount2},
     sched::{CloneFlags, setns},
 };
+use serde::{Deserialize, Serialize};
 
 /// A node of one test.
 pub(crate) struct Node {
@@ -92,6 +95,73 @@ impl Node {
         self.network.dismantle().await.unwrap();
         assert!(!Path::new(&format!("/sys/class/net/{}", self.config.bridge)).exists());
         umount2(&self.config.netns_dir, MntFlags::MNT_DETACH).unwrap();
+    }
+}
+
+/// A pod's place in its networks, with all that leaving them needs.
+#[derive(Debug, Serialize, Deserialize)]
+pub(crate) struct Attached {
+    pub(crate) choice: Choice,
+    pub(crate) request: Request,
+    pub(crate) made: Attachment,
+}
+
+impl Deref for Attached {
+    type Target = Attachment;
+
+    fn deref(&self) -> &Attachment {
+        &self.made
+    }
+}
+
+impl Attached {
+    /// The host's end of the pod's link.
+    pub(crate) fn host_interface(&self) -> String {
+        let links = &self.networks[0].result.interfaces;
+        links.iter().find(|link| link.name.starts_with("veth")).unwrap().name.clone()
+    }
+
+    /// Largest packet of that link.
+    pub(crate) fn mtu(&self) -> u32 {
+        // Not from /sys, which shows the links of whoever mounted it.
+        let shown = Command::new("ip").args(["-o", "link", "show", "dev", &self.host_interface()]).output().unwrap();
+        let shown = String::from_utf8(shown.stdout).unwrap();
+        shown.split_whitespace().skip_while(|word| *word != "mtu").nth(1).unwrap().parse().unwrap()
+    }
+}
+
+/// Has a pod join the networks that count.
+pub(crate) async fn attach(network: &Network, pod: &PodId, netns: &Netns) -> Result<Attached> {
+    attach_asking(network, pod, netns, &Request::default()).await
+}
+
+pub(crate) async fn attach_asking(
+    network: &Network,
+    pod: &PodId,
+    netns: &Netns,
+    request: &Request,
+) -> Result<Attached> {
+    let choice = network.choose(pod, request)?;
+    let made = network.attach(pod, netns, &choice, request).await?;
+    Ok(Attached { choice, request: request.clone(), made })
+}
+
+/// Has it leave them; by its name alone, as a crash leaves it, without `attached`.
+pub(crate) async fn detach(network: &Network, pod: &PodId, attached: Option<&Attached>) -> Result<()> {
+    match attached {
+        Some(Attached { choice, request, made }) => network.detach(pod, choice, request, Some(made)).await,
+        None => {
+            let request = Request::default();
+            network.detach(pod, &network.choose(pod, &request)?, &request, None).await
+        }
+    }
+}
+
+/// The reason of an attachment that did not come about.
+pub(crate) fn reason(error: &Error) -> &Error {
+    match error {
+        Error::SetUp { source, .. } => source,
+        other => other,
     }
 }
 
