@@ -98,7 +98,7 @@ impl Plugins {
         Self { dirs, patience, programs, turns: Semaphore::new(RUNS_AT_ONCE), versions: Mutex::default() }
     }
 
-    /// Makes the plugin's part of an attachment.
+    /// Makes the plugin's part of an attachment. Its version has been checked.
     pub async fn add(
         &self,
         list: &Conflist,
@@ -106,7 +106,6 @@ impl Plugins {
         runtime: &Runtime,
         previous: Option<&Success>,
     ) -> Result<Success> {
-        self.check_version(list, plugin).await?;
         let request = plugin.request(list, Some(runtime), previous);
         let answer = self.run(plugin, Command::Add, request, Some(runtime)).await?;
         let told = |why| Error::Answer { plugin: plugin.kind.clone(), command: Command::Add, why };
@@ -152,7 +151,7 @@ impl Plugins {
     }
 
     /// Refuses a plugin that does not know the list's version. Asked once for each state of its file.
-    async fn check_version(&self, list: &Conflist, plugin: &PluginConf) -> Result<()> {
+    pub async fn check_version(&self, list: &Conflist, plugin: &PluginConf) -> Result<()> {
         let path = self.find(&plugin.kind)?;
         let known = FileId::of(&path).and_then(|id| Some((self.versions().get(&id)?.clone(), id)));
         let supported = match known {

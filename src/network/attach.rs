@@ -5,8 +5,9 @@
 //! owed to it and tried again beside.
 
 use std::{
+    collections::hash_map::Entry,
     net::IpAddr,
-    path::Path,
+    path::{Path, PathBuf},
     sync::Arc,
     time::{Duration, Instant, SystemTime},
 };
@@ -21,11 +22,15 @@ use crate::{
     chain::{Chain, Job},
     config::HostPortsBy,
     network::Inner,
+    thread,
 };
 
 /// How long a detaching that fails at once is tried again while somebody waits, and the first pause in between.
 const TRY_FOR: Duration = Duration::from_secs(8);
 const FIRST_PAUSE: Duration = Duration::from_millis(250);
+
+/// How long the namespace of a pod that is gone is kept for plugins that are still to give something back.
+const KEEP_NETNS: Duration = Duration::from_secs(600);
 
 /// The link that Kubernetes looks for in a pod; its other networks' have the next numbers.
 fn interface(number: usize) -> String {
@@ -52,8 +57,9 @@ impl Network {
     pub async fn attach(&self, pod: &PodId, netns: &Netns, choice: &Choice, request: &Request) -> Result<Attachment> {
         let fd =
             netns.fd.try_clone().map_err(|source| Error::Netns { act: "hold", path: netns.path.clone(), source })?;
-        if !self.inner.state().attached.insert(pod.clone()) {
-            return Err(Error::Attached { pod: pod.clone() });
+        match self.inner.state().attached.entry(pod.clone()) {
+            Entry::Occupied(_) => return Err(Error::Attached { pod: pod.clone() }),
+            Entry::Vacant(place) => drop(place.insert(Vec::new())),
         }
         let (tell, told) = oneshot::channel();
         let (network, pod, path) = (self.clone(), pod.clone(), netns.path.clone());
@@ -61,9 +67,6 @@ impl Network {
         tokio::spawn(async move {
             let fd = Arc::new(fd);
             let made = network.inner.join_all(&pod, &fd, &path, &choice, &request).await;
-            if made.is_err() {
-                network.inner.state().attached.remove(&pod);
-            }
             let made = made.map_err(|error| Error::SetUp { sandbox: pod.clone(), source: Box::new(error) });
             if let Err(Ok(unwanted)) = tell.send(made)
                 && let Err(error) = network.detach(&pod, &choice, &request, Some(&unwanted)).await
@@ -139,7 +142,12 @@ impl Inner {
             let chain = self.chain_of(chosen)?;
             let runtime = self.runtime(pod, request, Some(path), &chosen.interface)?;
             let job = Job::new(chain.clone(), chosen, runtime, Some(netns.clone()), self.tools.clone());
-            let result = job.add().await?;
+            let mut reach = 0;
+            let result = job.add(&mut reach).await;
+            if let Some(reached) = self.state().attached.get_mut(pod) {
+                reached.push(reach);
+            }
+            let result = result?;
             if result.addresses_of(&chosen.interface).next().is_none() {
                 let (network, interface) = (chain.list.name.clone(), chosen.interface.clone());
                 return Err(Error::NoAddress { network, interface });
@@ -164,8 +172,11 @@ impl Inner {
         let choice = if choice.networks.is_empty() { &before } else { choice };
         let path = self.netns.path(pod);
         let netns = Some(path.as_path()).filter(|path| path.exists());
+        // Only what this process has seen being made is known so well.
+        let reached = self.state().attached.get(pod).cloned();
         let mut failed = None;
-        for chosen in choice.networks.iter().rev() {
+        for (number, chosen) in choice.networks.iter().enumerate().rev() {
+            let reach = reached.as_ref().map(|reached| reached.get(number).copied().unwrap_or(0));
             let left = async {
                 let chain = self.chain_of(chosen)?;
                 let runtime = self.runtime(pod, request, netns, &chosen.interface)?;
@@ -173,7 +184,7 @@ impl Inner {
                     attachment.networks.iter().find(|joined| joined.interface == chosen.interface)
                 });
                 let job = Job::new(chain, chosen, runtime, None, self.tools.clone());
-                job.del(made.map(|joined| &joined.result)).await
+                job.del(made.map(|joined| &joined.result), reach).await
             };
             failed = failed.or(left.await.err());
         }
@@ -212,6 +223,13 @@ impl Inner {
         request.runtime(pod, netns, interface, &self.config.pod_capabilities)
     }
 
+    async fn forget_netns(self: &Arc<Self>, path: PathBuf) {
+        let inner = self.clone();
+        if let Err(error) = thread::lent("drop netns", move || inner.netns.remove(&path)).await {
+            tracing::warn!(error = with_causes(&error), "remove the namespace of a pod that is gone");
+        }
+    }
+
     /// Sees to it that what is owed is given back some time.
     pub(crate) fn work_off(self: &Arc<Self>) {
         if self.queue.wants_worker() {
@@ -224,10 +242,15 @@ async fn work_off(inner: Arc<Inner>) {
     while let Some((pending, due)) = inner.queue.next() {
         tokio::time::sleep_until(due.into()).await;
         let Pending { pod, choice, request, attachment, tries, .. } = &pending;
+        if pending.since.elapsed().is_ok_and(|age| age > KEEP_NETNS) {
+            // A plugin that never comes back must not keep namespaces for ever; it can do without.
+            inner.forget_netns(pending.netns.clone()).await;
+        }
         match inner.leave_all(pod, choice, request, attachment.as_ref()).await {
             Ok(()) => {
                 tracing::info!(%pod, tries, "what a pod had left in its network is given back");
                 inner.queue.remove(pod);
+                inner.forget_netns(pending.netns.clone()).await;
                 inner.sweep();
             }
             Err(error) => {

@@ -153,8 +153,9 @@ impl Job {
         Self { chain, runtime, native, netns, tools }
     }
 
-    /// Makes the attachment. On an error what was made so far is to be detached.
-    pub(crate) async fn add(&self) -> Result<Success> {
+    /// Makes the attachment. On an error what was made so far is to be detached: `reach` tells how many plugins may have
+    /// done something.
+    pub(crate) async fn add(&self, reach: &mut usize) -> Result<Success> {
         let whole = self.chain.parts.len();
         let (mut made, mut at) = (None, 0);
         while at < whole {
@@ -164,12 +165,16 @@ impl Job {
                 let (job, before) = (self.clone(), made.take());
                 let work = move || job.add_natively(at..until, before);
                 let _turn = self.tools.turn().await;
+                *reach = until;
                 made = Some(thread::run("attach", work, drop).await?);
                 at = until;
             } else {
-                let Chain { list, .. } = &*self.chain;
-                made = Some(self.tools.plugins.add(list, &list.plugins[at], &self.runtime, made.as_ref()).await?);
+                let (list, plugin) = (&self.chain.list, &self.chain.list.plugins[at]);
+                // One that is not there, or of another version, has done nothing.
+                self.tools.plugins.check_version(list, plugin).await?;
                 at += 1;
+                *reach = at;
+                made = Some(self.tools.plugins.add(list, plugin, &self.runtime, made.as_ref()).await?);
             }
         }
         let made = made.unwrap_or_default();
@@ -180,8 +185,9 @@ impl Job {
         Ok(made)
     }
 
-    /// Gives the attachment back, by what was made or else by what the cache knows of it. Safe to repeat.
-    pub(crate) async fn del(&self, made: Option<&Success>) -> Result<()> {
+    /// Gives the attachment back, by what was made or else by what the cache knows of it. Safe to repeat. Of a chain that
+    /// is known to have come only so far, the first `reach` plugins.
+    pub(crate) async fn del(&self, made: Option<&Success>, reach: Option<usize>) -> Result<()> {
         let made = match made {
             Some(made) => Some(made.clone()),
             None => {
@@ -189,7 +195,8 @@ impl Job {
                 thread::lent("look for the attachment", move || Ok(job.cached())).await?
             }
         };
-        let mut until = self.chain.parts.len();
+        let whole = self.chain.parts.len();
+        let mut until = reach.map_or(whole, |reach| reach.min(whole));
         while until > 0 {
             let from = until - self.natively_until(until);
             if from < until {
@@ -204,7 +211,7 @@ impl Job {
                 until -= 1;
             }
         }
-        if self.native.first() != Some(&true) {
+        if self.native.first() != Some(&true) || reach == Some(0) {
             let job = self.clone();
             thread::lent("forget the attachment", move || job.forget()).await?;
         }

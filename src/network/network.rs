@@ -5,7 +5,7 @@
 //! [`crate::selection`]; how one is joined and left, of [`crate::chain`].
 
 use std::{
-    collections::HashSet,
+    collections::{HashMap, HashSet},
     path::{Path, PathBuf},
     sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock, RwLockReadGuard},
     time::{Duration, Instant},
@@ -65,8 +65,9 @@ pub(crate) struct State {
     pub(crate) looked: Instant,
     /// Whether somebody looks when asked to.
     pub(crate) is_looked_after: bool,
-    /// Pods that this process has attached, or is attaching right now.
-    pub(crate) attached: HashSet<PodId>,
+    /// Pods that this process has attached, or is attaching right now, and how many plugins of each of their networks
+    /// may have done something.
+    pub(crate) attached: HashMap<PodId, Vec<usize>>,
     pub(crate) dismantled: bool,
 }
 
@@ -103,7 +104,7 @@ impl Network {
                 verdict: Verdict::default(),
                 looked: Instant::now(),
                 is_looked_after: false,
-                attached: HashSet::new(),
+                attached: HashMap::new(),
                 dismantled: false,
             }),
             look: Arc::new(Notify::new()),
@@ -167,8 +168,12 @@ impl Network {
         NetnsDir::open_netns(path)
     }
 
-    /// Removes a namespace's file. Idempotent: a missing file is success, a left-over empty file is removed.
+    /// Removes a namespace's file. Idempotent: a missing file is success, a left-over empty file is removed. While
+    /// something of the pod is still to be given back, its plugins may want the namespace: then it goes a while later.
     pub async fn drop_netns(&self, path: &Path) -> Result<()> {
+        if self.inner.queue.keeps(path) {
+            return Ok(());
+        }
         let (inner, path) = (Arc::clone(&self.inner), path.to_owned());
         let _turn = self.inner.tools.turn().await;
         thread::lent("drop netns", move || inner.netns.remove(&path)).await
@@ -224,12 +229,12 @@ impl Network {
 impl Inner {
     /// Whether this process has attached the pod, or is attaching it right now.
     pub(crate) fn is_attached(&self, pod: &PodId) -> bool {
-        self.state().attached.contains(pod)
+        self.state().attached.contains_key(pod)
     }
 
     /// Pods that this process has attached, or is attaching right now.
     pub(crate) fn attached(&self) -> HashSet<PodId> {
-        self.state().attached.clone()
+        self.state().attached.keys().cloned().collect()
     }
 
     pub(crate) fn state(&self) -> MutexGuard<'_, State> {

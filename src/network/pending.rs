@@ -91,6 +91,11 @@ impl Queue {
         self.state().all.contains_key(pod)
     }
 
+    /// Whether this namespace is kept for what is still to be given back.
+    pub(crate) fn keeps(&self, netns: &Path) -> bool {
+        self.state().all.values().any(|(pending, _)| pending.netns == netns)
+    }
+
     /// Everything, for people.
     pub(crate) fn all(&self) -> Vec<Pending> {
         self.state().all.values().map(|(pending, _)| pending.clone()).collect()

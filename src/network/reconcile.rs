@@ -130,7 +130,7 @@ async fn leave(inner: &Arc<Inner>, cached: &Cached, builtin: bool) -> Result<()>
         native: chain.native_for(&runtime),
         maps_ports: false,
     };
-    Job::new(Arc::new(chain), &chosen, runtime, None, inner.tools.clone()).del(cached.result.as_ref()).await
+    Job::new(Arc::new(chain), &chosen, runtime, None, inner.tools.clone()).del(cached.result.as_ref(), None).await
 }
 
 /// Leases given back and written again, namespaces and links removed.
@@ -166,7 +166,7 @@ fn clear(
     let mut namespaces = 0;
     for (pod, path) in network.netns.marked()? {
         let kept = match &pod {
-            Some(pod) => lives(pod),
+            Some(pod) => lives(pod) || network.queue.has(pod),
             // A mark that a crash left empty: the file's name still tells which pod it was for.
             None => live.iter().any(|pod| network.netns.path(pod) == path),
         };

@@ -1,7 +1,7 @@
 //! Stops a pod sandbox: what comes after its last process has ended.
 //!
-//! Steps, in order: monitor ended; side by side addresses given back, network namespace dropped, cgroup removed;
-//! record. Every step is safe to repeat, so a stop that failed or was cut short is finished by the next one.
+//! Steps, in order: monitor ended; side by side addresses given back and then the network namespace dropped, and cgroup
+//! removed; record. Every step is safe to repeat, so a stop that failed or was cut short is finished by the next one.
 
 use std::sync::Arc;
 
@@ -23,16 +23,12 @@ pub(crate) async fn tear_down(home: &Arc<Home>, record: &PodRecord, sandbox: Opt
     let monitor = sandbox.map(|sandbox| &sandbox.monitor);
     steps.pass(Step::StopPodMonitor, end_monitor(home, &record.id, monitor, record.monitor)).await?;
     let has_network = record.plan.namespaces.network == model::NetworkMode::Pod;
-    let detached = async {
+    let left = async {
         if !has_network {
             return Ok(());
         }
-        steps.pass(Step::StopPodDetach, detach(home, record)).await
-    };
-    let dropped = async {
-        if !has_network {
-            return Ok(());
-        }
+        // Plugins find what they have made by the namespace.
+        steps.pass(Step::StopPodDetach, detach(home, record)).await?;
         steps.pass(Step::StopPodNetns, drop_netns(home, &record.id)).await
     };
     let removed = async {
@@ -40,8 +36,8 @@ pub(crate) async fn tear_down(home: &Arc<Home>, record: &PodRecord, sandbox: Opt
         steps.pass(Step::StopPodCgroup, remove_cgroup(home, &record.id, cgroup.clone())).await
     };
     // What one of them leaves for the next stop keeps none of the others.
-    let (detached, dropped, removed) = tokio::join!(detached, dropped, removed);
-    detached.and(dropped).and(removed)
+    let (left, removed) = tokio::join!(left, removed);
+    left.and(removed)
 }
 
 /// Gives the pod's addresses back.

@@ -255,6 +255,7 @@ fn a_bridge_without_a_free_port_says_that_it_is_full() {
         let netns = network.make_netns(&pod).await.unwrap();
         let refused = attach(&network, &pod, &netns).await.unwrap_err();
         assert!(matches!(reason(&refused), Error::BridgeFull { .. }), "{refused:?}");
+        detach(&network, &pod, None).await.unwrap();
         ip("link delete p7");
         let attachment = attach(&network, &pod, &netns).await.unwrap();
         detach(&network, &pod, Some(&attachment)).await.unwrap();

@@ -130,7 +130,8 @@ async fn a_full_subnet_is_refused_as_exhausted_and_leaves_nothing_half_made() {
     assert_eq!(refused.class(), Class::Exhausted);
     assert_eq!((node.leases().len(), node.ports().len()), (2, 1));
     detach(&node.network, &one, Some(&attachment)).await.unwrap();
-    // The refused pod may try again with the same namespace.
+    // The refused pod may try again with the same namespace, once it has been taken back.
+    detach(&node.network, &two, None).await.unwrap();
     let second = attach(&node.network, &two, &ns_two).await.unwrap();
     detach(&node.network, &two, Some(&second)).await.unwrap();
     for netns in [ns_one, ns_two] {
