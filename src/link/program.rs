@@ -168,6 +168,7 @@ impl Launcher {
             return Err(refused(format!("it wrote more than {most} bytes")));
         }
         let _ = take(&stderr, most, &mut err);
+        err.truncate(most);
         drop(leash);
         Ok(Output {
             how: crate::exit::ending_from_wire(ended.ending.as_ref()),
