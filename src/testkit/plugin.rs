@@ -5,6 +5,7 @@
 use std::{
     collections::BTreeMap,
     fs,
+    os::unix::fs::symlink,
     path::{Path, PathBuf},
     time::Duration,
 };
@@ -46,10 +47,11 @@ impl Plugin {
         plugin
     }
 
-    /// Puts the program there (again), as an installer does: by rename.
+    /// Puts the program there (again), as an installer does: by rename. It is a link, since a file that was just written
+    /// cannot be run while any child of another thread has not let go of it.
     pub fn reinstall(&self) {
-        let new = self.beside("new");
-        fs::copy(programs().join("coracle-probe"), &new).expect("the probe program");
+        let (new, probe) = (self.beside("new"), programs().join("coracle-probe"));
+        symlink(probe.canonicalize().expect("the probe program"), &new).unwrap();
         fs::rename(new, &self.program).unwrap();
     }
 

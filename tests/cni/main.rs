@@ -3,7 +3,8 @@
 //!
 //! `cases` has the configurations, `reference` runs the plugins as the specification says, `ours` a daemon that reads
 //! the same list; `observe` and `reach` tell what is then there, `compare` what of it differs. Each half has a `host`
-//! of its own, made of network namespaces. The plugins are built by `tests/tools/cni/build`.
+//! of its own, made of network namespaces. The plugins are built by `tests/tools/cni/build`. `scripted`: the plugin that
+//! other tests give a node in their place does as it is told.
 
 #![allow(clippy::unwrap_used, reason = "these are tests")]
 
@@ -16,6 +17,7 @@ mod observe;
 mod ours;
 mod reach;
 mod reference;
+mod scripted;
 
 use compare::{by_ours, by_reference, crossed, every_case, of_links_and_leases};
 use ours::By;

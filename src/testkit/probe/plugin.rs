@@ -188,10 +188,17 @@ fn prepare(act: &Act<'_>, program: &Path) -> Result<(), Box<dyn std::error::Erro
     Ok(())
 }
 
-/// The path by which this program was called, as far as that is known: a link's own, not what it leads to.
-fn program() -> io::Result<PathBuf> {
+/// The path by which this program was called: the link's own, not what it leads to. Who called it by its name alone has
+/// found it where plugins are.
+fn program() -> Result<PathBuf, Box<dyn std::error::Error>> {
     let called = PathBuf::from(env::args_os().next().unwrap_or_default());
-    if called.is_absolute() { Ok(called) } else { env::current_exe() }
+    if called.is_absolute() {
+        return Ok(called);
+    }
+    let dirs = env::var_os("CNI_PATH").unwrap_or_default();
+    let there = env::split_paths(&dirs).map(|dir| dir.join(called.file_name().unwrap_or_default()));
+    let found = there.into_iter().find(|path| path.symlink_metadata().is_ok());
+    found.ok_or_else(|| format!("{} is not in {}", called.display(), dirs.display()).into())
 }
 
 /// `PROGRAM.WHAT`.
