@@ -50,6 +50,8 @@ pub struct NodeOptions {
     pub config: String,
     /// More lines for the `[images]` table.
     pub images: String,
+    /// More lines for the `[network]` table.
+    pub network: String,
     /// More lines for the `[engine]` table.
     pub engine: String,
     /// The subnets, as lines of the `[network]` table, in place of the node's own.
@@ -67,6 +69,8 @@ pub struct NodeOptions {
     /// Lines of a shell by which the daemon's host becomes another: in a mount namespace of its own, before the daemon
     /// takes the shell's place. A line that fails is the end of it.
     pub host: Option<String>,
+    /// The network namespace that is the daemon's host, by a path that leads to it. What is made in it ends with it.
+    pub netns: Option<PathBuf>,
 }
 
 /// How much fits into a node's `root`.
@@ -183,6 +187,12 @@ impl TempNode {
         Operator::connect(&self.socket()).await.expect("the daemon answered before")
     }
 
+    /// Other lines of the `[network]` table, for the daemon's next life.
+    pub fn set_network(&mut self, lines: String) {
+        self.options.network = lines;
+        fs::write(self.dir.join("config.toml"), self.config()).unwrap();
+    }
+
     /// Other lines at the end of the configuration file, for the daemon's next life.
     pub fn set_config(&mut self, config: String) {
         self.options.config = config;
@@ -243,8 +253,16 @@ impl TempNode {
         let program = programs().join("coracled");
         let options = &self.options;
         assert!(options.host.is_none() || (self.boots, options.descriptors) == (0, None), "one change at a time");
+        assert!(options.netns.is_none() || (self.boots, options.descriptors) == (0, None), "one change at a time");
         let mut command = match (self.boots, options.descriptors, &options.host) {
-            (0, None, None) => Command::new(program),
+            (0, None, None) => match &options.netns {
+                None => Command::new(program),
+                Some(netns) => {
+                    let mut command = Command::new("nsenter");
+                    command.arg(format!("--net={}", netns.display())).arg(program);
+                    command
+                }
+            },
             (_, _, Some(lines)) => {
                 let mut command = Command::new("unshare");
                 command.args(["--mount", "--propagation", "unchanged", "sh", "-ec"]);
@@ -368,12 +386,13 @@ impl TempNode {
         let subnets = self.options.subnets.as_ref().unwrap_or(&own);
         format!(
             "[network]\nbridge = \"{bridge}\"\n{subnets}\n\
-             netns_dir = \"{dir}/netns\"\n\n\
+             netns_dir = \"{dir}/netns\"\n{network}\n\n\
              [engine]\ncgroup_root = \"{cgroup_root}\"\n{engine}\n\n\
              [images]\nconfig_path = [\"{dir}/certs.d\"]\n{images}\n{more}\n",
             bridge = self.bridge(),
             dir = self.dir.display(),
             cgroup_root = self.cgroup_root(),
+            network = self.options.network,
             engine = self.options.engine,
             images = self.options.images,
             more = self.options.config,

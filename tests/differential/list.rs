@@ -78,9 +78,19 @@ impl List {
     /// Reasons for what nobody shows any more: each of the runtimes has to show each of the things, and it in each of
     /// the cases.
     pub(crate) fn unused(&self) -> String {
+        self.unused_where(|_| true)
+    }
+
+    /// The same of one of them, where a test asks one alone.
+    #[allow(dead_code, reason = "not every test that shares this file runs them apart")]
+    pub(crate) fn unused_by(&self, by: &str) -> String {
+        self.unused_where(|one| one == by)
+    }
+
+    fn unused_where(&self, is_asked: impl Fn(&str) -> bool) -> String {
         let mut unused = String::new();
         for one in self.difference.iter().filter(|one| !one.sometimes) {
-            for by in &one.by {
+            for by in one.by.iter().filter(|by| is_asked(by)) {
                 let named = one.cases.iter().chain(&one.what);
                 let missing: Vec<_> =
                     named.filter(|name| !one.seen.contains(&[by, *name].map(String::clone))).collect();

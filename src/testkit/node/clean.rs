@@ -84,7 +84,10 @@ impl TempNode {
 
     /// Gives everything back, by force where needed.
     pub(super) fn clean(&mut self) {
-        self.dismantle();
+        // In a network namespace of its own, all of it ends with that.
+        if self.options.netns.is_none() {
+            self.dismantle();
+        }
         self.unmount();
         for cgroup in self.cgroups() {
             let _ = fs::remove_dir(cgroup);

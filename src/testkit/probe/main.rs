@@ -2,7 +2,8 @@
 //!
 //! Without arguments, or with `report`, it prints what it sees of itself as one JSON object: identity, capabilities,
 //! limits, mounts, namespaces, devices, what is masked. With a verb it does one small thing that a test needs. It is
-//! static and needs no file beside it, so that an image can consist of it alone.
+//! static and needs no file beside it, so that an image can consist of it alone. Called as a CNI plugin it is one, and
+//! does as it is told: see `plugin`.
 //!
 //! Exit codes: that of the verb; 1 when the verb could not be done (the reason on standard error); 64 for an unknown
 //! one.
@@ -11,6 +12,7 @@
 
 mod files;
 mod net;
+mod plugin;
 mod processes;
 mod report;
 mod system_call;
@@ -66,6 +68,9 @@ const VERBS: &[Verb] = &[
 ];
 
 fn main() -> ExitCode {
+    if plugin::is_called() {
+        return plugin::act().map_or_else(|error| told("as a plugin", error.as_ref()), ExitCode::from);
+    }
     let arguments: Vec<String> = env::args_os().skip(1).map(lossy).collect();
     let verb = arguments.first().map_or("report", String::as_str);
     let Some((_, _, act)) = VERBS.iter().find(|(form, ..)| form.split(' ').next() == Some(verb)) else {
@@ -75,13 +80,13 @@ fn main() -> ExitCode {
         }
         return ExitCode::from(64);
     };
-    match act(arguments.get(1..).unwrap_or_default()) {
-        Ok(code) => ExitCode::from(code),
-        Err(error) => {
-            eprintln!("coracle-probe {verb}: {error}");
-            ExitCode::FAILURE
-        }
-    }
+    act(arguments.get(1..).unwrap_or_default()).map_or_else(|error| told(verb, error.as_ref()), ExitCode::from)
+}
+
+/// Why a verb could not be done.
+fn told(verb: &str, error: &dyn std::error::Error) -> ExitCode {
+    eprintln!("coracle-probe {verb}: {error}");
+    ExitCode::FAILURE
 }
 
 /// Text from outside, for people: bytes that are not UTF-8 are marked.

@@ -1,0 +1,78 @@
+//! The same CNI configurations by the reference plugins and by ours: results, links, addresses, routes, parameters of
+//! the kernel, leases, and who reaches whom are equal, or the difference is listed with its reason.
+//!
+//! `cases` has the configurations, `reference` runs the plugins as the specification says, `ours` a daemon that reads
+//! the same list; `observe` and `reach` tell what is then there, `compare` what of it differs. Each half has a `host`
+//! of its own, made of network namespaces. The plugins are built by `tests/tools/cni/build`. `scripted`: the plugin that
+//! other tests give a node in their place does as it is told.
+
+#![allow(clippy::unwrap_used, reason = "these are tests")]
+
+mod cases;
+mod compare;
+mod host;
+#[path = "../differential/list.rs"]
+mod list;
+mod observe;
+mod ours;
+mod reach;
+mod reference;
+mod scripted;
+
+use compare::{by_ours, by_reference, crossed, every_case, of_links_and_leases};
+use ours::By;
+use testkit::{NodeOptions, TempNode};
+
+#[test]
+#[ignore = "needs root: makes network namespaces"]
+fn what_is_compared_is_the_same_whenever_the_reference_is_run() {
+    every_case(|_| true, "the reference again", by_reference, by_reference, 20_000);
+}
+
+#[test]
+#[ignore = "needs root: runs nodes in network namespaces"]
+fn our_plugins_do_what_the_reference_plugins_do() {
+    every_case(|_| true, "native", by_reference, |case| by_ours(By::Native, case), 20_000);
+}
+
+#[test]
+#[ignore = "needs root: runs nodes in network namespaces"]
+fn the_reference_plugins_do_the_same_when_we_call_them() {
+    every_case(|_| true, "exec", by_reference, |case| by_ours(By::Exec, case), 20_000);
+}
+
+#[test]
+#[ignore = "needs root: runs nodes in network namespaces"]
+fn what_the_reference_plugins_have_made_ours_take_back() {
+    let theirs = |case: &_| of_links_and_leases(by_reference(case));
+    every_case(is_crossed, "exec then native", theirs, |case| crossed(By::Exec, By::Native, case), 300);
+}
+
+#[test]
+#[ignore = "needs root: runs nodes in network namespaces"]
+fn what_our_plugins_have_made_the_reference_plugins_take_back() {
+    let theirs = |case: &_| of_links_and_leases(by_reference(case));
+    every_case(is_crossed, "native then exec", theirs, |case| crossed(By::Native, By::Exec, case), 300);
+}
+
+#[test]
+#[ignore = "needs root: runs a node in a network namespace"]
+fn a_node_is_put_on_a_host_of_its_own() {
+    let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build().unwrap();
+    runtime.block_on(async {
+        let host = host::Host::new();
+        let options = NodeOptions { netns: Some(host.netns.path()), ..Default::default() };
+        let node = tokio::task::spawn_blocking(|| TempNode::start_with(options)).await.unwrap();
+        node.client().await.run(&testkit::pod("one", node.dir())).await.unwrap();
+        let bridge = format!("link show {}", node.bridge());
+        assert!(host.netns.ip(&bridge).contains("state UP"));
+        let on_the_machine = std::process::Command::new("ip").args(bridge.split(' ')).output().unwrap();
+        assert!(!on_the_machine.status.success(), "{on_the_machine:?}");
+        node.finish().await;
+    });
+}
+
+/// One of each kind is enough to know whose links and leases are whose.
+fn is_crossed(case: &cases::Case) -> bool {
+    ["two families", "a set of two ranges", "ptp of two families", "a usual chain"].contains(&case.name)
+}

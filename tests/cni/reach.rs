@@ -1,0 +1,205 @@
+//! Who reaches whom, and as whom: servers that answer with the address they see, and clients everywhere.
+
+use std::{
+    collections::BTreeMap,
+    io::{ErrorKind, Read, Write},
+    net::{IpAddr, Ipv6Addr, SocketAddr, TcpListener, TcpStream, UdpSocket},
+    sync::{
+        Arc,
+        atomic::{AtomicBool, Ordering},
+    },
+    thread::{self, JoinHandle},
+    time::Duration,
+};
+
+use crate::host::{HOST, Host, Netns, OUTSIDE};
+
+/// Ports of every server.
+pub(crate) const TCP: u16 = 8080;
+pub(crate) const UDP: u16 = 8081;
+
+/// How long a client waits: a lost first packet is sent again after a second.
+const PATIENCE: Duration = Duration::from_millis(2500);
+/// Between two looks of a server.
+const PAUSE: Duration = Duration::from_millis(5);
+
+/// A server in a namespace, for both protocols and both families, until it is dropped.
+#[derive(Debug)]
+pub(crate) struct Server {
+    ends: Arc<AtomicBool>,
+    threads: Vec<JoinHandle<()>>,
+}
+
+impl Server {
+    pub(crate) fn new(netns: &Netns) -> Server {
+        let any = |port| SocketAddr::from((Ipv6Addr::UNSPECIFIED, port));
+        let (tcp, udp) = netns.inside(|| (TcpListener::bind(any(TCP)).unwrap(), UdpSocket::bind(any(UDP)).unwrap()));
+        tcp.set_nonblocking(true).unwrap();
+        udp.set_nonblocking(true).unwrap();
+        let ends = Arc::new(AtomicBool::new(false));
+        let (tcp_ends, udp_ends) = (Arc::clone(&ends), Arc::clone(&ends));
+        let answers_tcp = thread::spawn(move || {
+            while !tcp_ends.load(Ordering::Relaxed) {
+                match tcp.accept() {
+                    Ok((mut stream, peer)) => _ = stream.write_all(peer.ip().to_canonical().to_string().as_bytes()),
+                    Err(_) => thread::sleep(PAUSE),
+                }
+            }
+        });
+        let answers_udp = thread::spawn(move || {
+            while !udp_ends.load(Ordering::Relaxed) {
+                match udp.recv_from(&mut [0; 16]) {
+                    Ok((_, peer)) => _ = udp.send_to(peer.ip().to_canonical().to_string().as_bytes(), peer),
+                    Err(_) => thread::sleep(PAUSE),
+                }
+            }
+        });
+        Server { ends, threads: vec![answers_tcp, answers_udp] }
+    }
+}
+
+impl Drop for Server {
+    fn drop(&mut self) {
+        self.ends.store(true, Ordering::Relaxed);
+        self.threads.drain(..).for_each(|thread| _ = thread.join());
+    }
+}
+
+/// The protocol of an attempt.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Protocol {
+    Tcp,
+    Udp,
+}
+
+/// One attempt: what it is called, from where, to where.
+struct Attempt<'a> {
+    name: String,
+    from: &'a Netns,
+    to: SocketAddr,
+    protocol: Protocol,
+}
+
+/// The address that the server saw, or how it ended.
+fn attempt(to: SocketAddr, protocol: Protocol) -> String {
+    let answer = match protocol {
+        Protocol::Tcp => TcpStream::connect_timeout(&to, PATIENCE).and_then(|mut stream| {
+            stream.set_read_timeout(Some(PATIENCE))?;
+            let mut text = String::new();
+            stream.read_to_string(&mut text)?;
+            Ok(text)
+        }),
+        Protocol::Udp => ask_udp(to),
+    };
+    match answer {
+        Ok(text) => format!("as {text}"),
+        Err(error) => match error.kind() {
+            ErrorKind::TimedOut | ErrorKind::WouldBlock => "no answer".to_owned(),
+            ErrorKind::ConnectionRefused => "refused".to_owned(),
+            _ => error.to_string(),
+        },
+    }
+}
+
+/// Asks twice: nothing sends a lost datagram again.
+fn ask_udp(to: SocketAddr) -> std::io::Result<String> {
+    let any: IpAddr = if to.is_ipv4() { [0; 4].into() } else { [0_u16; 8].into() };
+    let socket = UdpSocket::bind((any, 0))?;
+    socket.connect(to)?;
+    socket.set_read_timeout(Some(PATIENCE / 2))?;
+    let mut answer = [0; 64];
+    let mut ask = || {
+        socket.send(b"who")?;
+        let length = socket.recv(&mut answer)?;
+        Ok(String::from_utf8_lossy(&answer[..length]).into_owned())
+    };
+    ask().or_else(|_: std::io::Error| ask())
+}
+
+/// A pod to be reached, by its addresses.
+pub(crate) struct Pod<'a> {
+    pub(crate) netns: &'a Netns,
+    pub(crate) ips: Vec<IpAddr>,
+}
+
+/// A port of the host that leads to the first pod.
+#[derive(Debug, Clone)]
+pub(crate) struct HostPort {
+    pub(crate) protocol: Protocol,
+    pub(crate) port: u16,
+}
+
+/// How every attempt ended, by its name. The servers run as long as it takes.
+pub(crate) fn table(
+    host: &Host,
+    a: &Pod<'_>,
+    b: &Pod<'_>,
+    gateways: &[IpAddr],
+    ports: &[HostPort],
+) -> BTreeMap<String, String> {
+    let places = [&host.netns, &host.outside, a.netns, b.netns];
+    let servers: Vec<_> = places.into_iter().map(Server::new).collect();
+    let family = |ip: &IpAddr| if ip.is_ipv4() { 4 } else { 6 };
+    let mut attempts = Vec::new();
+    let mut tcp = |name: String, from, ip: IpAddr| {
+        let (name, to) = (format!("{name} by tcp{}", family(&ip)), SocketAddr::new(ip, TCP));
+        attempts.push(Attempt { name, from, to, protocol: Protocol::Tcp });
+    };
+    for ip in &a.ips {
+        tcp("host to A".into(), &host.netns, *ip);
+        tcp("B to A".into(), b.netns, *ip);
+        tcp("outside to A".into(), &host.outside, *ip);
+        tcp("A to itself".into(), a.netns, *ip);
+    }
+    for ip in &b.ips {
+        tcp("A to B".into(), a.netns, *ip);
+    }
+    for gateway in gateways {
+        tcp("A to its gateway".into(), a.netns, *gateway);
+    }
+    for text in OUTSIDE {
+        tcp("A to outside".into(), a.netns, text.parse().unwrap());
+    }
+    for text in HOST {
+        tcp("A to the host's uplink".into(), a.netns, text.parse().unwrap());
+    }
+    attempts.extend(to_ports(host, &[("A", a.netns), ("B", b.netns)], ports));
+    let table = outcomes(&attempts);
+    drop(servers);
+    table
+}
+
+/// How attempts at the host ports end when the pod that had them is gone: nobody serves them, whatever pod is left.
+pub(crate) fn ports_of_nobody(host: &Host, b: &Netns, ports: &[HostPort]) -> BTreeMap<String, String> {
+    outcomes(&to_ports(host, &[("B", b)], ports))
+}
+
+/// From everywhere to every host port.
+fn to_ports<'a>(host: &'a Host, pods: &[(&str, &'a Netns)], ports: &[HostPort]) -> Vec<Attempt<'a>> {
+    let mut attempts = Vec::new();
+    for port in ports {
+        for (text, local) in [(HOST[0], "127.0.0.1"), (HOST[1], "::1")] {
+            let pods = pods.iter().map(|&(name, netns)| (name, netns, text));
+            let hosts = [("outside", &host.outside, text), ("host", &host.netns, text)];
+            let loopback = [("host by loopback", &host.netns, local)];
+            for (who, from, to) in hosts.into_iter().chain(pods).chain(loopback) {
+                let to = SocketAddr::new(to.parse().unwrap(), port.port);
+                let kind = if port.protocol == Protocol::Tcp { "tcp" } else { "udp" };
+                let name = format!("{who} to host port {} by {kind}{}", port.port, if to.is_ipv4() { 4 } else { 6 });
+                attempts.push(Attempt { name, from, to, protocol: port.protocol });
+            }
+        }
+    }
+    attempts
+}
+
+/// Makes every attempt, all at once.
+fn outcomes(attempts: &[Attempt<'_>]) -> BTreeMap<String, String> {
+    thread::scope(|scope| {
+        let running: Vec<_> = attempts
+            .iter()
+            .map(|one| (one.name.clone(), scope.spawn(|| one.from.inside(|| attempt(one.to, one.protocol)))))
+            .collect();
+        running.into_iter().map(|(name, thread)| (name, thread.join().unwrap())).collect()
+    })
+}
