@@ -384,9 +384,11 @@ impl TempNode {
         let own =
             format!("subnet_v4 = \"10.{a}.{b}.0/24\"\nsubnet_v6 = \"fd{c:02x}:{d:02x}{e:02x}:{f:02x}{g:02x}::/64\"");
         let subnets = self.options.subnets.as_ref().unwrap_or(&own);
+        // Whatever the machine has in /etc/cni is not the node's.
+        let conf_dir = if self.options.network.contains("conf_dir") { "" } else { "conf_dir = \"\"\n" };
         format!(
             "[network]\nbridge = \"{bridge}\"\n{subnets}\n\
-             netns_dir = \"{dir}/netns\"\n{network}\n\n\
+             netns_dir = \"{dir}/netns\"\n{conf_dir}{network}\n\n\
              [engine]\ncgroup_root = \"{cgroup_root}\"\n{engine}\n\n\
              [images]\nconfig_path = [\"{dir}/certs.d\"]\n{images}\n{more}\n",
             bridge = self.bridge(),
