@@ -50,10 +50,7 @@ pub const FATES: &[Row] = &[
     done("RunPodSandbox.config.dns_config.options", "request/pod: resolv.conf"),
     done("RunPodSandbox.config.port_mappings.protocol", "request/pod: checked and kept"),
     done("RunPodSandbox.config.port_mappings.container_port", "request/pod: checked and kept"),
-    refused(
-        "RunPodSandbox.config.port_mappings.host_port",
-        "host ports are not built; with the host's network there is nothing to map",
-    ),
+    done("RunPodSandbox.config.port_mappings.host_port", "request/pod: shown under the host's addresses"),
     done("RunPodSandbox.config.port_mappings.host_ip", "request/pod: checked and kept"),
     done("RunPodSandbox.config.labels", "request/pod: echoed"),
     done("RunPodSandbox.config.annotations", "request/pod: echoed"),

@@ -17,7 +17,7 @@ use model::{PodId, with_causes};
 use tokio::{sync::oneshot, time::sleep};
 
 use crate::{
-    Attachment, Choice, Error, IpPref, Joined, Netns, Network, Pending, Request, Result,
+    Attachment, Choice, Error, IpPref, Joined, Living, Netns, Network, Pending, Request, Result,
     attachment::Chosen,
     chain::{Chain, Job},
     config::HostPortsBy,
@@ -95,7 +95,7 @@ impl Network {
             return Ok(());
         }
         let began = Instant::now();
-        let (mut tries, mut pause) = (1, FIRST_PAUSE);
+        let mut pause = FIRST_PAUSE;
         let failed = loop {
             match self.inner.leave_all(pod, choice, request, attachment).await {
                 Ok(()) => break None,
@@ -103,7 +103,7 @@ impl Network {
                 Err(error) => {
                     tracing::warn!(%pod, error = with_causes(&error), "detach a pod; it is tried again");
                     sleep(pause).await;
-                    (tries, pause) = (tries + 1, pause * 2);
+                    pause *= 2;
                 }
             }
         };
@@ -117,7 +117,7 @@ impl Network {
                 attachment: attachment.cloned(),
                 netns: self.netns_path(pod),
                 since: SystemTime::now(),
-                tries,
+                tries: 1,
                 error,
             })?;
             self.inner.work_off();
@@ -148,6 +148,10 @@ impl Inner {
                 reached.push(reach);
             }
             let result = result?;
+            if chosen.maps_ports {
+                let (job, made) = (job.clone(), result.clone());
+                thread::lent("show host ports", move || job.show_ports(&made)).await?;
+            }
             if result.addresses_of(&chosen.interface).next().is_none() {
                 let (network, interface) = (chain.list.name.clone(), chosen.interface.clone());
                 return Err(Error::NoAddress { network, interface });
@@ -184,6 +188,10 @@ impl Inner {
                     attachment.networks.iter().find(|joined| joined.interface == chosen.interface)
                 });
                 let job = Job::new(chain, chosen, runtime, None, self.tools.clone());
+                if chosen.maps_ports {
+                    let job = job.clone();
+                    thread::lent("show host ports no more", move || job.hide_ports()).await?;
+                }
                 job.del(made.map(|joined| &joined.result), reach).await
             };
             failed = failed.or(left.await.err());
@@ -191,9 +199,24 @@ impl Inner {
         failed.map_or(Ok(()), Err)
     }
 
+    /// Shows the ports of a pod again that was found alive. Blocks.
+    pub(crate) fn show_ports(self: &Arc<Self>, living: &Living) -> Result<()> {
+        let Living { pod, choice, request, attachment: Some(attachment) } = living else { return Ok(()) };
+        for chosen in &choice.networks {
+            let joined = attachment.networks.iter().find(|joined| joined.interface == chosen.interface);
+            let Some(Joined { result, .. }) = joined else { continue };
+            let runtime = self.runtime(pod, request, Some(&self.netns.path(pod)), &chosen.interface)?;
+            let job = Job::new(self.chain_of(chosen)?, chosen, runtime, None, self.tools.clone());
+            if chosen.maps_ports { job.show_ports(result)? } else { job.restore(result)? }
+        }
+        Ok(())
+    }
+
     /// The network that was chosen, whatever the settings are now.
     fn chain_of(&self, chosen: &Chosen) -> Result<Arc<Chain>> {
-        if let Some(chain) = self.selection().find(&chosen.list, chosen.builtin) {
+        if let Some(chain) =
+            self.selection().find(&chosen.list, chosen.builtin).filter(|chain| chain.does(&chosen.native))
+        {
             return Ok(chain);
         }
         let list = cni::Conflist::parse(chosen.list.as_bytes())?;

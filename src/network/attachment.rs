@@ -5,7 +5,10 @@
 use std::{net::IpAddr, sync::Arc};
 
 use cni::Success;
+use model::PodId;
 use serde::{Deserialize, Serialize};
+
+use crate::Request;
 
 /// The networks that a pod is to be in, decided before any plugin runs.
 #[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
@@ -27,6 +30,19 @@ pub(crate) struct Chosen {
     /// Whether we map the pod's ports, since no plugin does.
     #[serde(default)]
     pub(crate) maps_ports: bool,
+}
+
+/// A pod that is found alive, as its record has it.
+#[derive(Debug, Clone)]
+pub struct Living {
+    /// The pod.
+    pub pod: PodId,
+    /// Its networks.
+    pub choice: Choice,
+    /// What it asked of them.
+    pub request: Request,
+    /// What came of it; `None` when it may have been given back already.
+    pub attachment: Option<Attachment>,
 }
 
 /// A pod's place in its networks.

@@ -41,6 +41,9 @@ pub(crate) fn conflist(config: &Config, leases: &Path, host: Host) -> String {
             "hairpinMode": config.hairpin,
             "mtu": config.mtu.unwrap_or(host.mtu),
             "ipam": { "type": "host-local", "dataDir": leases, "ranges": ranges },
+        }, {
+            "type": "portmap",
+            "capabilities": { "portMappings": true },
         }],
     });
     list.to_string()
@@ -60,7 +63,7 @@ mod tests {
         for config in [Config::default(), Config { subnet_v6: None, mtu: Some(9000), ..Config::apart("a seed") }] {
             let text = conflist(&config, Path::new("/var/lib/coracle/network"), HOST);
             let list = Conflist::parse(text.as_bytes()).unwrap();
-            assert_eq!((list.name.as_str(), list.plugins.len()), (NAME, 1));
+            assert_eq!((list.name.as_str(), list.plugins.len()), (NAME, 2));
             Bridge::new(&list.name, &list.plugins[0], None).unwrap();
         }
     }

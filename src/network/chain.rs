@@ -15,7 +15,7 @@ use tokio::sync::{Semaphore, SemaphorePermit};
 use crate::{
     Error, NativePlugins, Result,
     attachment::Chosen,
-    native::{Bridge, Native, Place, Shared},
+    native::{Bridge, Native, Place, Shared, portmap},
     thread,
 };
 
@@ -106,6 +106,12 @@ impl Chain {
     pub(crate) fn native_for(&self, runtime: &Runtime) -> Vec<bool> {
         let does = |(part, plugin): (&Option<Native>, _)| part.as_ref().is_some_and(|part| part.does(plugin, runtime));
         self.parts.iter().zip(&self.list.plugins).map(does).collect()
+    }
+
+    /// Whether we do all of these plugins.
+    pub(crate) fn does(&self, native: &[bool]) -> bool {
+        native.len() == self.parts.len()
+            && native.iter().zip(&self.parts).all(|(native, part)| !native || part.is_some())
     }
 
     /// The bridges that we make pods' links to.
@@ -214,6 +220,27 @@ impl Job {
         if self.native.first() != Some(&true) || reach == Some(0) {
             let job = self.clone();
             thread::lent("forget the attachment", move || job.forget()).await?;
+        }
+        Ok(())
+    }
+
+    /// Shows the pod's ports, where no plugin does. Blocks.
+    pub(crate) fn show_ports(&self, made: &Success) -> Result<()> {
+        portmap::map(self.place(), &portmap::mappings(&self.runtime.capabilities)?, made, true)
+    }
+
+    /// Shows them no more. Blocks.
+    pub(crate) fn hide_ports(&self) -> Result<()> {
+        self.tools.shared.host_ports.unmap(&self.runtime.container)
+    }
+
+    /// Puts back what the kernel may have lost of the parts that we did ourselves. Blocks.
+    pub(crate) fn restore(&self, made: &Success) -> Result<()> {
+        let native = self.chain.parts.iter().zip(&self.chain.list.plugins).zip(&self.native);
+        for ((part, plugin), _) in native.filter(|(_, native)| **native) {
+            if let Some(part) = part {
+                part.restore(plugin, self.place(), made)?;
+            }
         }
         Ok(())
     }

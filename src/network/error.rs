@@ -63,6 +63,18 @@ pub enum Error {
         /// Why not.
         source: Box<Error>,
     },
+    /// A port of the host's belongs to another pod.
+    #[error("host port {port} ({protocol}) of {address} is taken by {holder}")]
+    PortTaken {
+        /// The port.
+        port: u16,
+        /// Its protocol.
+        protocol: &'static str,
+        /// The host's address, or every one.
+        address: String,
+        /// Who has it.
+        holder: String,
+    },
     /// What is to be detached later could not be written down.
     #[error("write down what has to be detached later")]
     Pending {
@@ -201,7 +213,7 @@ impl Error {
             Self::NotNative { .. } => Class::Unsupported,
             Self::NotReady { .. } => Class::Unavailable,
             Self::InUse { .. } => Class::Precondition,
-            Self::Attached { .. } | Self::AddressTaken { .. } => Class::Conflict,
+            Self::Attached { .. } | Self::AddressTaken { .. } | Self::PortTaken { .. } => Class::Conflict,
             Self::Exhausted { .. } | Self::BridgeFull { .. } => Class::Exhausted,
             Self::Lease { source, .. }
             | Self::Netns { source, .. }

@@ -180,6 +180,33 @@ impl Links {
         }))
     }
 
+    /// The link by which an address is reached; `None` when it is not.
+    pub(crate) fn towards(&mut self, address: IpAddr) -> Result<Option<Link>> {
+        let fail = |source| Error::Link { act: "look up the route to", name: address.to_string(), source };
+        let mut query = RouteMessage::default();
+        query.header.address_family = if address.is_ipv6() { AddressFamily::Inet6 } else { AddressFamily::Inet };
+        query.header.destination_prefix_length = if address.is_ipv6() { 128 } else { 32 };
+        query.attributes = vec![RouteAttribute::Destination(address.into())];
+        let sequence = self.conversation.next_sequence();
+        let mut bytes = Vec::new();
+        append(&mut bytes, RouteNetlinkMessage::GetRoute(query), NLM_F_REQUEST | NLM_F_ACK, sequence);
+        let (answers, refusals) = self.conversation.exchange(&bytes, &[sequence], None).map_err(fail)?;
+        if let Some(refusal) = refusals.into_iter().next() {
+            return match errno(&refusal.source) {
+                Some(libc::ENETUNREACH | libc::EHOSTUNREACH) => Ok(None),
+                _ => Err(fail(refusal.source)),
+            };
+        }
+        let link = answers.iter().filter_map(|answer| parse(answer.kind, &answer.payload)).find_map(|message| {
+            let RouteNetlinkMessage::NewRoute(route) = message else { return None };
+            route.attributes.iter().find_map(|attribute| match attribute {
+                RouteAttribute::Oif(index) => Some(*index),
+                _ => None,
+            })
+        });
+        link.map_or(Ok(None), |index| self.by_index(index))
+    }
+
     /// Every link.
     pub(crate) fn all(&mut self) -> Result<Vec<Link>> {
         let mut query = LinkMessage::default();

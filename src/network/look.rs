@@ -82,27 +82,33 @@ impl Inner {
         });
         // It cannot fail; a runtime that ends takes us along.
         let _ = read.await;
+        let inner = self.clone();
+        let ground = thread::lent("look at bridges and rules", move || {
+            inner.restore_rules();
+            inner.look_at_ground();
+            Ok(())
+        });
+        let _ = ground.await;
         let chains = self.selection().chains().to_vec();
         let mut verdict = Verdict::default();
-        if chains.is_empty() {
-            verdict.why_not = Some(self.selection().why_none());
-        }
-        for chain in &chains {
-            if chain.builtin {
-                let inner = self.clone();
-                let _ = thread::lent("look at the bridge", move || {
-                    inner.look_at_ground();
-                    Ok(())
-                })
-                .await;
-                return;
-            }
+        for chain in chains.iter().filter(|chain| !chain.builtin) {
             if let Err(error) = chain.status(&self.tools.plugins).await {
                 verdict.why_not = Some(format!("network {:?}: {}", chain.list.name, with_causes(&error)));
                 break;
             }
         }
-        self.judge(verdict);
+        if chains.first().is_some_and(|chain| !chain.builtin) {
+            self.judge(verdict);
+        }
+    }
+
+    /// Puts back what somebody has flushed of our rules.
+    pub(crate) fn restore_rules(&self) {
+        match self.tools.shared.host_ports.restore() {
+            Ok(true) => tracing::warn!("somebody has flushed rules of host ports: they are put back"),
+            Ok(false) => {}
+            Err(error) => tracing::warn!(error = with_causes(&error), "look at the rules of host ports"),
+        }
     }
 
     /// Reads the directory again, and looks at what can be seen at once.
@@ -136,6 +142,14 @@ impl Inner {
                 Err(error) => verdict.why_not = Some(with_causes(&error)),
             },
             Some(_) => {
+                // Bridges that have pods are mended; others are made for their first pod.
+                for bridge in chains.iter().flat_map(|chain| chain.bridges()).filter(|bridge| bridge.index().is_some())
+                {
+                    let mended = Links::open().and_then(|mut links| bridge.prepare(&mut links));
+                    if let Err(error) = mended {
+                        tracing::warn!(bridge = bridge.name, error = with_causes(&error), "mend a bridge");
+                    }
+                }
                 // Plugins have not been asked; until they are, a binary that is missing is the only thing known.
                 let missing = chains.iter().find_map(|chain| chain.missing(&self.tools.plugins).err());
                 verdict.why_not = missing.map(|error| error.to_string());

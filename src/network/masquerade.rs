@@ -9,8 +9,8 @@
 //! ```
 //!
 //! A hook carries 1024 chains and asks each of them about every new connection; a map carries any number of networks
-//! for the price of one look-up. Nothing changes as pods come and go: entries are whole subnets. Host ports will be
-//! maps in the same table.
+//! for the price of one look-up. Nothing changes as pods come and go: entries are whole subnets. Host ports are maps in
+//! the same table ([`crate::host_ports`]).
 //!
 //! Instances agree by transactions: each reads the table, decides, and writes what holds only if nobody has written
 //! meanwhile. An instance writes its own network, never another's; but a network whose bridge is no more is nobody's,
@@ -25,14 +25,14 @@ use std::{
 use ipnet::IpNet;
 
 use crate::{
-    Error, Result,
+    Error, Result, host_ports,
     link::Links,
     netlink::errno,
-    nft::{Act, Element, Family, Nft, Rule, Side, Transaction},
+    nft::{Act, Element, Family, Hook, Nft, Rule, Side, Transaction},
 };
 
 /// Our table.
-const TABLE: &str = "coracle";
+pub(crate) const TABLE: &str = "coracle";
 /// The chain on the hook.
 const POSTROUTING: &str = "postrouting";
 /// Before the bridge's name in the name of a network's chain.
@@ -81,6 +81,8 @@ struct Table {
     /// Entries of the maps, in the order of [`Family::ALL`].
     elements: [Vec<Element>; 2],
     exists: bool,
+    /// Whether ports of pods are shown by it.
+    is_used: bool,
 }
 
 impl Wanted<'_> {
@@ -108,7 +110,7 @@ impl Table {
             *elements = nft.elements(TABLE, map_of(family), family).map_err(failed("read"))?;
         }
         let bridges = chains.iter().filter_map(|chain| chain.strip_prefix(CHAIN_PREFIX)).map(str::to_owned).collect();
-        Ok(Self { bridges, elements, exists: !chains.is_empty() })
+        Ok(Self { bridges, elements, exists: !chains.is_empty(), is_used: host_ports::is_used(nft)? })
     }
 
     /// Refuses subnets that share addresses with another network's.
@@ -150,7 +152,7 @@ fn settle(wanted: &Wanted<'_>, bridge_exists: &mut dyn FnMut(&str) -> Result<boo
             table.refuse_overlap(wanted)?;
             if !wanted.subnets.is_empty() {
                 write(&mut change, &table, wanted);
-            } else if table.bridges.iter().any(|bridge| bridge != wanted.bridge) {
+            } else if table.is_used || table.bridges.iter().any(|bridge| bridge != wanted.bridge) {
                 clear(&mut change, &table, wanted.bridge);
             } else if table.exists {
                 change.remove_table(TABLE);
@@ -173,7 +175,7 @@ fn write(change: &mut Transaction<'_>, table: &Table, wanted: &Wanted<'_>) {
     for family in Family::ALL {
         change.ensure_map(TABLE, map_of(family), family);
     }
-    change.ensure_empty_postrouting(TABLE, POSTROUTING);
+    change.ensure_empty_hook(TABLE, POSTROUTING, Hook::Postrouting);
     for rule in entrance() {
         change.add_rule(TABLE, POSTROUTING, &rule);
     }
@@ -249,7 +251,7 @@ fn map_of(family: Family) -> &'static str {
     }
 }
 
-fn failed(act: &'static str) -> impl FnOnce(std::io::Error) -> Error {
+pub(crate) fn failed(act: &'static str) -> impl FnOnce(std::io::Error) -> Error {
     move |source| Error::Nftables { act, table: TABLE.into(), source }
 }
 

@@ -8,12 +8,13 @@ use std::os::fd::BorrowedFd;
 use cni::{Conflist, PluginConf, Runtime, Success};
 use serde::de::DeserializeOwned;
 
-use crate::{Error, NativePlugins, Result, lingering::Lingering};
+use crate::{Error, NativePlugins, Result, host_ports::HostPorts, lingering::Lingering};
 
 mod bridge;
 mod host_local;
 mod idle;
 mod loopback;
+pub(crate) mod portmap;
 
 pub(crate) use bridge::{Bridge, link_names};
 pub(crate) use host_local::Holder;
@@ -25,6 +26,8 @@ pub(crate) enum Native {
     Bridge(Box<Bridge>),
     /// The pod's own loopback.
     Loopback,
+    /// Ports of the pod under the host's addresses.
+    Portmap(portmap::Portmap),
     /// One that has nothing to do for most pods; for the others its binary has.
     Idle(idle::Idle),
 }
@@ -39,9 +42,10 @@ pub(crate) struct Place<'a> {
 }
 
 /// What all native plugins of this instance share.
-#[derive(Debug, Default)]
+#[derive(Debug)]
 pub(crate) struct Shared {
     pub(crate) lingering: Lingering,
+    pub(crate) host_ports: HostPorts,
 }
 
 impl Native {
@@ -53,6 +57,7 @@ impl Native {
         }
         match plugin.kind.as_str() {
             "bridge" => Ok(Self::Bridge(Box::new(Bridge::new(&list.name, plugin, None)?))),
+            "portmap" => portmap::Portmap::new(plugin).map(Self::Portmap),
             "loopback" => loopback::check(plugin).map(|()| Self::Loopback),
             "bandwidth" | "tuning" => idle::Idle::new(plugin).map(Self::Idle),
             _ => not_native("this type"),
@@ -62,7 +67,7 @@ impl Native {
     /// Whether it does its part for this pod; otherwise its binary does.
     pub(crate) fn does(&self, plugin: &PluginConf, runtime: &Runtime) -> bool {
         match self {
-            Self::Bridge(_) | Self::Loopback => true,
+            Self::Bridge(_) | Self::Loopback | Self::Portmap(_) => true,
             Self::Idle(idle) => idle.has_nothing_to_do(&plugin.runtime_config(runtime)),
         }
     }
@@ -72,7 +77,16 @@ impl Native {
         match self {
             Self::Bridge(bridge) => bridge.add(plugin, place),
             Self::Loopback => loopback::add(place, previous),
+            Self::Portmap(portmap) => portmap.add(plugin, place, previous),
             Self::Idle(_) => Ok(previous.unwrap_or_default()),
+        }
+    }
+
+    /// Puts back what the kernel may have lost of it while the pod lives. Blocks.
+    pub(crate) fn restore(&self, plugin: &PluginConf, place: Place<'_>, made: &Success) -> Result<()> {
+        match self {
+            Self::Portmap(portmap) => portmap.restore(plugin, place, made),
+            Self::Bridge(_) | Self::Loopback | Self::Idle(_) => Ok(()),
         }
     }
 
@@ -80,6 +94,7 @@ impl Native {
     pub(crate) fn del(&self, place: Place<'_>, made: Option<&Success>) -> Result<()> {
         match self {
             Self::Bridge(bridge) => bridge.del(place, made),
+            Self::Portmap(_) => place.shared.host_ports.unmap(&place.runtime.container),
             Self::Loopback | Self::Idle(_) => Ok(()),
         }
     }

@@ -140,15 +140,16 @@ impl Conversation {
     }
 }
 
-struct Raw<'a> {
-    kind: u16,
+/// One message in a datagram.
+pub(crate) struct Raw<'a> {
+    pub(crate) kind: u16,
     flags: u16,
     sequence: u32,
-    payload: &'a [u8],
+    pub(crate) payload: &'a [u8],
 }
 
 /// Takes the first message off the buffer; `None` at its end or at something that is no message.
-fn split(buffer: &[u8]) -> Option<(Raw<'_>, &[u8])> {
+pub(crate) fn split(buffer: &[u8]) -> Option<(Raw<'_>, &[u8])> {
     let length = usize::try_from(u32_at(buffer, 0)?).ok()?;
     if length < HEADER || length > buffer.len() {
         return None;

@@ -17,13 +17,17 @@ use model::{PodId, with_causes};
 use tokio::sync::{Notify, Semaphore};
 
 use crate::{
-    Attachment, Config, Netns, Pending, Readiness, Result, builtin,
+    Config, Living, Netns, Pending, Readiness, Result, builtin,
     chain::{Chain, Tools},
     dns,
+    host_ports::HostPorts,
+    lingering::Lingering,
     link::Links,
     look::Verdict,
+    masquerade::TABLE,
     native::Shared,
     netns::NetnsDir,
+    nft::NftWatch,
     pending::Queue,
     reconcile,
     selection::Selection,
@@ -55,8 +59,8 @@ pub(crate) struct Inner {
     pub(crate) state: Mutex<State>,
     /// Somebody wants the networks looked at.
     pub(crate) look: Arc<Notify>,
-    /// Held for its end only.
-    watch: Mutex<Option<Watch>>,
+    /// Held for their ends only.
+    watches: Mutex<(Option<Watch>, Option<NftWatch>)>,
 }
 
 #[derive(Debug)]
@@ -94,7 +98,11 @@ impl Network {
         let plugins = Plugins::new(config.bin_dirs.clone(), Duration::from_secs(config.plugin_timeout_s), programs);
         let inner = Inner {
             netns,
-            tools: Arc::new(Tools { plugins, shared: Shared::default(), jobs: Semaphore::new(JOBS_AT_ONCE) }),
+            tools: Arc::new(Tools {
+                plugins,
+                shared: Shared { lingering: Lingering::default(), host_ports: HostPorts::new(&owner) },
+                jobs: Semaphore::new(JOBS_AT_ONCE),
+            }),
             cache: Cache::new(config.cache_dir.clone()),
             builtin,
             selection: RwLock::new(selection),
@@ -108,7 +116,7 @@ impl Network {
                 dismantled: false,
             }),
             look: Arc::new(Notify::new()),
-            watch: Mutex::new(None),
+            watches: Mutex::default(),
             config,
         };
         let network = Self { inner: Arc::new(inner) };
@@ -181,9 +189,9 @@ impl Network {
 
     /// Gives back what belongs to this instance and to none of the `live` pods: attachments, leases, namespaces, links.
     /// For the start of the daemon, before it makes namespaces; pods attached since then keep theirs in any case. What a
-    /// live pod's attachment says that it has stays its own: a lease that is lost or damaged is written again.
-    pub async fn reconcile(&self, live: Vec<(PodId, Option<Attachment>)>) -> Result<()> {
-        reconcile::run(self, live.into_iter().collect()).await?;
+    /// live pod's attachment says that it has stays its own: a lease or a host port that is lost is written again.
+    pub async fn reconcile(&self, live: Vec<Living>) -> Result<()> {
+        reconcile::run(self, live).await?;
         self.inner.work_off();
         self.look_after();
         Ok(())
@@ -197,6 +205,7 @@ impl Network {
             inner.state().dismantled = true;
             inner.delete_links(true);
             let mut links = Links::open()?;
+            inner.tools.shared.host_ports.dismantle()?;
             let done = inner.builtin.bridges().try_for_each(|bridge| bridge.dismantle(&mut links));
             inner.state().dismantled = done.is_ok();
             done
@@ -209,10 +218,21 @@ impl Network {
         dns::host_dns(&self.inner.config)
     }
 
-    /// Has the directory of configurations watched. Without a watch it is looked at every few seconds.
+    /// Has the directory of configurations and our rules watched. Without a watch they are looked at every few seconds.
     fn watch(&self) {
+        // Weak: a watch ends with the network, not the other way round.
+        let inner = Arc::downgrade(&self.inner);
+        let lost = move || {
+            if let Some(inner) = inner.upgrade().filter(|inner| !inner.state().dismantled) {
+                inner.restore_rules();
+                inner.look_at_ground();
+            }
+        };
+        match NftWatch::start(TABLE, lost) {
+            Ok(watch) => lock(&self.inner.watches).1 = Some(watch),
+            Err(error) => tracing::warn!(%error, "flushed rules are put back a few seconds late"),
+        }
         let Some(dir) = self.inner.config.conf_dir.clone() else { return };
-        // Weak: the watch ends with the network, not the other way round.
         let inner = Arc::downgrade(&self.inner);
         let changed = move || {
             if let Some(inner) = inner.upgrade() {
@@ -220,7 +240,7 @@ impl Network {
             }
         };
         match Watch::start(dir, changed) {
-            Ok(watch) => *lock(&self.inner.watch) = Some(watch),
+            Ok(watch) => lock(&self.inner.watches).0 = Some(watch),
             Err(error) => tracing::warn!(error = with_causes(&error), "changes are seen a few seconds late"),
         }
     }

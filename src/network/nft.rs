@@ -8,12 +8,16 @@ use std::io;
 
 use crate::netlink::{Conversation, errno};
 
+mod exact;
 mod map;
 mod rule;
-mod wire;
+mod watch;
+pub(crate) mod wire;
 
-pub(crate) use map::Element;
+pub(crate) use exact::{Exact, Form, Part, join};
+pub(crate) use map::{Element, Net};
 pub(crate) use rule::{Act, Family, Rule, Side};
+pub(crate) use watch::NftWatch;
 
 use wire::{Head, attribute, comment, comment_of, find, find_text, message, nested, number, text};
 
@@ -38,6 +42,7 @@ const NEW_RULE: u16 = 6;
 const GET_RULE: u16 = 7;
 const DEL_RULE: u16 = 8;
 const NEW_SET: u16 = 9;
+const DEL_SET: u16 = 11;
 const NEW_SET_ELEMENT: u16 = 12;
 const GET_SET_ELEMENT: u16 = 13;
 const DEL_SET_ELEMENT: u16 = 14;
@@ -62,6 +67,7 @@ const SET_FLAGS: u16 = 3;
 const SET_KEY_TYPE: u16 = 4;
 const SET_KEY_LENGTH: u16 = 5;
 const SET_DATA_TYPE: u16 = 6;
+const SET_DATA_LENGTH: u16 = 7;
 const SET_ID: u16 = 10;
 const ELEMENTS_TABLE: u16 = 1;
 const ELEMENTS_SET: u16 = 2;
@@ -75,6 +81,7 @@ const KEY_TYPE_IPV4: u32 = 7;
 const KEY_TYPE_IPV6: u32 = 8;
 // linux/netlink.h
 const NLM_F_REQUEST: u16 = 1;
+const NLM_F_EXCL: u16 = 0x200;
 const NLM_F_ACK: u16 = 4;
 const NLM_F_DUMP: u16 = 0x300;
 const NLM_F_CREATE: u16 = 0x400;
@@ -86,6 +93,17 @@ const DUMP_ATTEMPTS: usize = 8;
 /// A conversation with nftables of the thread's own network namespace.
 pub(crate) struct Nft {
     conversation: Conversation,
+}
+
+/// Where a chain that translates addresses stands.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Hook {
+    /// What comes from outside, before it is known where it goes.
+    Prerouting,
+    /// What the host itself sends.
+    Output,
+    /// What leaves.
+    Postrouting,
 }
 
 /// Changes that come about together or not at all.
@@ -101,14 +119,27 @@ impl Nft {
         Ok(Self { conversation: Conversation::open(NETFILTER)? })
     }
 
+    /// Begins a set of changes that comes about whatever others change meanwhile.
+    pub(crate) fn transaction(&mut self) -> Transaction<'_> {
+        self.begin(None)
+    }
+
     /// Begins a set of changes that comes about only if nothing has changed since [`Nft::generation`] gave
     /// `generation`; otherwise it is refused with `ERESTART`.
     pub(crate) fn transaction_at(&mut self, generation: u32) -> Transaction<'_> {
+        self.begin(Some(generation))
+    }
+
+    fn begin(&mut self, generation: Option<u32>) -> Transaction<'_> {
         let begin = self.conversation.next_sequence();
         let mut bytes = Vec::new();
         // The batch's resource id names the subsystem, in network order.
         let head = Head { kind: BATCH_BEGIN, flags: NLM_F_REQUEST, sequence: begin, family: 0, resource: SUBSYSTEM };
-        message(&mut bytes, &head, |body| number(body, BATCH_GENERATION, generation));
+        message(&mut bytes, &head, |body| {
+            if let Some(generation) = generation {
+                number(body, BATCH_GENERATION, generation);
+            }
+        });
         Transaction { nft: self, bytes, sequences: Vec::new(), begin }
     }
 
@@ -155,6 +186,16 @@ impl Nft {
         Ok(Element::decode(family, &lists))
     }
 
+    /// The elements of a set or map of exact keys; none when there is no such set.
+    pub(crate) fn exacts(&mut self, table: &str, set: &str) -> io::Result<Vec<Exact>> {
+        let lists = self.dump(GET_SET_ELEMENT, |body| {
+            text(body, ELEMENTS_TABLE, table);
+            text(body, ELEMENTS_SET, set);
+        })?;
+        let lists: Vec<Vec<u8>> = lists.iter().filter_map(|list| find(list, ELEMENTS)).map(<[u8]>::to_vec).collect();
+        Ok(Exact::decode(&lists))
+    }
+
     /// Everything of a kind, each as its attributes.
     fn dump(&mut self, kind: u16, body: impl Fn(&mut Vec<u8>)) -> io::Result<Vec<Vec<u8>>> {
         for _ in 0..DUMP_ATTEMPTS {
@@ -192,14 +233,19 @@ impl Transaction<'_> {
         self.push(NEW_TABLE, NLM_F_CREATE, |body| text(body, TABLE_NAME, table));
     }
 
-    /// Makes a source-translation chain on the way out unless it exists, and empties it.
-    pub(crate) fn ensure_empty_postrouting(&mut self, table: &str, chain: &str) {
+    /// Makes a chain that translates addresses at a hook unless it exists, and empties it.
+    pub(crate) fn ensure_empty_hook(&mut self, table: &str, chain: &str, hook: Hook) {
+        let (place, priority) = match hook {
+            Hook::Prerouting => (libc::NF_INET_PRE_ROUTING, libc::NF_IP_PRI_NAT_DST),
+            Hook::Output => (libc::NF_INET_LOCAL_OUT, libc::NF_IP_PRI_NAT_DST),
+            Hook::Postrouting => (libc::NF_INET_POST_ROUTING, libc::NF_IP_PRI_NAT_SRC),
+        };
         self.push(NEW_CHAIN, NLM_F_CREATE, |body| {
             text(body, CHAIN_TABLE, table);
             text(body, CHAIN_NAME, chain);
             nested(body, CHAIN_HOOK, |hook| {
-                number(hook, HOOK_NUMBER, libc::NF_INET_POST_ROUTING.cast_unsigned());
-                number(hook, HOOK_PRIORITY, libc::NF_IP_PRI_NAT_SRC.cast_unsigned());
+                number(hook, HOOK_NUMBER, place.cast_unsigned());
+                number(hook, HOOK_PRIORITY, priority.cast_unsigned());
             });
             text(body, CHAIN_TYPE, "nat");
         });
@@ -230,6 +276,36 @@ impl Transaction<'_> {
         });
     }
 
+    /// Makes a set or map of exact keys unless it exists.
+    pub(crate) fn ensure_exact(&mut self, table: &str, set: &str, form: Form) {
+        let id = u32::try_from(self.sequences.len()).expect("a transaction of a few messages");
+        self.push(NEW_SET, NLM_F_CREATE, |body| {
+            text(body, SET_TABLE, table);
+            text(body, SET_NAME, set);
+            number(body, SET_FLAGS, if form.value.is_empty() { 0 } else { SET_MAP });
+            number(body, SET_KEY_TYPE, exact::kind(form.key));
+            number(body, SET_KEY_LENGTH, exact::width(form.key));
+            if !form.value.is_empty() {
+                number(body, SET_DATA_TYPE, exact::kind(form.value));
+                number(body, SET_DATA_LENGTH, exact::width(form.value));
+            }
+            number(body, SET_ID, id);
+        });
+    }
+
+    /// Makes a set of networks unless it exists.
+    pub(crate) fn ensure_nets(&mut self, table: &str, set: &str, family: Family) {
+        let id = u32::try_from(self.sequences.len()).expect("a transaction of a few messages");
+        self.push(NEW_SET, NLM_F_CREATE, |body| {
+            text(body, SET_TABLE, table);
+            text(body, SET_NAME, set);
+            number(body, SET_FLAGS, SET_INTERVAL);
+            number(body, SET_KEY_TYPE, if family == Family::V4 { KEY_TYPE_IPV4 } else { KEY_TYPE_IPV6 });
+            number(body, SET_KEY_LENGTH, family.width());
+            number(body, SET_ID, id);
+        });
+    }
+
     /// Removes every rule of the chain.
     pub(crate) fn empty_chain(&mut self, table: &str, chain: &str) {
         self.push(DEL_RULE, 0, |body| {
@@ -243,6 +319,14 @@ impl Transaction<'_> {
         self.push(DEL_CHAIN, 0, |body| {
             text(body, CHAIN_TABLE, table);
             text(body, CHAIN_NAME, chain);
+        });
+    }
+
+    /// Removes a set or map that no rule looks at.
+    pub(crate) fn remove_set(&mut self, table: &str, set: &str) {
+        self.push(DEL_SET, 0, |body| {
+            text(body, SET_TABLE, table);
+            text(body, SET_NAME, set);
         });
     }
 
@@ -271,6 +355,27 @@ impl Transaction<'_> {
         self.push_element(DEL_SET_ELEMENT, 0, table, map, element);
     }
 
+    /// Adds an element of a set or map of exact keys. One whose key is there already is refused with `EEXIST`, and one
+    /// of a set that is not there with `ENOENT`.
+    pub(crate) fn add_exact(&mut self, table: &str, set: &str, element: &Exact) {
+        self.push_elements(NEW_SET_ELEMENT, NLM_F_CREATE | NLM_F_EXCL, table, set, |list| element.encode(list, true));
+    }
+
+    /// Adds an element of a set; one that is there already is fine.
+    pub(crate) fn add_exact_again(&mut self, table: &str, set: &str, element: &Exact) {
+        self.push_elements(NEW_SET_ELEMENT, NLM_F_CREATE, table, set, |list| element.encode(list, true));
+    }
+
+    /// Removes one; `ENOENT` when it is not there.
+    pub(crate) fn remove_exact(&mut self, table: &str, set: &str, element: &Exact) {
+        self.push_elements(DEL_SET_ELEMENT, 0, table, set, |list| element.encode(list, false));
+    }
+
+    /// Adds a network to a set of networks. The same again is nothing new.
+    pub(crate) fn add_net(&mut self, table: &str, set: &str, net: &Net) {
+        self.push_elements(NEW_SET_ELEMENT, NLM_F_CREATE, table, set, |list| net.encode(list));
+    }
+
     /// Carries the changes out.
     pub(crate) fn commit(mut self) -> io::Result<()> {
         let sequence = self.nft.conversation.next_sequence();
@@ -281,10 +386,14 @@ impl Transaction<'_> {
     }
 
     fn push_element(&mut self, kind: u16, flags: u16, table: &str, map: &str, element: &Element) {
+        self.push_elements(kind, flags, table, map, |list| element.encode(list));
+    }
+
+    fn push_elements(&mut self, kind: u16, flags: u16, table: &str, set: &str, list: impl FnOnce(&mut Vec<u8>)) {
         self.push(kind, flags, |body| {
             text(body, ELEMENTS_TABLE, table);
-            text(body, ELEMENTS_SET, map);
-            nested(body, ELEMENTS, |list| element.encode(list));
+            text(body, ELEMENTS_SET, set);
+            nested(body, ELEMENTS, list);
         });
     }
 

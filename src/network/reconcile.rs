@@ -7,7 +7,7 @@
 //! alive; then the plugins are told which attachments are good.
 
 use std::{
-    collections::{HashMap, HashSet},
+    collections::HashSet,
     fs,
     path::Path,
     sync::Arc,
@@ -18,7 +18,7 @@ use cni::{Cached, Conflist};
 use model::{PodId, with_causes};
 
 use crate::{
-    Attachment, Network, Result,
+    Living, Network, Result,
     attachment::Chosen,
     chain::{Chain, Job},
     link::Links,
@@ -39,18 +39,15 @@ pub(crate) fn owner_of(root: &Path) -> String {
 }
 
 /// Gives back what no pod of these owns. What cannot be given back is named in the log and keeps nothing else.
-pub(crate) async fn run(network: &Network, pods: HashMap<PodId, Option<Attachment>>) -> Result<()> {
+pub(crate) async fn run(network: &Network, pods: Vec<Living>) -> Result<()> {
     let inner = &network.inner;
-    let live: HashSet<PodId> = pods.keys().cloned().collect();
+    let live: HashSet<PodId> = pods.iter().map(|living| living.pod.clone()).collect();
     let attachments = leave_for_the_dead(inner, &live).await;
     let (blocking, known) = (inner.clone(), live.clone());
-    let (leases, restored, namespaces, links) =
+    let Cleared { leases, ports, namespaces, links } =
         thread::run("reconcile", move || clear(&blocking, &known, &pods), drop).await?;
-    if attachments + leases + namespaces + links > 0 {
-        tracing::info!(attachments, leases, namespaces, links, "gave back what dead pods had left");
-    }
-    if restored > 0 {
-        tracing::warn!(leases = restored, "leases of living pods were lost, and are written again");
+    if attachments + leases + ports + namespaces + links > 0 {
+        tracing::info!(attachments, leases, ports, namespaces, links, "gave back what dead pods had left");
     }
     let (inner, live) = (inner.clone(), live);
     // Plugins may take their time; nobody waits for it.
@@ -133,27 +130,31 @@ async fn leave(inner: &Arc<Inner>, cached: &Cached, builtin: bool) -> Result<()>
     Job::new(Arc::new(chain), &chosen, runtime, None, inner.tools.clone()).del(cached.result.as_ref(), None).await
 }
 
-/// Leases given back and written again, namespaces and links removed.
-fn clear(
-    network: &Inner,
-    live: &HashSet<PodId>,
-    pods: &HashMap<PodId, Option<Attachment>>,
-) -> Result<(usize, usize, usize, usize)> {
+/// What was given back: of how many pods, where it is ports.
+struct Cleared {
+    leases: usize,
+    ports: usize,
+    namespaces: usize,
+    links: usize,
+}
+
+/// Gives back leases, ports, namespaces and links, and writes again what living pods have lost.
+fn clear(network: &Arc<Inner>, live: &HashSet<PodId>, pods: &[Living]) -> Result<Cleared> {
     // What is written by an attachment that runs right now must not be taken from under it.
     let lives = |pod: &PodId| live.contains(pod) || network.is_attached(pod);
     let is_dead = |id: &str| id.parse().map_or(true, |id: PodId| !lives(&id));
     let boot = machine_start();
     let chains = network.selection().chains().to_vec();
-    let (mut given, mut restored) = (0, 0);
+    let (mut leases, mut restored) = (0, 0);
     for chain in chains.iter().chain([&network.builtin]) {
         for bridge in chain.bridges() {
-            let leases = &bridge.ipam.leases;
+            let kept = &bridge.ipam.leases;
             let cleared = match (chain.builtin, boot) {
-                (true, _) => leases.release_all(is_dead),
-                (false, Some(boot)) => leases.release_before(boot, is_dead),
+                (true, _) => kept.release_all(is_dead),
+                (false, Some(boot)) => kept.release_before(boot, is_dead),
                 (false, None) => Ok(0),
             };
-            given += cleared.unwrap_or_else(|error| {
+            leases += cleared.unwrap_or_else(|error| {
                 tracing::warn!(error = with_causes(&error), "give back addresses of dead pods");
                 0
             });
@@ -161,6 +162,19 @@ fn clear(
                 tracing::error!(error = with_causes(&error), "write the lost leases of living pods again");
                 0
             });
+        }
+    }
+    if restored > 0 {
+        tracing::warn!(leases = restored, "leases of living pods were lost, and are written again");
+    }
+    let owed = |id: &str| id.parse().is_ok_and(|id: PodId| lives(&id) || network.queue.has(&id));
+    let ports = network.tools.shared.host_ports.retain(owed).unwrap_or_else(|error| {
+        tracing::warn!(error = with_causes(&error), "give back host ports of dead pods");
+        0
+    });
+    for living in pods {
+        if let Err(error) = network.show_ports(living) {
+            tracing::error!(pod = %living.pod, error = with_causes(&error), "show the host ports of a living pod again");
         }
     }
     let mut namespaces = 0;
@@ -177,11 +191,11 @@ fn clear(
             }
         }
     }
-    Ok((given, restored, namespaces, remove_links(network, live)?))
+    Ok(Cleared { leases, ports, namespaces, links: remove_links(network, live)? })
 }
 
-fn restore_leases(chain: &Chain, bridge: &Bridge, pods: &HashMap<PodId, Option<Attachment>>) -> Result<usize> {
-    let attached = pods.iter().filter_map(|(pod, attachment)| Some((pod, attachment.as_ref()?)));
+fn restore_leases(chain: &Chain, bridge: &Bridge, pods: &[Living]) -> Result<usize> {
+    let attached = pods.iter().filter_map(|living| Some((&living.pod, living.attachment.as_ref()?)));
     let joined = attached.flat_map(|(pod, attachment)| attachment.networks.iter().map(move |joined| (pod, joined)));
     let here = joined.filter(|(_, joined)| joined.network == chain.list.name);
     let held = here.flat_map(|(pod, joined)| {

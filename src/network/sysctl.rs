@@ -40,7 +40,7 @@ pub(crate) fn enable_ipv6(link: &str) -> Result<()> {
     set(&conf("ipv6", link, "disable_ipv6"), "0")
 }
 
-/// Makes link-local addresses of a pod's link usable at once. With hairpin on, the search for a duplicate would meet
+/// Makes link-local addresses of a link usable at once. With hairpin on, the search for a duplicate would meet
 /// its own echo.
 pub(crate) fn skip_duplicate_detection(link: &str) -> Result<()> {
     set(&conf("ipv6", link, "accept_dad"), "0")
@@ -49,6 +49,11 @@ pub(crate) fn skip_duplicate_detection(link: &str) -> Result<()> {
 /// Makes the host ignore router advertisements on one link.
 pub(crate) fn ignore_advertisements(link: &str) -> Result<()> {
     set(&conf("ipv6", link, "accept_ra"), "0")
+}
+
+/// Lets packets of the host's own loopback leave by a link, and those back to it in.
+pub(crate) fn route_localnet(link: &str) -> Result<()> {
+    set(&conf("ipv4", link, "route_localnet"), "1")
 }
 
 /// The parameter of one link. Parameters are files: a dot in a link's name is just a character there.

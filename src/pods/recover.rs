@@ -19,7 +19,7 @@ use std::{
 use futures_util::{StreamExt, future::join_all, stream};
 use link::{Monitor, News, Now, NowState, RecordedExit, Whole};
 use model::{Class, ContainerId, Event, Exit, ExitRecord, Phase, PodId, Signal};
-use network::Attachment;
+use network::{Choice, Living, Request};
 use tokio::sync::mpsc;
 
 use crate::{
@@ -113,7 +113,16 @@ pub(crate) async fn recover(pods: &Pods) -> Result<(), Error> {
     let kept = kept.into_iter().collect::<Result<Vec<_>, _>>()?;
     let mut live: Vec<_> = kept.into_iter().flatten().collect();
     let found_again = live.len();
-    live.extend(found_pods.unread.iter().filter_map(|name| Some((name.parse().ok()?, None))));
+    let unread_pods = found_pods.unread.iter().filter_map(|name| {
+        // Of a record that cannot be read nothing is known but whose it is: nothing of it is touched.
+        Some(Living {
+            pod: name.parse().ok()?,
+            choice: Choice::default(),
+            request: Request::default(),
+            attachment: None,
+        })
+    });
+    live.extend(unread_pods);
     if let Err(error) = home.network.reconcile(live).await {
         tracing::warn!(%error, "give back what dead pods left in the network");
     }
@@ -133,7 +142,7 @@ async fn one(
     mut record: PodRecord,
     containers: Vec<(ContainerRecord, Option<PhaseRecord>)>,
     unread: &BTreeSet<String>,
-) -> Result<Option<(PodId, Option<Attachment>)>, Error> {
+) -> Result<Option<Living>, Error> {
     let home = &pods.home;
     let this_boot = record.boot == home.boot;
     if record.stage == PodStage::Making {
@@ -218,8 +227,13 @@ async fn one(
     let kept: Vec<Container> = join_all(settled).await.into_iter().flatten().collect();
     let id = record.id.clone();
     // One that is stopping may have given its addresses back already, and they may be another's by now.
-    let addresses = record.attachment.as_deref().cloned().filter(|_| record.stage == PodStage::Ready);
-    let in_network = (record.stage != PodStage::Stopped).then(|| (id.clone(), addresses));
+    let attachment = record.attachment.as_deref().cloned().filter(|_| record.stage == PodStage::Ready);
+    let in_network = (record.stage != PodStage::Stopped).then(|| Living {
+        pod: id.clone(),
+        choice: record.choice.clone(),
+        request: Request::from(&*record.plan),
+        attachment,
+    });
     let (mailbox, inbox) = mpsc::channel(MAILBOX);
     if let Reserved::Taken(other) = home.index.reserve(&record.plan.metadata, &id, mailbox.clone()) {
         // Two records of one name: a bug or a restored backup. Both are kept, so that both can be removed.

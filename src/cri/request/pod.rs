@@ -3,7 +3,7 @@
 use std::net::IpAddr;
 
 use api::cri::v1;
-use model::{Dns, NetworkMode, PodMetadata, PodPlan, PortMapping, Protocol};
+use model::{Dns, PodMetadata, PodPlan, PortMapping, Protocol};
 
 use super::{Host, resources, security, sysctls, text};
 use crate::{error::Error, field::Field};
@@ -46,7 +46,7 @@ pub(crate) fn plan(config: Option<v1::PodSandboxConfig>, handler: String, host: 
             }
         },
         dns: config.dns_config.map(|wire| dns(&field.at("dns_config"), wire)).transpose()?,
-        port_mappings: ports(&field.at("port_mappings"), config.port_mappings, namespaces.network)?,
+        port_mappings: ports(&field.at("port_mappings"), config.port_mappings)?,
         labels: text::echoed(&field.at("labels"), config.labels)?,
         annotations: text::echoed(&field.at("annotations"), config.annotations)?,
         runtime_handler: handler,
@@ -107,18 +107,11 @@ fn dns(field: &Field<'_>, wire: v1::DnsConfig) -> Result<Dns, Error> {
     Ok(Dns { servers, searches: words("searches", wire.searches)?, options: words("options", wire.options)? })
 }
 
-/// Ports of the pod. With the host's network a host port is the port itself, and there is nothing to map.
-fn ports(field: &Field<'_>, ports: Vec<v1::PortMapping>, network: NetworkMode) -> Result<Vec<PortMapping>, Error> {
+/// Ports of the pod. With the host's network a host port is the port itself, and nobody maps anything.
+fn ports(field: &Field<'_>, ports: Vec<v1::PortMapping>) -> Result<Vec<PortMapping>, Error> {
     let ports = text::at_most(field, ports, PORTS_MAX)?;
     let ports = ports.into_iter().enumerate().map(|(i, wire)| port_mapping(&field.index(i), wire));
-    let ports = ports.collect::<Result<Vec<_>, Error>>()?;
-    if network == NetworkMode::Pod
-        && let Some((i, port)) = ports.iter().enumerate().find_map(|(i, port)| Some((i, port.host_port?)))
-    {
-        let field = field.index(i);
-        return Err(Error::refused(&field.at("host_port"), port, "host ports are not built yet"));
-    }
-    Ok(ports)
+    ports.collect()
 }
 
 fn port_mapping(field: &Field<'_>, wire: v1::PortMapping) -> Result<PortMapping, Error> {
@@ -142,7 +135,7 @@ fn port_mapping(field: &Field<'_>, wire: v1::PortMapping) -> Result<PortMapping,
         protocol,
         container_port: port("container_port", wire.container_port, 1)?,
         host_port: Some(port("host_port", wire.host_port, 0)?).filter(|port| *port != 0),
-        host_ip: host_ip.filter(|address| !address.is_unspecified()),
+        host_ip,
     })
 }
 

@@ -136,7 +136,8 @@ fn a_host_has_room_for_more_networks_than_a_hook_has_for_chains() {
         // Several in each transaction, as far as their answers fit the socket's buffer, to save the reading in between.
         for batch in 0..NETWORKS / 5 {
             let generation = nft.generation().unwrap();
-            let empty = Table { bridges: BTreeSet::new(), elements: [Vec::new(), Vec::new()], exists: true };
+            let empty =
+                Table { bridges: BTreeSet::new(), elements: [Vec::new(), Vec::new()], exists: true, is_used: false };
             let mut change = nft.transaction_at(generation);
             for n in batch * 5..(batch + 1) * 5 {
                 write(&mut change, &empty, &Wanted { bridge: &name(n), subnets: &subnets(n) });

@@ -17,7 +17,21 @@ const DATA_VALUE: u16 = 1;
 const REGISTER_VERDICT: u32 = 0;
 const REGISTER_1: u32 = 1;
 const PAYLOAD_NETWORK_HEADER: u32 = 1;
+const PAYLOAD_TRANSPORT_HEADER: u32 = 2;
+const META_MARK: u32 = 3;
 const META_NFPROTO: u32 = 15;
+const META_L4PROTO: u32 = 16;
+/// The first of the registers of four bytes, which lie in those of sixteen.
+const REGISTER_WORD_0: u32 = 8;
+const FIB_ADDRESS_TYPE: u32 = 3;
+const FIB_OF_DESTINATION: u32 = 2;
+/// What the routing table says of an address of the host's own (linux/rtnetlink.h, RTN_LOCAL).
+const LOCAL: u32 = 2;
+const NAT_DESTINATION: u32 = 1;
+const VERDICT_CODE: u16 = 1;
+const VERDICT_CHAIN: u16 = 2;
+const DATA_VERDICT: u16 = 2;
+const NFT_JUMP: i32 = -3;
 const CMP_EQ: u32 = 0;
 const CMP_NEQ: u32 = 1;
 
@@ -50,6 +64,14 @@ pub(crate) enum Act {
     LookUp { side: Side, map: String },
     /// Leaves under the node's own address, unless it goes to one of these networks.
     MasqueradeBeyond { near: Vec<IpNet> },
+    /// Goes through the chain if it is for the host itself.
+    JumpIfLocal { chain: String },
+    /// Sets this bit of its mark if it comes from one of the networks and goes to one of the ports.
+    MarkPort { nets: String, ports: String, bit: u32 },
+    /// Goes where the map sends its port, or its address and port.
+    Translate { map: String, by_address: bool },
+    /// Leaves under the node's own address if it has this bit in its mark.
+    MasqueradeMarked { bit: u32 },
 }
 
 impl Family {
@@ -60,6 +82,14 @@ impl Family {
         if address.is_ipv4() { Self::V4 } else { Self::V6 }
     }
 
+    /// The same, as a length.
+    pub(crate) fn bytes(self) -> usize {
+        match self {
+            Self::V4 => 4,
+            Self::V6 => 16,
+        }
+    }
+
     /// Bytes of an address.
     pub(super) fn width(self) -> u32 {
         match self {
@@ -68,7 +98,7 @@ impl Family {
         }
     }
 
-    fn number(self) -> u8 {
+    pub(crate) fn number(self) -> u8 {
         match self {
             Self::V4 => NFPROTO_IPV4,
             Self::V6 => NFPROTO_IPV6,
@@ -97,11 +127,7 @@ impl Rule {
         match &self.act {
             Act::LookUp { side, map } => {
                 self.load(list, *side);
-                expression(list, "lookup", |data| {
-                    text(data, 1, map);
-                    number(data, 2, REGISTER_1);
-                    number(data, 3, REGISTER_VERDICT);
-                });
+                look_up(list, map, Some(REGISTER_VERDICT));
             }
             Act::MasqueradeBeyond { near } => {
                 for net in near {
@@ -118,7 +144,58 @@ impl Rule {
                 }
                 expression(list, "masq", |_| {});
             }
+            Act::JumpIfLocal { chain } => {
+                expression(list, "fib", |data| {
+                    number(data, 1, REGISTER_1);
+                    number(data, 2, FIB_ADDRESS_TYPE);
+                    number(data, 3, FIB_OF_DESTINATION);
+                });
+                compare(list, CMP_EQ, &LOCAL.to_ne_bytes());
+                expression(list, "immediate", |data| {
+                    number(data, 1, REGISTER_VERDICT);
+                    nested(data, 2, |data| {
+                        nested(data, DATA_VERDICT, |verdict| {
+                            number(verdict, VERDICT_CODE, NFT_JUMP.cast_unsigned());
+                            text(verdict, VERDICT_CHAIN, chain);
+                        });
+                    });
+                });
+            }
+            Act::MarkPort { nets, ports, bit } => {
+                self.load(list, Side::Source);
+                look_up(list, nets, None);
+                load_port(list, 0);
+                look_up(list, ports, None);
+                mark(list, !bit, *bit);
+                expression(list, "meta", |data| {
+                    number(data, 2, META_MARK);
+                    number(data, 3, REGISTER_1);
+                });
+            }
+            Act::Translate { map, by_address } => {
+                if *by_address {
+                    self.load(list, Side::Destination);
+                }
+                load_port(list, if *by_address { self.words() } else { 0 });
+                look_up(list, map, Some(REGISTER_1));
+                expression(list, "nat", |data| {
+                    number(data, 1, NAT_DESTINATION);
+                    number(data, 2, self.family.number().into());
+                    number(data, 3, REGISTER_1);
+                    number(data, 5, REGISTER_WORD_0 + self.words());
+                });
+            }
+            Act::MasqueradeMarked { bit } => {
+                mark(list, *bit, 0);
+                compare(list, CMP_EQ, &bit.to_ne_bytes());
+                expression(list, "masq", |_| {});
+            }
         }
+    }
+
+    /// Registers of four bytes that an address takes.
+    fn words(&self) -> u32 {
+        self.family.width() / 4
     }
 
     /// Loads an address of the packet.
@@ -130,6 +207,46 @@ impl Rule {
             number(data, 4, self.family.width());
         });
     }
+}
+
+/// Loads protocol and destination port, from this register of four bytes on.
+fn load_port(list: &mut Vec<u8>, word: u32) {
+    expression(list, "meta", |data| {
+        number(data, 1, REGISTER_WORD_0 + word);
+        number(data, 2, META_L4PROTO);
+    });
+    expression(list, "payload", |data| {
+        number(data, 1, REGISTER_WORD_0 + word + 1);
+        number(data, 2, PAYLOAD_TRANSPORT_HEADER);
+        number(data, 3, 2);
+        number(data, 4, 2);
+    });
+}
+
+/// Ends the rule unless the set has what was loaded; gives its value, where it is a map.
+fn look_up(list: &mut Vec<u8>, set: &str, value: Option<u32>) {
+    expression(list, "lookup", |data| {
+        text(data, 1, set);
+        number(data, 2, REGISTER_1);
+        if let Some(register) = value {
+            number(data, 3, register);
+        }
+    });
+}
+
+/// Loads the packet's mark, of it these bits, with those set.
+fn mark(list: &mut Vec<u8>, keep: u32, set: u32) {
+    expression(list, "meta", |data| {
+        number(data, 1, REGISTER_1);
+        number(data, 2, META_MARK);
+    });
+    expression(list, "bitwise", |data| {
+        number(data, 1, REGISTER_1);
+        number(data, 2, REGISTER_1);
+        number(data, 3, 4);
+        nested(data, 4, |with| attribute(with, DATA_VALUE, &keep.to_ne_bytes()));
+        nested(data, 5, |with| attribute(with, DATA_VALUE, &set.to_ne_bytes()));
+    });
 }
 
 fn compare(list: &mut Vec<u8>, operator: u32, value: &[u8]) {

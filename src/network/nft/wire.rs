@@ -10,7 +10,7 @@ const NLA_TYPE_MASK: u16 = 0x3fff;
 const USERDATA_COMMENT: u8 = 0;
 
 /// Appends one message: header, nfgenmsg (family, version, resource in network order), body.
-pub(super) fn message(bytes: &mut Vec<u8>, head: &Head, body: impl FnOnce(&mut Vec<u8>)) {
+pub(crate) fn message(bytes: &mut Vec<u8>, head: &Head, body: impl FnOnce(&mut Vec<u8>)) {
     let start = bytes.len();
     bytes.resize(start + HEADER, 0);
     bytes.extend([head.family, 0]);
@@ -25,15 +25,15 @@ pub(super) fn message(bytes: &mut Vec<u8>, head: &Head, body: impl FnOnce(&mut V
 
 /// What stands before a message's attributes.
 #[derive(Debug, Clone, Copy)]
-pub(super) struct Head {
-    pub(super) kind: u16,
-    pub(super) flags: u16,
-    pub(super) sequence: u32,
-    pub(super) family: u8,
-    pub(super) resource: u16,
+pub(crate) struct Head {
+    pub(crate) kind: u16,
+    pub(crate) flags: u16,
+    pub(crate) sequence: u32,
+    pub(crate) family: u8,
+    pub(crate) resource: u16,
 }
 
-pub(super) fn attribute(bytes: &mut Vec<u8>, kind: u16, value: &[u8]) {
+pub(crate) fn attribute(bytes: &mut Vec<u8>, kind: u16, value: &[u8]) {
     let length = u16::try_from(4 + value.len()).expect("names, addresses and lists of two elements are short");
     bytes.extend(length.to_ne_bytes());
     bytes.extend(kind.to_ne_bytes());
@@ -41,22 +41,22 @@ pub(super) fn attribute(bytes: &mut Vec<u8>, kind: u16, value: &[u8]) {
     bytes.resize(bytes.len().next_multiple_of(4), 0);
 }
 
-pub(super) fn text(bytes: &mut Vec<u8>, kind: u16, value: &str) {
+pub(crate) fn text(bytes: &mut Vec<u8>, kind: u16, value: &str) {
     attribute(bytes, kind, &[value.as_bytes(), b"\0"].concat());
 }
 
-pub(super) fn number(bytes: &mut Vec<u8>, kind: u16, value: u32) {
+pub(crate) fn number(bytes: &mut Vec<u8>, kind: u16, value: u32) {
     attribute(bytes, kind, &value.to_be_bytes());
 }
 
-pub(super) fn nested(bytes: &mut Vec<u8>, kind: u16, fill: impl FnOnce(&mut Vec<u8>)) {
+pub(crate) fn nested(bytes: &mut Vec<u8>, kind: u16, fill: impl FnOnce(&mut Vec<u8>)) {
     let mut inner = Vec::new();
     fill(&mut inner);
     attribute(bytes, kind | NLA_F_NESTED, &inner);
 }
 
 /// Each attribute as its kind and its value, up to the end or to something that is none.
-pub(super) fn attributes(bytes: &[u8]) -> impl Iterator<Item = (u16, &[u8])> {
+pub(crate) fn attributes(bytes: &[u8]) -> impl Iterator<Item = (u16, &[u8])> {
     let mut rest = bytes;
     std::iter::from_fn(move || {
         let [l0, l1, k0, k1, ..] = *rest else { return None };
@@ -68,24 +68,24 @@ pub(super) fn attributes(bytes: &[u8]) -> impl Iterator<Item = (u16, &[u8])> {
 }
 
 /// The first attribute of that kind.
-pub(super) fn find(bytes: &[u8], kind: u16) -> Option<&[u8]> {
+pub(crate) fn find(bytes: &[u8], kind: u16) -> Option<&[u8]> {
     attributes(bytes).find(|(found, _)| *found == kind).map(|(_, value)| value)
 }
 
 /// The text attribute of that kind; empty when there is none.
-pub(super) fn find_text(bytes: &[u8], kind: u16) -> String {
+pub(crate) fn find_text(bytes: &[u8], kind: u16) -> String {
     let value = find(bytes, kind).unwrap_or_default();
     String::from_utf8_lossy(value).trim_end_matches('\0').to_owned()
 }
 
 /// User data that holds a comment of at most 120 bytes.
-pub(super) fn comment(words: &str) -> Vec<u8> {
+pub(crate) fn comment(words: &str) -> Vec<u8> {
     let length = u8::try_from(words.len() + 1).expect("comments are kept short");
     [&[USERDATA_COMMENT, length], words.as_bytes(), b"\0"].concat()
 }
 
 /// The comment in user data.
-pub(super) fn comment_of(userdata: &[u8]) -> Option<String> {
+pub(crate) fn comment_of(userdata: &[u8]) -> Option<String> {
     let mut rest = userdata;
     while let [kind, length, ..] = *rest {
         let value = rest.get(2..2 + usize::from(length))?;

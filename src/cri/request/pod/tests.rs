@@ -38,14 +38,12 @@ fn a_pod_needs_no_more_than_a_name() {
 }
 
 #[test]
-fn host_ports_are_refused_but_mean_nothing_with_the_hosts_network() {
+fn host_ports_are_kept_as_they_are_asked_for() {
     let mut config = kubelet::pod();
     config.port_mappings[0].host_port = 8080;
-    let refused = read(config.clone()).unwrap_err();
-    assert!(matches!(refused, Error::Refused { .. }), "{refused}");
-    assert!(refused.to_string().starts_with("config.port_mappings[0].host_port: 8080 "), "{refused}");
-    options(&mut config).network = v1::NamespaceMode::Node.into();
-    assert_eq!(read(config).unwrap().port_mappings[0].host_port, Some(8080));
+    config.port_mappings[0].host_ip = "0.0.0.0".into();
+    let [port] = &read(config).unwrap().port_mappings[..] else { panic!("one port") };
+    assert_eq!((port.host_port, port.host_ip), (Some(8080), Some("0.0.0.0".parse().unwrap())));
 }
 
 #[test]

@@ -96,6 +96,9 @@ pub(super) fn ensure_addresses(links: &mut Links, bridge: &Link, gateways: &[IpN
     // Pods must not teach the host routes (CVE-2020-10749).
     if gateways.iter().any(|gateway| gateway.addr().is_ipv6()) {
         sysctl::ignore_advertisements(&bridge.name)?;
+        // What leaves under an address of another link asks for pods from the bridge's own, which would be searched for
+        // duplicates during the first pod's first seconds.
+        sysctl::skip_duplicate_detection(&bridge.name)?;
     }
     match links.run(batch) {
         Err(Error::Link { source, .. }) if errno(&source) == Some(libc::EEXIST) => Ok(()),

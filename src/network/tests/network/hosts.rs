@@ -8,7 +8,7 @@ use nix::sched::{CloneFlags, unshare};
 use crate::node::{attach, detach, inside, listener_in, pod_id, reaches, reason};
 
 /// Runs the test in a new network namespace: every thread of its runtime is born there, and so are the room's.
-fn on_a_host_of_its_own<F: Future<Output = ()>>(test: impl FnOnce() -> F + Send + 'static) {
+pub(crate) fn on_a_host_of_its_own<F: Future<Output = ()>>(test: impl FnOnce() -> F + Send + 'static) {
     assert!(nix::unistd::geteuid().is_root(), "this test makes network namespaces: run it as root");
     let host = move || {
         unshare(CloneFlags::CLONE_NEWNET).unwrap();
@@ -18,7 +18,7 @@ fn on_a_host_of_its_own<F: Future<Output = ()>>(test: impl FnOnce() -> F + Send 
     std::thread::spawn(host).join().unwrap();
 }
 
-fn ip(arguments: &str) {
+pub(crate) fn ip(arguments: &str) {
     assert!(Command::new("ip").args(arguments.split(' ')).status().unwrap().success(), "ip {arguments}");
 }
 
@@ -29,7 +29,7 @@ fn shown(link: &str) -> String {
     String::from_utf8(output.stdout).unwrap()
 }
 
-fn open(test: &str, change: impl FnOnce(&mut Config)) -> (tempfile::TempDir, Config, Network) {
+pub(crate) fn open(test: &str, change: impl FnOnce(&mut Config)) -> (tempfile::TempDir, Config, Network) {
     let dir = tempfile::Builder::new().prefix(&format!("crt-network-{test}-")).tempdir().unwrap();
     let mut config = Config { netns_dir: dir.path().join("netns"), ..Config::apart(test) };
     change(&mut config);
@@ -37,7 +37,7 @@ fn open(test: &str, change: impl FnOnce(&mut Config)) -> (tempfile::TempDir, Con
     (dir, config, network)
 }
 
-fn close(config: &Config) {
+pub(crate) fn close(config: &Config) {
     nix::mount::umount2(&config.netns_dir, nix::mount::MntFlags::MNT_DETACH).unwrap();
 }
 

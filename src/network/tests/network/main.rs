@@ -6,3 +6,4 @@ mod bench;
 mod hosts;
 mod node;
 mod pods;
+mod ports;

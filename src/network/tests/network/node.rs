@@ -11,7 +11,7 @@ use std::{
 };
 
 use model::PodId;
-use network::{Attachment, Choice, Config, Error, Netns, Network, Readiness, Request, Result};
+use network::{Attachment, Choice, Config, Error, Living, Netns, Network, Readiness, Request, Result};
 use nix::{
     mount::{MntFlags, umount2},
     sched::{CloneFlags, setns},
@@ -119,6 +119,13 @@ impl Attached {
     pub(crate) fn host_interface(&self) -> String {
         let links = &self.networks[0].result.interfaces;
         links.iter().find(|link| link.name.starts_with("veth")).unwrap().name.clone()
+    }
+
+    /// As a record has it after a restart.
+    pub(crate) fn living(&self, pod: &PodId) -> Living {
+        let Attached { choice, request, made } = self;
+        let (choice, request, attachment) = (choice.clone(), request.clone(), Some(made.clone()));
+        Living { pod: pod.clone(), choice, request, attachment }
     }
 
     /// Largest packet of that link.

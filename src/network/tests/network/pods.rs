@@ -166,7 +166,7 @@ async fn after_a_crash_only_the_dead_pods_things_are_given_back() {
     let attachment = &kept[0].0;
     // And one of a living pod's that is lost.
     fs::remove_file(node.root().join("network/coracle").join(attachment.ips[0].to_string())).unwrap();
-    after.reconcile(vec![(live.clone(), Some(attachment.made.clone()))]).await.unwrap();
+    after.reconcile(vec![attachment.living(&live)]).await.unwrap();
     let ips: HashSet<String> = attachment.ips.iter().map(IpAddr::to_string).collect();
     assert_eq!(node.leases().into_iter().collect::<HashSet<_>>(), ips);
     let names: HashSet<String> = [live.short(), other.short()].map(|short| format!("coracle-{short}")).into();
