@@ -84,6 +84,21 @@ async fn a_plugin_that_hangs_or_is_gone_holds_up_no_stop() {
 
 #[ignore = "needs root: runs a node"]
 #[tokio::test(flavor = "multi_thread")]
+async fn the_namespace_is_there_until_the_plugin_has_ended() {
+    let place = Place::new();
+    let node = place.node().await;
+    let mut cri = node.client().await;
+    place.plugin.script(&json!({ "DEL": { "delay_ms": 300, "needs_netns": true } }));
+    let id = cri.run(&pod("one", node.dir())).await.unwrap();
+    stop(&mut cri, &id).await.unwrap();
+    // A device of the host's, for one, is moved out of it.
+    assert_eq!(place.plugin.calls_of("DEL").len(), 1, "it failed, and was called again");
+    await_not_cached(&place, &id).await;
+    place.finish(node).await;
+}
+
+#[ignore = "needs root: runs a node"]
+#[tokio::test(flavor = "multi_thread")]
 async fn a_pod_goes_by_the_configuration_by_which_it_came() {
     let place = Place::without_configuration();
     place.write("10-good.conflist", &list(NETWORK, json!({ "colour": "old" })));
