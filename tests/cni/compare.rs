@@ -196,6 +196,8 @@ fn look_at_result(host: &Host, case: &Case, list: &Value, pod: &Seen<'_>, has_po
 /// What is there after one of the pods, or both, went.
 fn look_after(host: &Host, case: &Case, left: &[Seen<'_>], leases: &Path, all: &[Seen<'_>], flat: &mut Flat) {
     let pods: Vec<_> = left.iter().map(Seen::observed).collect();
+    // Their namespaces are still there, held by us: to end with them would be no giving back.
+    observe::others_go(host, &pods);
     observe::settle(host, &pods);
     let then = if left.is_empty() { "then, of none" } else { "then, of one" };
     let kernel = observe::kernel(host, &pods).into_iter().filter(|(name, _)| name.starts_with("host "));
