@@ -47,8 +47,8 @@ impl Plugin {
         plugin
     }
 
-    /// Puts the program there (again), as an installer does: by rename. It is a link, since a file that was just written
-    /// cannot be run while any child of another thread has not let go of it.
+    /// Puts the program there (again), as an installer does: by rename. It is a link, since a file that was just
+    /// written cannot be run while any child of another thread has not let go of it.
     pub fn reinstall(&self) {
         let (new, probe) = (self.beside("new"), programs().join("coracle-probe"));
         symlink(probe.canonicalize().expect("the probe program"), &new).unwrap();

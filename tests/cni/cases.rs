@@ -2,6 +2,8 @@
 //!
 //! Each has subnets of its own number, and leases where [`LEASES`] stands.
 
+use std::{fs, path::Path};
+
 use serde_json::{Map, Value, json};
 
 use crate::{
@@ -21,6 +23,9 @@ pub(crate) struct Mapping {
     pub(crate) host_ip: &'static str,
 }
 
+/// A resolver's file, beside the leases.
+const RESOLVER: &str = "resolv.conf";
+
 /// One configuration.
 pub(crate) struct Case {
     pub(crate) name: &'static str,
@@ -30,14 +35,19 @@ pub(crate) struct Case {
     pub(crate) ports: Vec<Mapping>,
     /// A resolver that the pods ask for.
     pub(crate) resolver: Option<&'static str>,
+    /// Whether the first pod also tries with a hardware address that is not its own.
+    pub(crate) spoofs: bool,
     /// A word of the error, where nobody can attach a pod.
     pub(crate) refused: Option<&'static str>,
 }
 
 impl Case {
-    /// The list, with its leases there.
-    pub(crate) fn list_at(&self, leases: &std::path::Path) -> Value {
+    /// The list, with its leases there, and the resolver's file beside them if it has one.
+    pub(crate) fn list_at(&self, leases: &Path) -> Value {
         let text = self.list.to_string().replace(LEASES, &leases.display().to_string());
+        if text.contains(RESOLVER) {
+            fs::write(leases.join(RESOLVER), "nameserver 172.21.5.9\nsearch c.example\noptions ndots:4\n").unwrap();
+        }
         serde_json::from_str(&text).unwrap()
     }
 
@@ -86,7 +96,7 @@ fn case(name: &'static str, plugins: Vec<Value>) -> Case {
 
 fn of_version(version: &str, name: &'static str, plugins: Vec<Value>) -> Case {
     let list = json!({ "cniVersion": version, "name": "net", "plugins": plugins });
-    Case { name, list, ports: Vec::new(), resolver: None, refused: None }
+    Case { name, list, ports: Vec::new(), resolver: None, spoofs: false, refused: None }
 }
 
 impl Case {
@@ -175,13 +185,14 @@ fn of_bridge() -> Vec<Case> {
             let no_routes = ipam(json!([[{ "subnet": V4 }]]), json!({}));
             vec![bridge(no_routes, json!({ "isDefaultGateway": true }))]
         }),
-        case("bridge with masquerade", vec![bridge(v4(), ordinary())]),
+        case("bridge with masquerade", vec![bridge(v4(), ordinary())]).spoofs(),
         case("bridge with masquerade by nftables", vec![bridge(v4(), with("ipMasqBackend", "nftables".into()))]),
         case("bridge with hairpins", vec![bridge(v4(), with("hairpinMode", true.into()))]),
         case("bridge that takes all packets", vec![bridge(v4(), with("promiscMode", true.into()))]),
         case("bridge with an mtu", vec![bridge(v4(), with("mtu", 1400.into()))]),
         case("bridge with isolated ports", vec![bridge(v4(), with("portIsolation", true.into()))]),
-        case("bridge with a check of hardware addresses", vec![bridge(v4(), with("macspoofchk", true.into()))]),
+        case("bridge with a check of hardware addresses", vec![bridge(v4(), with("macspoofchk", true.into()))])
+            .spoofs(),
         case("bridge that forces its address", vec![bridge(v4(), with("forceAddress", true.into()))]),
         case("bridge without duplicate detection", vec![bridge(dual(), with("enabledad", false.into()))]),
         case("bridge with duplicate detection", vec![bridge(dual(), with("enabledad", true.into()))]),
@@ -201,6 +212,11 @@ fn of_bridge() -> Vec<Case> {
 impl Case {
     fn refused(mut self, word: &'static str) -> Case {
         self.refused = Some(word);
+        self
+    }
+
+    fn spoofs(mut self) -> Case {
+        self.spoofs = true;
         self
     }
 
@@ -259,6 +275,12 @@ fn of_addresses() -> Vec<Case> {
             json!({}),
         )
         .refused("no IP addresses available"),
+        case("an address that is asked for", {
+            let mut own = gateway();
+            own["args"] = json!({ "cni": { "ips": ["172.21.5.77"] } });
+            vec![bridge(v4(), own)]
+        })
+        .refused("requested"),
         case("a resolver", {
             let mut own = gateway();
             own["dns"] = json!({ "nameservers": ["172.21.5.1"], "domain": "a.example", "search": ["b.example"] });
@@ -270,11 +292,7 @@ fn of_addresses() -> Vec<Case> {
             vec![bridge(v4(), own)]
         })
         .resolver("172.21.5.1"),
-        one(
-            "a resolver of the addresses",
-            json!([[{ "subnet": V4 }]]),
-            json!({ "resolvConf": "/proc/self/root/etc/host.conf" }),
-        ),
+        one("a resolver of the addresses", json!([[{ "subnet": V4 }]]), json!({ "resolvConf": "LEASES/resolv.conf" })),
     ]
 }
 

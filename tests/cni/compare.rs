@@ -4,7 +4,7 @@
 //! each thing. What then differs has to be in the list of differences, and what is in the list has to differ.
 
 use std::{
-    collections::{BTreeSet, VecDeque},
+    collections::{BTreeMap, BTreeSet, VecDeque},
     fmt::Write as _,
     path::Path,
     sync::Mutex,
@@ -163,7 +163,11 @@ fn look(host: &Host, case: &Case, seen: &[Seen<'_>], leases: &Path, flat: &mut F
     flat.extend(observe::leases(leases, &pods));
     let reached = seen.iter().map(|pod| reach::Pod { netns: pod.netns, ips: pod.ips("address") });
     let [a, b] = <[_; 2]>::try_from(reached.collect::<Vec<_>>()).unwrap_or_else(|_| panic!("two pods"));
-    flat.extend(reach::table(host, &a, &b, &seen[0].ips("gateway"), &case.host_ports()));
+    let gateways = seen[0].ips("gateway");
+    flat.extend(reach::table(host, &a, &b, &gateways, &case.host_ports()));
+    if case.spoofs {
+        flat.extend(reach::spoofed(host, seen[0].netns, &gateways));
+    }
 }
 
 /// The result, and what the reference plugins say of it, before another pod changes what it speaks of: a bridge's
@@ -192,6 +196,8 @@ fn look_at_result(host: &Host, case: &Case, list: &Value, pod: &Seen<'_>, has_po
 /// What is there after one of the pods, or both, went.
 fn look_after(host: &Host, case: &Case, left: &[Seen<'_>], leases: &Path, all: &[Seen<'_>], flat: &mut Flat) {
     let pods: Vec<_> = left.iter().map(Seen::observed).collect();
+    // Their namespaces are still there, held by us: to end with them would be no giving back.
+    observe::others_go(host, &pods);
     observe::settle(host, &pods);
     let then = if left.is_empty() { "then, of none" } else { "then, of one" };
     let kernel = observe::kernel(host, &pods).into_iter().filter(|(name, _)| name.starts_with("host "));
@@ -294,4 +300,30 @@ fn differences<'a>(ours: &'a Flat, theirs: &'a Flat) -> Vec<(String, &'a str, &'
     let of = |flat: &'a Flat, name: &String| flat.get(name).map_or("(absent)", String::as_str);
     let both = names.into_iter().map(|name| (name.clone(), of(ours, name), of(theirs, name)));
     both.filter(|(_, ours, theirs)| ours != theirs).collect()
+}
+
+/// Fails unless the reference shows each of these things otherwise in one case than in another.
+pub(crate) fn expect_differences(expected: &[(&str, &str, String)]) {
+    assert!(nix::unistd::geteuid().is_root(), "this test needs root");
+    let wanted: BTreeSet<&str> = expected.iter().flat_map(|(case, other, _)| [*case, *other]).collect();
+    let queue: Mutex<VecDeque<Case>> =
+        Mutex::new(cases().into_iter().filter(|case| wanted.contains(case.name)).collect());
+    let seen = Mutex::new(BTreeMap::new());
+    thread::scope(|scope| {
+        for _ in 0..AT_ONCE {
+            scope.spawn(|| {
+                loop {
+                    let Some(case) = queue.lock().unwrap().pop_front() else { break };
+                    let flat = by_reference(&case);
+                    seen.lock().unwrap().insert(case.name, flat);
+                }
+            });
+        }
+    });
+    let seen = seen.into_inner().unwrap();
+    let is_missing = |(case, other, name): &&(&str, &str, String)| {
+        !differences(&seen[case], &seen[other]).iter().any(|(one, ..)| one == name)
+    };
+    let missing: Vec<_> = expected.iter().filter(is_missing).collect();
+    assert!(missing.is_empty(), "nobody sees that these are not the same: {missing:#?}");
 }

@@ -3,8 +3,8 @@
 //!
 //! `cases` has the configurations, `reference` runs the plugins as the specification says, `ours` a daemon that reads
 //! the same list; `observe` and `reach` tell what is then there, `compare` what of it differs. Each half has a `host`
-//! of its own, made of network namespaces. The plugins are built by `tests/tools/cni/build`. `scripted`: the plugin that
-//! other tests give a node in their place does as it is told.
+//! of its own, made of network namespaces. The plugins are built by `tests/tools/cni/build`. `scripted`: the plugin
+//! that other tests give a node in their place does as it is told.
 
 #![allow(clippy::unwrap_used, reason = "these are tests")]
 
@@ -27,6 +27,36 @@ use testkit::{NodeOptions, TempNode};
 #[ignore = "needs root: makes network namespaces"]
 fn what_is_compared_is_the_same_whenever_the_reference_is_run() {
     every_case(|_| true, "the reference again", by_reference, by_reference, 20_000);
+}
+
+#[test]
+#[ignore = "needs root: makes network namespaces"]
+fn what_a_configuration_says_is_seen() {
+    let plain = "bridge with masquerade";
+    let port = |what: &str| format!("host link veth-of-A linkinfo info_slave_data {what}");
+    let spoofed = "A under another hardware address to its gateway".to_owned();
+    compare::expect_differences(&[
+        ("bridge", plain, "host address cbr0 172.21.5.1/24".to_owned()),
+        ("bridge", plain, "host parameter   ipv4/ip_forward".to_owned()),
+        ("bridge that is the gateway", plain, "A to outside by tcp4".to_owned()),
+        ("bridge with hairpins", plain, port("hairpin")),
+        ("bridge that takes all packets", plain, "host link cbr0 promiscuity".to_owned()),
+        ("bridge with an mtu", plain, "A link eth0 mtu".to_owned()),
+        ("bridge with isolated ports", plain, port("isolated")),
+        ("bridge with isolated ports", plain, "A to B by tcp4".to_owned()),
+        ("bridge with a check of hardware addresses", plain, spoofed),
+        ("two families", plain, "A address eth0 fd21:5::2/64".to_owned()),
+        ("a part of a range", plain, "lease net/172.21.5.20".to_owned()),
+        ("a resolver", plain, "A result dns nameservers 0".to_owned()),
+        ("a resolver of the addresses", plain, "A result dns nameservers 0".to_owned()),
+        ("ptp with masquerade", "ptp", "A to outside by tcp4".to_owned()),
+        ("ptp", plain, "A route -4 1 172.21.5.1 table 254 dev eth0".to_owned()),
+        ("host ports", "host ports without hairpins", "A to host port 18080 by tcp4".to_owned()),
+        ("host ports", "host ports without masquerade", "host by loopback to host port 18080 by tcp4".to_owned()),
+        ("host ports", "host ports of the loopback", "outside to host port 18080 by tcp4".to_owned()),
+        ("host ports", "host ports of an address", "outside to host port 18081 by udp4".to_owned()),
+        ("version 0.3.1", "version 0.4.0", "A check 0 bridge".to_owned()),
+    ]);
 }
 
 #[test]

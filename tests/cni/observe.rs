@@ -6,7 +6,7 @@ use std::{collections::BTreeMap, fs, path::Path, time::Duration};
 use serde_json::Value;
 use testkit::eventually;
 
-use crate::host::{Host, Netns};
+use crate::host::{Host, Netns, UPLINK};
 
 /// One text for each thing.
 pub(crate) type Flat = BTreeMap<String, String>;
@@ -83,6 +83,19 @@ impl Names {
     fn of(&self, name: &str) -> String {
         self.0.get(name).cloned().unwrap_or_else(|| name.to_owned())
     }
+}
+
+/// Waits until the host's ends of the links of all other pods are gone.
+pub(crate) fn others_go(host: &Host, pods: &[Pod<'_>]) {
+    eventually(SETTLES, "the links of pods that went are gone", || {
+        let names = Names::find(host, pods);
+        let links = json(&host.netns, "-j -d link show type veth");
+        let mut left = links.as_array().unwrap().iter().map(|link| text(&link["ifname"]));
+        match left.find(|name| name != UPLINK && !names.0.contains_key(name)) {
+            Some(name) => Err(name),
+            None => Ok(()),
+        }
+    });
 }
 
 /// Waits until nobody looks for duplicates of an address any more, and every link that can come up is up.

@@ -174,6 +174,27 @@ pub(crate) fn ports_of_nobody(host: &Host, b: &Netns, ports: &[HostPort]) -> BTr
     outcomes(&to_ports(host, &[("B", b)], ports))
 }
 
+/// How a pod fares with a hardware address that nobody gave it.
+pub(crate) fn spoofed(host: &Host, a: &Netns, gateways: &[IpAddr]) -> BTreeMap<String, String> {
+    let links: serde_json::Value = serde_json::from_str(&a.ip("-j link show eth0")).unwrap();
+    let own = links[0]["address"].as_str().unwrap();
+    let server = Server::new(&host.netns);
+    let set = |address: &str| {
+        a.ip(&format!("link set eth0 address {address}"));
+        a.ip("neigh flush all");
+        host.netns.ip("neigh flush all");
+    };
+    set("02:5a:5a:5a:5a:5a");
+    let outcomes = gateways.iter().map(|gateway| {
+        let outcome = a.inside(|| attempt(SocketAddr::new(*gateway, TCP), Protocol::Tcp));
+        ("A under another hardware address to its gateway".to_owned(), outcome)
+    });
+    let outcomes = outcomes.collect();
+    set(own);
+    drop(server);
+    outcomes
+}
+
 /// From everywhere to every host port.
 fn to_ports<'a>(host: &'a Host, pods: &[(&str, &'a Netns)], ports: &[HostPort]) -> Vec<Attempt<'a>> {
     let mut attempts = Vec::new();

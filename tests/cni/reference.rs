@@ -42,10 +42,10 @@ pub(crate) fn add(host: &Host, list: &Value, call: &Call<'_>) -> Result<Value, S
 
 /// Runs a list's DEL.
 pub(crate) fn del(host: &Host, list: &Value, call: &Call<'_>, result: &Value) -> Result<(), String> {
-    let plugins = list["plugins"].as_array().unwrap().iter().rev();
+    let mut plugins = list["plugins"].as_array().unwrap().iter().rev();
     // Before 0.4.0 a plugin is not told the result.
     let prev = if list["cniVersion"] == "0.3.1" { &Value::Null } else { result };
-    plugins.map(|plugin| one(host, "DEL", list, plugin, call, prev).map(drop)).collect()
+    plugins.try_for_each(|plugin| one(host, "DEL", list, plugin, call, prev).map(drop))
 }
 
 /// Runs each plugin's CHECK: its type, and `ok` or what it says.

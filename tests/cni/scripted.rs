@@ -105,6 +105,8 @@ fn a_plugin_answers_what_it_is_told_to() {
     assert!(output.stdout.len() > 100_000_000);
     let (output, _) = act(json!({ "signal": 9 }));
     assert_eq!(output.status.signal(), Some(9));
+    let (output, code) = act(json!({ "needs_netns": true }));
+    assert_eq!((code, output.stdout.len()), (Some(1), 0), "{output:?}");
     let from = Instant::now();
     act(json!({ "delay_ms": 200 }));
     assert!(from.elapsed() >= Duration::from_millis(200));

@@ -12,6 +12,7 @@ mod scene;
 mod support;
 mod witness;
 
+mod cni;
 mod container;
 mod demo;
 mod exec;

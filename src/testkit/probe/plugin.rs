@@ -20,7 +20,10 @@ use std::{
     time::{Duration, SystemTime, UNIX_EPOCH},
 };
 
-use nix::sys::signal::{SigSet, Signal, raise};
+use nix::sys::{
+    signal::{SigSet, Signal, raise},
+    statfs::{NSFS_MAGIC, statfs},
+};
 use serde_json::{Map, Value, json};
 
 use crate::Done;
@@ -55,6 +58,11 @@ impl Act<'_> {
     /// Waits while this file exists: until the test lets go.
     fn waits_for(&self) -> Option<&str> {
         self.0.get("waits_while").and_then(Value::as_str)
+    }
+
+    /// Fails unless the pod's namespace is there by now.
+    fn needs_netns(&self) -> bool {
+        self.0.get("needs_netns").is_some_and(|value| value == true)
     }
 
     /// Words for standard error.
@@ -180,6 +188,13 @@ fn prepare(act: &Act<'_>, program: &Path) -> Result<(), Box<dyn std::error::Erro
     }
     while act.waits_for().is_some_and(|file| Path::new(file).exists()) {
         std::thread::sleep(Duration::from_millis(5));
+    }
+    if act.needs_netns() {
+        let path = env::var("CNI_NETNS").unwrap_or_default();
+        let found = statfs(path.as_str()).is_ok_and(|found| found.filesystem_type() == NSFS_MAGIC);
+        if !found {
+            return Err(format!("{path:?} is no namespace").into());
+        }
     }
     if let Some(words) = act.stderr() {
         // Whoever does not listen is none of ours.
