@@ -15,6 +15,7 @@ mod chain;
 mod config;
 mod dns;
 mod error;
+mod from_template;
 mod lingering;
 mod link;
 mod look;
@@ -27,10 +28,14 @@ mod nft;
 mod pending;
 mod readiness;
 mod reconcile;
+mod report;
 mod request;
 mod selection;
 mod sysctl;
+mod template;
 mod thread;
+
+pub use cni::Fault;
 
 pub use attachment::{Attachment, Choice, Joined};
 pub use config::{Config, HostPortsBy, IpPref, NativePlugins};
@@ -39,4 +44,5 @@ pub use netns::Netns;
 pub use network::Network;
 pub use pending::Pending;
 pub use readiness::Readiness;
+pub use report::{Directories, Doer, Listed, Origin, Owed, PluginUse, Report};
 pub use request::{PodNames, Request};
