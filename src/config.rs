@@ -41,6 +41,8 @@ pub(crate) struct Config {
     pub(crate) engine: engine::Config,
     /// Other runtimes.
     pub(crate) runtime: engine::RuntimeConfig,
+    /// Where the metrics are told.
+    pub(crate) metrics: metrics::Config,
 }
 
 /// What the command line sets over the file.
@@ -191,6 +193,7 @@ fn check_rooms(config: &Config) -> Result<()> {
     config.network.check().context("[network]")?;
     config.engine.check().context("[engine]")?;
     config.runtime.check().context("[runtime]")?;
+    config.metrics.check().context("[metrics]")?;
     Ok(())
 }
 
@@ -295,6 +298,7 @@ mod tests {
         assert_eq!(sample.network, empty.network);
         assert_eq!(sample.engine, empty.engine);
         assert_eq!(sample.runtime, empty.runtime);
+        assert_eq!(sample.metrics, empty.metrics);
         assert_eq!((sample.root(), sample.state(), sample.socket()), (empty.root(), empty.state(), empty.socket()));
         let text = fs::read_to_string(file).unwrap();
         let dir = written(&[("config.toml", "nonsense = 1")]);
