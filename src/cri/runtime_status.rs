@@ -85,11 +85,13 @@ fn info(config: &Config, network: &Report) -> BTreeMap<String, String> {
 /// The networks, in the form that containerd shows them in.
 fn cni_config(network: &Report) -> Value {
     let networks = network.networks.iter().map(|listed| {
-        let plugins = listed.plugins.iter().map(|plugin| {
-            // The whole object, and the same as text: other runtimes know only some keys of it.
-            let object = serde_json::from_str::<Value>(&plugin.object).unwrap_or_default();
-            json!({ "Network": object, "Source": plugin.object })
-        });
+        // Each whole, and the same as text: other runtimes know only some keys of it.
+        let whole = serde_json::from_str::<Value>(&listed.text).unwrap_or_default();
+        let plugins = match &whole["plugins"] {
+            Value::Array(plugins) => &plugins[..],
+            _ => std::slice::from_ref(&whole),
+        };
+        let plugins = plugins.iter().map(|plugin| json!({ "Network": plugin, "Source": plugin.to_string() }));
         let config = json!({
             "Name": listed.name, "CNIVersion": listed.cni_version, "Plugins": plugins.collect::<Vec<_>>(),
             "Source": &*listed.text,
@@ -154,14 +156,15 @@ mod tests {
         Readiness::{NotReady, Ready},
     };
 
+    const LIST: &str = r#"{"name":"pods","cniVersion":"1.0.0","plugins":[{"type":"x","extra":1}]}"#;
+
     fn report(readiness: Readiness) -> Report {
-        let object = r#"{"type":"x","extra":1}"#.to_owned();
         let listed = Listed {
             name: "pods".into(),
             origin: Origin::File("/etc/cni/net.d/10-pods.conflist".into()),
             cni_version: "1.0.0".into(),
-            plugins: vec![PluginUse { kind: "x".into(), doer: Doer::Binary { key: "this type".into() }, object }],
-            text: "{}".into(),
+            plugins: vec![PluginUse { kind: "x".into(), doer: Doer::Binary { key: "this type".into() } }],
+            text: LIST.into(),
             interface: "eth0".into(),
         };
         let configurations = Some("/etc/cni/net.d".into());
@@ -223,7 +226,11 @@ mod tests {
         assert_eq!((&shown["PluginConfDir"], &shown["PluginMaxConfNum"]), (&json!("/etc/cni/net.d"), &json!(1)));
         assert_eq!((&network["IFName"], &network["Config"]["Name"]), (&json!("eth0"), &json!("pods")));
         assert_eq!(network["Config"]["Plugins"][0]["Network"], json!({"type": "x", "extra": 1}));
-        assert_eq!(network["Config"]["Source"], "{}");
+        assert_eq!((&network["Config"]["Source"], &network["IFName"]), (&json!(LIST), &json!("eth0")));
+        let mut single = report(Ready);
+        single.networks[0].text = r#"{"name":"pods","type":"x"}"#.into();
+        let shown: Value = serde_json::from_str(&ask_of(true, Ok(()), single).info["cniconfig"]).unwrap();
+        assert_eq!(shown["Networks"][0]["Config"]["Plugins"][0]["Network"]["type"], "x");
         assert_eq!(info["lastCNILoadStatus"], "OK");
         let ours: Value = serde_json::from_str(&info["network"]).unwrap();
         assert_eq!(ours["networks"][0]["plugins"][0], json!({"type": "x", "doneBy": "binary: this type"}));

@@ -35,7 +35,7 @@ pub struct Listed {
     pub cni_version: String,
     /// Its plugins, in order.
     pub plugins: Vec<PluginUse>,
-    /// The whole list as text.
+    /// The whole list as text, or the single plugin that it is of.
     pub text: Arc<str>,
     /// The name of its link in a pod that has no more than these networks.
     pub interface: String,
@@ -57,8 +57,6 @@ pub struct PluginUse {
     pub kind: String,
     /// Who does its part.
     pub doer: Doer,
-    /// Its object as it was written, JSON.
-    pub object: String,
 }
 
 /// Who does a plugin's part.
@@ -134,10 +132,7 @@ impl Listed {
             Some(file) => Origin::File(file.to_owned()),
             None => Origin::BuiltIn,
         };
-        let plugins = chain.plugins().zip(&list.plugins).map(|((kind, doer), plugin)| {
-            let object = serde_json::Value::Object(plugin.object.clone()).to_string();
-            PluginUse { kind: kind.to_owned(), doer, object }
-        });
+        let plugins = chain.plugins().map(|(kind, doer)| PluginUse { kind: kind.to_owned(), doer });
         Self {
             name: list.name.clone(),
             origin,

@@ -288,7 +288,7 @@ impl<'a, P: Iterator<Item = Piece<'a>>> Parser<'a, P> {
             Some(field) if field.starts_with('.') => field,
             None if token.starts_with('.') && inner == 0 => token,
             None if token.starts_with('.') => {
-                let why = format!("{0} is no field of what is ranged over: write ${0}", shown(token));
+                let why = format!("{} is no field of what is ranged over: put $ before it", shown(token));
                 return Err(self.flaw(at, why));
             }
             Some(_) => return Err(self.flaw(at, format!("{} is not set here", shown(token)))),

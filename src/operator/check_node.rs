@@ -24,7 +24,7 @@ fn problems(report: &Report) -> Vec<v1::Problem> {
     let faulty = report.faults.iter().map(|fault| problem(fault.file.display().to_string(), fault.why.clone()));
     let owed = report.pending.iter().map(|owed| {
         let (networks, tries, error) = (owed.networks.join(", "), owed.tries, &owed.error);
-        let what = format!("still to be given back to {networks} after {tries} tries: {error}");
+        let what = format!("gone, and still to be detached from {networks} after {tries} tries: {error}");
         problem(format!("pod {}", owed.pod), what)
     });
     not_ready.into_iter().chain(faulty).chain(owed).collect()
@@ -91,7 +91,7 @@ mod tests {
     use super::*;
 
     fn report() -> Report {
-        let plugin = |kind: &str, doer| PluginUse { kind: kind.into(), doer, object: "{}".into() };
+        let plugin = |kind: &str, doer| PluginUse { kind: kind.into(), doer };
         let listed = Listed {
             name: "pods".into(),
             origin: Origin::File("/etc/cni/net.d/10-pods.conflist".into()),
@@ -150,7 +150,7 @@ mod tests {
             [
                 ("", "not ready: no bridge"),
                 ("/x/1.conf", "plugins[0].type: is missing"),
-                (pod.as_str(), "still to be given back to a, b after 3 tries: it is away"),
+                (pod.as_str(), "gone, and still to be detached from a, b after 3 tries: it is away"),
             ]
         );
         let network = answer.network.unwrap();

@@ -102,7 +102,7 @@ fn what_is_not_known_is_named_with_its_place() {
         ("{{range i := .Routes}}{{end}}", 1, 1, "$name"),
         ("{{range $x := .Routes}}{{end}}{{$x}}", 1, 31, "$x"),
         ("{{range $x := .Routes}}{{else}}{{$x}}{{end}}", 1, 32, "$x"),
-        ("{{range .Routes}}{{.PodCIDR}}{{end}}", 1, 18, "write $"),
+        ("{{range .Routes}}{{.PodCIDR}}{{end}}", 1, 18, "put $ before"),
         ("{{$x}}", 1, 1, "$x"),
         ("{{.}}", 1, 1, "\".\""),
     ] {
@@ -125,7 +125,8 @@ proptest! {
     fn no_template_panics(
         parts in prop::collection::vec(
             prop::sample::select(vec![
-                "{{", "}}", "{{- ", " -}}", "-", " ", "\n", "range", "if", "else", "end", "$i", "$", ",", ":=", ".", "ü",
+                "{{", "}}", "{{- ", " -}}", "-", " ", "\n", "range", "if", "else", "end", "$i", "$", ",", ":=", ".",
+                "ü",
                 ".PodCIDR", ".PodCIDRRanges", "$.Routes", ".Routes", "text", "{{end}}", "{{range .Routes}}", "\"", "|",
                 "{{range $i, $x := $.Routes}}", "{{if $i}}", "{{else}}", "{{$i}}", "{{.}}",
             ]),
