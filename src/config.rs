@@ -314,6 +314,27 @@ mod tests {
         }
     }
 
+    /// The README's table and the sample have every key of the network, and the README no other.
+    #[test]
+    fn every_setting_of_the_network_is_told() {
+        let here = Path::new(env!("CARGO_MANIFEST_DIR"));
+        let sample = fs::read_to_string(here.join("deploy/config.toml")).unwrap();
+        let readme = fs::read_to_string(here.join("README.md")).unwrap();
+        let (_, table) = readme.split_once("Settings below\n`[network]`:\n").expect("the README has the table");
+        let rows = table.lines().skip_while(|line| !line.starts_with("| `")).take_while(|line| line.starts_with('|'));
+        let cells = rows.filter_map(|row| row.split('|').nth(1));
+        let mut told: Vec<_> = cells.flat_map(|cell| cell.split('`').skip(1).step_by(2)).collect();
+        let known = toml::Table::try_from(network::Config { mtu: Some(1500), ..Default::default() }).unwrap();
+        for key in known.keys() {
+            let has = |line: &str| line.trim_start_matches("# ").starts_with(&format!("{key} ="));
+            assert!(sample.lines().any(has), "{key} is not in the sample");
+        }
+        let mut known: Vec<_> = known.keys().map(String::as_str).collect();
+        told.sort_unstable();
+        known.sort_unstable();
+        assert_eq!(told, known);
+    }
+
     /// What the README shows as a second instance shares nothing with the defaults that two cannot share.
     #[test]
     fn the_second_instance_of_the_readme_meets_the_first_nowhere() {

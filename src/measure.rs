@@ -58,7 +58,7 @@ fn families(network: &Report, pods: Vec<&'static str>, containers: Vec<&'static 
         ),
         Family::of(
             "coracle_network_pending_oldest_seconds",
-            "How long the oldest of them has been tried; 0 where there is none.",
+            "How long the oldest attachment that is still to be given back has been; 0 where there is none.",
             oldest.as_secs_f64(),
         ),
     ]
