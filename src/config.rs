@@ -41,6 +41,8 @@ pub(crate) struct Config {
     pub(crate) engine: engine::Config,
     /// Other runtimes.
     pub(crate) runtime: engine::RuntimeConfig,
+    /// Where the metrics are told.
+    pub(crate) metrics: metrics::Config,
 }
 
 /// What the command line sets over the file.
@@ -191,6 +193,7 @@ fn check_rooms(config: &Config) -> Result<()> {
     config.network.check().context("[network]")?;
     config.engine.check().context("[engine]")?;
     config.runtime.check().context("[runtime]")?;
+    config.metrics.check().context("[metrics]")?;
     Ok(())
 }
 
@@ -295,6 +298,7 @@ mod tests {
         assert_eq!(sample.network, empty.network);
         assert_eq!(sample.engine, empty.engine);
         assert_eq!(sample.runtime, empty.runtime);
+        assert_eq!(sample.metrics, empty.metrics);
         assert_eq!((sample.root(), sample.state(), sample.socket()), (empty.root(), empty.state(), empty.socket()));
         let text = fs::read_to_string(file).unwrap();
         let dir = written(&[("config.toml", "nonsense = 1")]);
@@ -308,6 +312,27 @@ mod tests {
             });
             assert!(told, "{key} is not in the sample");
         }
+    }
+
+    /// The README's table and the sample have every key of the network, and the README no other.
+    #[test]
+    fn every_setting_of_the_network_is_told() {
+        let here = Path::new(env!("CARGO_MANIFEST_DIR"));
+        let sample = fs::read_to_string(here.join("deploy/config.toml")).unwrap();
+        let readme = fs::read_to_string(here.join("README.md")).unwrap();
+        let (_, table) = readme.split_once("Settings below\n`[network]`:\n").expect("the README has the table");
+        let rows = table.lines().skip_while(|line| !line.starts_with("| `")).take_while(|line| line.starts_with('|'));
+        let cells = rows.filter_map(|row| row.split('|').nth(1));
+        let mut told: Vec<_> = cells.flat_map(|cell| cell.split('`').skip(1).step_by(2)).collect();
+        let known = toml::Table::try_from(network::Config { mtu: Some(1500), ..Default::default() }).unwrap();
+        for key in known.keys() {
+            let has = |line: &str| line.trim_start_matches("# ").starts_with(&format!("{key} ="));
+            assert!(sample.lines().any(has), "{key} is not in the sample");
+        }
+        let mut known: Vec<_> = known.keys().map(String::as_str).collect();
+        told.sort_unstable();
+        known.sort_unstable();
+        assert_eq!(told, known);
     }
 
     /// What the README shows as a second instance shares nothing with the defaults that two cannot share.

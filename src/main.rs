@@ -5,6 +5,7 @@
 mod config;
 mod demo;
 mod footprint;
+mod measure;
 mod node;
 mod probe_image;
 

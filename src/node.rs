@@ -1,12 +1,13 @@
 //! Builds the rooms in order and hands each what it needs; the only file that knows them all.
 //!
-//! Order: directories and their lock, the socket (clients that come early wait in its queue), the monitor program, the
-//! rooms from the lowest up, pods found again, then calls are answered until a signal ends it. Pods run on.
+//! Order: directories and their lock, the sockets (clients that come early wait in their queues), the monitor program,
+//! the rooms from the lowest up, pods found again, then calls are answered until a signal ends it. Pods run on.
 
 use std::{
     ffi::OsStr,
     fs::{self, File},
     io,
+    net::TcpListener,
     os::{
         fd::{AsRawFd, OwnedFd},
         linux::net::SocketAddrExt,
@@ -35,7 +36,7 @@ use tokio::{
 };
 use tracing::{info, warn};
 
-use crate::config::Config;
+use crate::{config::Config, measure};
 
 /// Threads that answer calls: work that blocks goes elsewhere, so two keep up with any kubelet.
 const WORKERS: usize = 2;
@@ -85,6 +86,7 @@ async fn serve(config: Config, listener: StdListener, monitor_program: OwnedFd) 
     let mut interrupt = signal(SignalKind::interrupt()).context("listen for SIGINT")?;
     let socket = config.socket();
     let (root, state) = (config.root().to_owned(), config.state().to_owned());
+    let metrics = metrics_listener(&config.metrics)?;
 
     let engine = Arc::new(engine::Engine::new(config.engine.clone()).context("look at what this kernel can do")?);
     engine.notes().iter().for_each(|note| warn!("{note}"));
@@ -112,7 +114,10 @@ async fn serve(config: Config, listener: StdListener, monitor_program: OwnedFd) 
         state: config.state().to_owned(),
         handlers: config.runtime.handlers.keys().cloned().collect(),
     };
-    let operator = operator::Operator::new(images.clone());
+    let operator = operator::Operator::new(images.clone(), network.clone());
+    // Held to the end: it answers for as long as calls are answered.
+    let measure = measure::of(pods.clone(), network.clone());
+    let _metrics = metrics.map(|listener| metrics::Endpoint::start(listener, measure));
     let cri = cri::Cri::new(pods.clone(), images, network, about);
     info!(socket = %socket.display(), version = env!("CARGO_PKG_VERSION"), "ready");
     let listener = UnixListener::from_std(listener).context("listen on the socket")?;
@@ -131,6 +136,23 @@ async fn serve(config: Config, listener: StdListener, monitor_program: OwnedFd) 
     cri.serve(listener, operator.routes(), stop, FAREWELL).await.context("serve the CRI")?;
     pods.leave().await;
     Ok(())
+}
+
+/// Where the metrics are told, if anywhere.
+fn metrics_listener(config: &metrics::Config) -> Result<Option<metrics::Listener>> {
+    let Some(address) = config.address()? else { return Ok(None) };
+    let act = || format!("listen on {}", config.listen);
+    let listener = match address {
+        metrics::Address::Unix(path) => {
+            metrics::Listener::Unix(UnixListener::from_std(listen(&path)?).with_context(act)?)
+        }
+        metrics::Address::Loopback(address) => {
+            let listener = TcpListener::bind(address).with_context(act)?;
+            listener.set_nonblocking(true).with_context(act)?;
+            metrics::Listener::Loopback(tokio::net::TcpListener::from_std(listener).with_context(act)?)
+        }
+    };
+    Ok(Some(listener))
 }
 
 /// What is to happen at the steps of whichever room.

@@ -22,6 +22,8 @@ pub(crate) struct Arguments {
 
 #[derive(Debug, Subcommand)]
 pub(crate) enum Act {
+    /// Tell what is wrong with the node, if anything.
+    Check(Check),
     /// List images.
     Images(Images),
     /// Fetch an image from a registry.
@@ -39,6 +41,13 @@ pub(crate) enum Act {
     Save(Save),
     /// Take in the images of an archive: an OCI layout or a docker archive; plain, gzip or zstd.
     Load(Load),
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct Check {
+    /// Tables, or an object of JSON.
+    #[arg(long, value_name = "FORMAT", default_value = "table")]
+    pub(crate) format: Format,
 }
 
 #[derive(Debug, Args)]
@@ -194,6 +203,7 @@ mod tests {
     fn what_people_type_is_understood() {
         Arguments::command().debug_assert();
         for line in [
+            "coracle check --format json",
             "coracle images",
             "coracle images -q busybox",
             "coracle images --digests --no-trunc --format json",

@@ -17,7 +17,7 @@ pub(crate) async fn images(socket: &Path) -> Result<ImagesClient<Channel>> {
     Ok(ImagesClient::new(channel(socket).await?).max_decoding_message_size(MESSAGE_MAX))
 }
 
-/// The same for what is about the store.
+/// The same for what is about the node and its store.
 pub(crate) async fn system(socket: &Path) -> Result<SystemClient<Channel>> {
     Ok(SystemClient::new(channel(socket).await?).max_decoding_message_size(MESSAGE_MAX))
 }

@@ -8,7 +8,7 @@
 //! | exit code | means |
 //! |---|---|
 //! | 0 | it was done |
-//! | 1 | it was not done, or not all of it, or the daemon does not answer; the message says which and why |
+//! | 1 | it was not done, or not all of it, or not all is well, or the daemon does not answer; which and why is told |
 //! | 125 | the arguments are wrong |
 //! | 130 | interrupted from the keyboard |
 //!
@@ -24,6 +24,7 @@ mod size;
 mod table;
 mod text;
 
+mod check;
 mod explain_pull;
 mod images;
 mod load;

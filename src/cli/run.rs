@@ -6,6 +6,7 @@ use clap::Parser;
 
 use crate::{
     arguments::{Act, Arguments, System},
+    check,
     error::{Error, Result, WRONG_ARGUMENTS},
     explain_pull, images, load, pull, rmi, save, system_df, system_fsck, tag, text,
 };
@@ -50,6 +51,7 @@ fn act(arguments: Arguments) -> Result<()> {
     let outcome = runtime.block_on(async {
         let act = async {
             match arguments.act {
+                Act::Check(arguments) => check::run(&socket, arguments).await,
                 Act::Images(arguments) => images::run(&socket, arguments).await,
                 Act::Pull(arguments) => pull::run(&socket, arguments).await,
                 Act::ExplainPull(arguments) => explain_pull::run(&socket, arguments).await,

@@ -69,6 +69,13 @@ impl Directory {
         &self.lists
     }
 
+    /// The file of the network of this name.
+    pub fn file_of(&self, network: &str) -> Option<&Path> {
+        let list = self.lists.iter().find(|list| list.name == network)?;
+        // By its very list: another file may have the same name, and gives nothing.
+        self.good.iter().find(|(_, good)| Arc::ptr_eq(good, list)).map(|(file, _)| file.as_path())
+    }
+
     /// Files that give none.
     pub fn faults(&self) -> &[Fault] {
         &self.faults
@@ -228,6 +235,7 @@ mod tests {
         write("50-twice.conflist", &list("next", r#"{"type":"y"}"#));
         assert!(all.read_again());
         assert!(all.faults().iter().any(|fault| fault.file.ends_with("50-twice.conflist")), "{:?}", all.faults());
+        assert!(all.file_of("next").unwrap().ends_with("30-next.conflist") && all.file_of("good").is_none());
         nix::unistd::mkfifo(&dir.path().join("00.conflist"), nix::sys::stat::Mode::S_IRWXU).unwrap();
         assert!(all.read_again());
         assert!(all.faults().iter().any(|fault| fault.file.ends_with("00.conflist")), "a pipe holds nobody");

@@ -63,6 +63,9 @@ pub enum Error {
     /// What images say.
     #[error(transparent)]
     Images(#[from] images::Error),
+    /// What the network says.
+    #[error(transparent)]
+    Network(#[from] network::Error),
 }
 
 impl Error {
@@ -74,6 +77,7 @@ impl Error {
             Error::Deadline { .. } => Class::TimedOut,
             Error::Pods(error) => error.class(),
             Error::Images(error) => error.class(),
+            Error::Network(error) => error.class(),
         }
     }
 

@@ -289,9 +289,9 @@ pub const FATES: &[Row] = &[
     refused("PodSandboxStats", "the whole call is not built"),
     refused("ListPodSandboxStats", "the whole call is not built"),
     refused("StreamPodSandboxStats", "the whole call is not built"),
-    ignored(
-        "UpdateRuntimeConfig.runtime_config",
-        "the network has its range from its own configuration, and a kubelet must never hear an error here",
+    done(
+        "UpdateRuntimeConfig.runtime_config.network_config.pod_cidr",
+        "update_runtime_config: fills the template of the settings; empty is none yet",
     ),
     done("Status.verbose", "runtime_status: fills info"),
     refused("CheckpointContainer", "the whole call is not built"),

@@ -38,9 +38,8 @@ impl RuntimeService for Cri {
 
     async fn status(&self, request: Request<StatusRequest>) -> Result<Response<StatusResponse>, Status> {
         door::pass("Status", request, async |request| {
-            let readiness =
-                runtime_status::Readiness { pods: self.pods.readiness(), network: self.network.readiness() };
-            runtime_status::answer(request, readiness, &self.host, &self.config)
+            let state = runtime_status::State { pods: self.pods.readiness(), network: self.network.report() };
+            runtime_status::answer(request, state, &self.host, &self.config)
         })
         .await
     }
@@ -56,7 +55,8 @@ impl RuntimeService for Cri {
         &self,
         request: Request<UpdateRuntimeConfigRequest>,
     ) -> Result<Response<UpdateRuntimeConfigResponse>, Status> {
-        door::pass("UpdateRuntimeConfig", request, async |request| update_runtime_config::answer(request)).await
+        door::pass("UpdateRuntimeConfig", request, |request| update_runtime_config::answer(request, &self.network))
+            .await
     }
 
     async fn run_pod_sandbox(

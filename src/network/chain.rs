@@ -15,7 +15,12 @@ use tokio::sync::{Semaphore, SemaphorePermit};
 use crate::{
     Error, NativePlugins, Result,
     attachment::Chosen,
+<<<<<<< HEAD
     native::{Bridge, Native, Place, Shared, portmap},
+=======
+    native::{Bridge, Native, Place, Shared},
+    report::Doer,
+>>>>>>> surface
     thread,
 };
 
@@ -26,8 +31,8 @@ pub(crate) struct Chain {
     pub(crate) builtin: bool,
     /// In the list's order; `None` is the binary's.
     parts: Vec<Option<Native>>,
-    /// Why the others are their binaries', a sentence each.
-    pub(crate) notes: Vec<String>,
+    /// For each plugin that is its binary's, the key that makes it so.
+    keys: Vec<Option<String>>,
     cache: Cache,
     owner: Option<String>,
 }
@@ -61,7 +66,7 @@ pub(crate) struct Job {
 impl Chain {
     /// Judges a list. A mistake in the options of a plugin that we do is an error that names its key.
     pub(crate) fn new(list: Conflist, wanted: &NativePlugins, owner: Option<&str>, cache: Cache) -> Result<Self> {
-        let (mut parts, mut notes) = (Vec::with_capacity(list.plugins.len()), Vec::new());
+        let (mut parts, mut keys) = (Vec::with_capacity(list.plugins.len()), Vec::new());
         for (at, plugin) in list.plugins.iter().enumerate() {
             let native = match owner {
                 Some(owner) if plugin.kind == "bridge" => {
@@ -69,19 +74,18 @@ impl Chain {
                 }
                 _ => Native::new(&list, plugin, wanted),
             };
-            parts.push(match native {
-                Ok(native) => Some(native),
-                Err(Error::NotNative { plugin, key }) => {
-                    notes.push(format!("network {:?}: plugin {plugin} is run by its binary, for {key}", list.name));
-                    None
-                }
+            let (part, key) = match native {
+                Ok(native) => (Some(native), None),
+                Err(Error::NotNative { key, .. }) => (None, Some(key)),
                 Err(Error::Conflist { key, why }) => {
                     return Err(Error::Conflist { key: format!("plugins[{at}].{key}"), why });
                 }
                 Err(error) => return Err(error),
-            });
+            };
+            parts.push(part);
+            keys.push(key);
         }
-        Ok(Self { list, builtin: owner.is_some(), parts, notes, cache, owner: owner.map(str::to_owned) })
+        Ok(Self { list, builtin: owner.is_some(), parts, keys, cache, owner: owner.map(str::to_owned) })
     }
 
     /// The network that another list makes, with the same owner and cache, all of it done by us where we can.
@@ -108,10 +112,24 @@ impl Chain {
         self.parts.iter().zip(&self.list.plugins).map(does).collect()
     }
 
+<<<<<<< HEAD
     /// Whether we do all of these plugins.
     pub(crate) fn does(&self, native: &[bool]) -> bool {
         native.len() == self.parts.len()
             && native.iter().zip(&self.parts).all(|(native, part)| !native || part.is_some())
+=======
+    /// Each plugin's type, and who does its part.
+    pub(crate) fn plugins(&self) -> impl Iterator<Item = (&str, Doer)> {
+        let each = self.list.plugins.iter().zip(&self.parts).zip(&self.keys);
+        each.map(|((plugin, part), key)| {
+            let doer = match (part, key) {
+                (Some(Native::Idle(_)), _) => Doer::UsUnlessAsked,
+                (Some(_), _) => Doer::Us,
+                (None, key) => Doer::Binary { key: key.clone().unwrap_or_default() },
+            };
+            (plugin.kind.as_str(), doer)
+        })
+>>>>>>> surface
     }
 
     /// The bridges that we make pods' links to.

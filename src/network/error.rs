@@ -28,6 +28,36 @@ pub enum Error {
         /// What is wrong with it.
         why: String,
     },
+    /// A template that no configuration can be made of.
+    #[error("{}:{line}:{column}: {why}", path.display())]
+    Template {
+        /// The file.
+        path: PathBuf,
+        /// The place in it, from 1.
+        line: usize,
+        /// The place in its line, in characters, from 1.
+        column: usize,
+        /// What is wrong there.
+        why: String,
+    },
+    /// What a template has become is no configuration of a network.
+    #[error("{} became no network", path.display())]
+    Rendered {
+        /// The template.
+        path: PathBuf,
+        /// Why not.
+        source: Box<Error>,
+    },
+    /// The template, or the configuration that is made of it.
+    #[error("{act} {}", path.display())]
+    File {
+        /// What was being done.
+        act: &'static str,
+        /// The file.
+        path: PathBuf,
+        /// The kernel's answer.
+        source: io::Error,
+    },
     /// An option that the native plugin does not do. It is refused, never ignored.
     #[error("plugin {plugin} does not do {key} natively")]
     NotNative {
@@ -207,6 +237,8 @@ impl Error {
                 Class::Invalid
             }
             Self::Cni(error) => error.class(),
+            // The request is good; the node has to be put right.
+            Self::Template { .. } | Self::Rendered { .. } => Class::Precondition,
             Self::NoAddress { .. } => Class::Internal,
             Self::SetUp { source, .. } => source.class(),
             Self::Pending { source } => source.class(),
@@ -221,6 +253,7 @@ impl Error {
             | Self::Sysctl { source, .. }
             | Self::Nftables { source, .. }
             | Self::Thread { source, .. }
+            | Self::File { source, .. }
             | Self::Dns { source, .. } => of_kernel(source),
         }
     }

@@ -16,6 +16,7 @@ mod config;
 mod conntrack;
 mod dns;
 mod error;
+mod from_template;
 mod host_ports;
 mod lingering;
 mod link;
@@ -29,16 +30,25 @@ mod nft;
 mod pending;
 mod readiness;
 mod reconcile;
+mod report;
 mod request;
 mod selection;
 mod sysctl;
+mod template;
 mod thread;
 
+<<<<<<< HEAD
 pub use attachment::{Attachment, Choice, Joined, Living};
+=======
+pub use cni::Fault;
+
+pub use attachment::{Attachment, Choice, Joined};
+>>>>>>> surface
 pub use config::{Config, HostPortsBy, IpPref, NativePlugins};
 pub use error::{Error, Result};
 pub use netns::Netns;
 pub use network::Network;
 pub use pending::Pending;
 pub use readiness::Readiness;
+pub use report::{Directories, Doer, Listed, Origin, Owed, PluginUse, Report};
 pub use request::{PodNames, Request};

@@ -30,6 +30,7 @@ use crate::{
     nft::NftWatch,
     pending::Queue,
     reconcile,
+    report::Doer,
     selection::Selection,
     sysctl, thread,
 };
@@ -57,6 +58,8 @@ pub(crate) struct Inner {
     /// What the host cannot do, fixed when the network was opened.
     lacks: Vec<String>,
     pub(crate) state: Mutex<State>,
+    /// Held by whoever writes a configuration.
+    pub(crate) configuring: tokio::sync::Mutex<()>,
     /// Somebody wants the networks looked at.
     pub(crate) look: Arc<Notify>,
     /// Held for their ends only.
@@ -73,6 +76,8 @@ pub(crate) struct State {
     /// may have done something.
     pub(crate) attached: HashMap<PodId, Vec<usize>>,
     pub(crate) dismantled: bool,
+    /// The log says already that a file beside ours gives a network.
+    pub(crate) has_told_of_other: bool,
 }
 
 impl Network {
@@ -114,7 +119,9 @@ impl Network {
                 is_looked_after: false,
                 attached: HashMap::new(),
                 dismantled: false,
+                has_told_of_other: false,
             }),
+            configuring: tokio::sync::Mutex::default(),
             look: Arc::new(Notify::new()),
             watches: Mutex::default(),
             config,
@@ -136,11 +143,15 @@ impl Network {
     pub fn notes(&self) -> Vec<String> {
         let selection = self.inner.selection();
         let faults = selection.faults().iter().map(|fault| format!("{}: {}", fault.file.display(), fault.why));
-        let by_exec = selection.chains().iter().flat_map(|chain| chain.notes.clone());
-        let mut all: Vec<String> = self.inner.lacks.clone();
-        all.extend(self.inner.state().verdict.notes.clone());
-        all.extend(faults.chain(by_exec));
-        all
+        let by_exec = selection.chains().iter().flat_map(|chain| {
+            chain.plugins().filter_map(|(plugin, doer)| match doer {
+                Doer::Binary { key } => {
+                    Some(format!("network {:?}: plugin {plugin} is run by its binary, for {key}", chain.list.name))
+                }
+                Doer::Us | Doer::UsUnlessAsked => None,
+            })
+        });
+        self.inner.shortcomings().into_iter().chain(faults).chain(by_exec).collect()
     }
 
     /// Names of the networks that pods get, in order.
@@ -255,6 +266,12 @@ impl Inner {
     /// Pods that this process has attached, or is attaching right now.
     pub(crate) fn attached(&self) -> HashSet<PodId> {
         self.state().attached.keys().cloned().collect()
+    }
+
+    /// What this host keeps from the network though it works, one sentence each.
+    pub(crate) fn shortcomings(&self) -> Vec<String> {
+        let seen = self.state().verdict.notes.clone();
+        self.lacks.iter().cloned().chain(seen).collect()
     }
 
     pub(crate) fn state(&self) -> MutexGuard<'_, State> {

@@ -10,11 +10,12 @@ use std::{
     time::{Duration, Instant, SystemTime},
 };
 
+use cni::Conflist;
 use disk::Store;
 use model::{PodId, with_causes};
 use serde::{Deserialize, Serialize};
 
-use crate::{Attachment, Choice, Error, Request, Result};
+use crate::{Attachment, Choice, Error, Request, Result, attachment::Chosen};
 
 const KIND: &str = "detach";
 const VERSION: u32 = 1;
@@ -38,6 +39,14 @@ pub struct Pending {
     pub tries: u32,
     /// What came of the last time.
     pub error: String,
+}
+
+impl Pending {
+    /// Names of its networks, in order; one whose list cannot be read any more has none.
+    pub fn networks(&self) -> Vec<String> {
+        let name = |chosen: &Chosen| Conflist::parse(chosen.list.as_bytes()).map(|list| list.name).unwrap_or_default();
+        self.choice.networks.iter().map(name).collect()
+    }
 }
 
 /// All of it.

@@ -3,7 +3,10 @@
 //! The directory is read when the network is opened and whenever the watch says so. What is read is judged before it
 //! counts, so that a mistake in one file leaves the others, and what the file was before, as they are.
 
-use std::{path::PathBuf, sync::Arc};
+use std::{
+    path::{Path, PathBuf},
+    sync::Arc,
+};
 
 use cni::{Cache, Conflist, Directory, Fault};
 
@@ -62,6 +65,18 @@ impl Selection {
     /// Files of the directory that give no network.
     pub(crate) fn faults(&self) -> &[Fault] {
         self.directory.as_ref().map_or(&[], Directory::faults)
+    }
+
+    /// The file that gives the network of this name.
+    pub(crate) fn file_of(&self, network: &str) -> Option<&Path> {
+        self.directory.as_ref()?.file_of(network)
+    }
+
+    /// A file beside this one that gives a network.
+    pub(crate) fn other_than(&self, file: &Path) -> Option<PathBuf> {
+        let directory = self.directory.as_ref()?;
+        let mut files = directory.lists().iter().filter_map(|list| directory.file_of(&list.name));
+        files.find(|other| *other != file).map(Path::to_owned)
     }
 
     /// The network of a list that was chosen earlier: the same one where it still counts.

@@ -10,6 +10,7 @@ mod door;
 mod error;
 mod status;
 
+mod check_node;
 mod check_store;
 mod disk_usage;
 mod explain_pull;

@@ -8,10 +8,11 @@ use api::coracle::v1::{
     system_server::{System as SystemContract, SystemServer},
 };
 use images::Images;
+use network::Network;
 use tonic::{Request, Response, Status, Streaming, async_trait, service::Routes};
 
 use crate::{
-    check_store, disk_usage,
+    check_node, check_store, disk_usage,
     door::{self, News},
     explain_pull, list_images, load_images, pull_image, remove_image, save_images, tag_image,
 };
@@ -20,12 +21,13 @@ use crate::{
 #[derive(Debug, Clone)]
 pub struct Operator {
     images: Arc<Images>,
+    network: Network,
 }
 
 impl Operator {
     /// The face of these rooms.
-    pub fn new(images: Arc<Images>) -> Self {
-        Self { images }
+    pub fn new(images: Arc<Images>, network: Network) -> Self {
+        Self { images, network }
     }
 
     /// What a server adds to its own services.
@@ -106,6 +108,10 @@ impl Contract for Operator {
 impl SystemContract for Operator {
     type DiskUsageStream = News<v1::DiskUsageResponse>;
     type CheckStoreStream = News<v1::CheckStoreResponse>;
+
+    async fn check_node(&self, _: Request<v1::CheckNodeRequest>) -> Result<Response<v1::CheckNodeResponse>, Status> {
+        door::pass("CheckNode", "", async { Ok(check_node::answer(self.network.report())) }).await
+    }
 
     async fn disk_usage(&self, _: Request<v1::DiskUsageRequest>) -> Result<Response<Self::DiskUsageStream>, Status> {
         let images = self.images.clone();

@@ -4,10 +4,14 @@ use std::{
     io::Write,
     process::{Command, Output, Stdio},
     thread,
+    time::Duration,
 };
 
 use serde_json::Value;
 use testkit::{BuiltImage, ImageBuilder, Layer, TempNode, programs};
+
+/// How long what happens by itself may take.
+pub(crate) const SOON: Duration = Duration::from_secs(20);
 
 /// A node and the tool.
 pub(crate) struct Coracle {

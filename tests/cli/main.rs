@@ -4,6 +4,7 @@
 #![allow(clippy::unwrap_used, reason = "this is a test")]
 
 mod archives;
+mod check;
 mod command;
 mod explained;
 mod names;

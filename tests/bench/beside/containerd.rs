@@ -12,7 +12,7 @@ use nix::{
     sys::signal::{Signal, kill},
     unistd::Pid,
 };
-use serde_json::json;
+use serde_json::{Value, json};
 use testkit::{Cri, ImageBuilder, Layer, eventually, eventually_async};
 
 use super::{
@@ -40,6 +40,21 @@ pub(super) struct Containerd {
 impl Containerd {
     /// Starts one, and gives it the probe image and a pause image.
     pub(super) fn start(options: &Options) -> Containerd {
+        let bridge_alone = |bridge: &str, subnet: &str, leases: &Path| {
+            json!({
+                "cniVersion": "1.0.0", "name": "bench",
+                "plugins": [{
+                    "type": "bridge", "bridge": bridge, "isGateway": true, "isDefaultGateway": true, "ipMasq": true,
+                    "hairpinMode": true,
+                    "ipam": { "type": "host-local", "dataDir": leases, "ranges": [[{ "subnet": subnet }]] },
+                }],
+            })
+        };
+        Containerd::start_with(options, bridge_alone)
+    }
+
+    /// The same with the network that `list` makes of a bridge, a subnet and a directory for leases.
+    pub(super) fn start_with(options: &Options, list: impl Fn(&str, &str, &Path) -> Value) -> Containerd {
         let peers = fs::canonicalize(&options.peers).unwrap();
         let dir = tempfile::Builder::new().prefix("crt-peer-").tempdir().unwrap().keep();
         for below in ["cni", "logs", "state"] {
@@ -47,14 +62,7 @@ impl Containerd {
         }
         let kind = Some("tmpfs");
         nix::mount::mount(kind, &dir.join("state"), kind, nix::mount::MsFlags::empty(), Some("mode=0755")).unwrap();
-        let conflist = json!({
-            "cniVersion": "1.0.0", "name": "bench",
-            "plugins": [{
-                "type": "bridge", "bridge": BRIDGE, "isGateway": true, "isDefaultGateway": true, "ipMasq": true,
-                "hairpinMode": true,
-                "ipam": { "type": "host-local", "dataDir": dir.join("leases"), "ranges": [[{ "subnet": SUBNET }]] },
-            }],
-        });
+        let conflist = list(BRIDGE, SUBNET, &dir.join("leases"));
         fs::write(dir.join("cni/10-bench.conflist"), conflist.to_string()).unwrap();
         fs::write(dir.join("config.toml"), config(&dir, &peers)).unwrap();
         let log = fs::File::create(dir.join("log")).unwrap();

@@ -8,6 +8,7 @@ use std::{
 use api::cri::v1::{
     LinuxPodSandboxConfig, LinuxSandboxSecurityContext, NamespaceMode, NamespaceOption, PodSandboxConfig,
 };
+use serde_json::Value;
 use testkit::{Cri, ImageBuilder, Layer, NodeOptions, TempNode};
 
 use super::support;
@@ -69,6 +70,29 @@ pub(super) async fn coracle() -> (TempNode, Engine) {
         socket: node.socket(),
         logs: node.dir().to_owned(),
         leases: node.dir().join("root/network"),
+        daemon: node.daemon_pid(),
+    };
+    (node, engine)
+}
+
+/// The same with the network of a configuration list in the node's directory, in place of the built-in one.
+pub(super) async fn on_a_list(list: impl Fn(&Path, &str) -> Value, plugins: &Path, native: bool) -> (TempNode, Engine) {
+    let mut node = TempNode::prepare(NodeOptions { state_in_memory: true, ..NodeOptions::default() });
+    let dir = node.dir().to_owned();
+    fs::create_dir(dir.join("net.d")).unwrap();
+    fs::write(dir.join("net.d/10-bench.conflist"), list(&dir, SUBNET).to_string()).unwrap();
+    node.set_network(format!(
+        "conf_dir = \"{0}/net.d\"\ncache_dir = \"{0}/cni\"\nbin_dirs = [\"{1}\"]\nnative_plugins = {native}\nbuiltin = false",
+        dir.display(),
+        plugins.display(),
+    ));
+    support::import(node.dir(), image().build().archive(support::PROBE)).await;
+    node.start_daemon();
+    let engine = Engine {
+        cri: node.client().await,
+        socket: node.socket(),
+        logs: dir.clone(),
+        leases: dir.join("leases"),
         daemon: node.daemon_pid(),
     };
     (node, engine)

@@ -7,6 +7,8 @@
 //! - `memory`: of the daemon, and of what stands beside a pod.
 //! - `pace`: whole pod lives a second, with one client and with several.
 //! - `crowd`: many pods in a row; the daemon while they idle; lists of them; their end.
+//! - `network`: the pods' network from one configuration list, with a host port; many pods at once and in a row;
+//!   what goes through it.
 //! - `pull`: images from a registry on loopback, by fresh engines that take turns; what pods feel of it; then lists of
 //!   a thousand images.
 //!
@@ -32,6 +34,7 @@ mod life;
 mod listing;
 mod meanwhile;
 mod memory;
+mod network;
 mod options;
 mod pace;
 mod publish;
@@ -85,6 +88,10 @@ async fn measure(options: &Options) -> Report {
     if options.compares() {
         report.rows.extend(side_by_side(options).await);
         // Pulls take minutes more.
+        keep(options, &report);
+    }
+    if options.wants(Part::Network) {
+        report.rows.extend(network::of_both(options).await);
         keep(options, &report);
     }
     if options.wants(Part::Pull) {

@@ -53,6 +53,7 @@ pub(super) enum Part {
     Memory,
     Pace,
     Crowd,
+    Network,
     Pull,
 }
 
@@ -69,7 +70,7 @@ impl Options {
 
     /// Whether one of each engine has to stand beside the other the whole time.
     pub(super) fn compares(&self) -> bool {
-        self.parts.iter().any(|part| !matches!(part, Part::Alone | Part::Pull))
+        self.parts.iter().any(|part| !matches!(part, Part::Alone | Part::Network | Part::Pull))
     }
 
     /// The rest between two calls is part of the method: on a node calls do not follow one another at once, and in a

@@ -15,6 +15,7 @@ const TABLES: [(&str, &str, &[Part]); 6] = [
     ("README.md", "pace", &[Part::Pace]),
     ("README.md", "pull", &[Part::Pull]),
     ("ARCHITECTURE.md", "alone", &[Part::Alone]),
+    ("README.md", "network", &[Part::Network]),
     ("ARCHITECTURE.md", "crowd", &[Part::Crowd]),
 ];
 

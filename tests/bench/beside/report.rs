@@ -52,6 +52,7 @@ pub(super) enum Unit {
     /// Of one core.
     Percent,
     PerSecond,
+    GbitPerSecond,
 }
 
 /// Median, and what nine of ten are no worse than.
@@ -91,7 +92,7 @@ impl Row {
     pub(super) fn advantage(&self) -> Option<f64> {
         let theirs = self.containerd?.median;
         Some(match self.unit {
-            Unit::PerSecond => self.coracle.median / theirs,
+            Unit::PerSecond | Unit::GbitPerSecond => self.coracle.median / theirs,
             // What is too little to be seen counts as the least that can be.
             Unit::Ms | Unit::Kib | Unit::Percent => theirs / self.coracle.median.max(0.001),
         })
@@ -100,7 +101,11 @@ impl Row {
     fn ratio(&self) -> String {
         let Some(advantage) = self.advantage() else { return "–".to_owned() };
         let number = if advantage < 10.0 { format!("{advantage:.1}") } else { format!("{advantage:.0}") };
-        if self.unit == Unit::PerSecond { format!("{number} ×") } else { format!("1/{number}") }
+        if matches!(self.unit, Unit::PerSecond | Unit::GbitPerSecond) {
+            format!("{number} ×")
+        } else {
+            format!("1/{number}")
+        }
     }
 }
 
@@ -113,6 +118,7 @@ impl Unit {
             Unit::Kib => format!("{value:.0} KiB"),
             Unit::Percent => format!("{value:.2} %"),
             Unit::PerSecond => format!("{value:.1}/s"),
+            Unit::GbitPerSecond => format!("{value:.1} Gbit/s"),
         }
     }
 }
@@ -145,7 +151,7 @@ impl Report {
     /// All parts, each under its name.
     pub(super) fn markdown(&self) -> String {
         let mut text = String::new();
-        for part in [Part::Alone, Part::Calls, Part::Memory, Part::Pace, Part::Crowd, Part::Pull] {
+        for part in [Part::Alone, Part::Calls, Part::Memory, Part::Pace, Part::Crowd, Part::Network, Part::Pull] {
             if self.rows.iter().any(|row| row.part == part) {
                 text += &format!("\n### {part}\n\n{}\n{}", self.conditions_line(&[part]), self.table(&[part]));
             }
