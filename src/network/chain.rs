@@ -15,12 +15,8 @@ use tokio::sync::{Semaphore, SemaphorePermit};
 use crate::{
     Error, NativePlugins, Result,
     attachment::Chosen,
-<<<<<<< HEAD
     native::{Bridge, Native, Place, Shared, portmap},
-=======
-    native::{Bridge, Native, Place, Shared},
     report::Doer,
->>>>>>> surface
     thread,
 };
 
@@ -112,12 +108,12 @@ impl Chain {
         self.parts.iter().zip(&self.list.plugins).map(does).collect()
     }
 
-<<<<<<< HEAD
     /// Whether we do all of these plugins.
     pub(crate) fn does(&self, native: &[bool]) -> bool {
         native.len() == self.parts.len()
             && native.iter().zip(&self.parts).all(|(native, part)| !native || part.is_some())
-=======
+    }
+
     /// Each plugin's type, and who does its part.
     pub(crate) fn plugins(&self) -> impl Iterator<Item = (&str, Doer)> {
         let each = self.list.plugins.iter().zip(&self.parts).zip(&self.keys);
@@ -129,7 +125,6 @@ impl Chain {
             };
             (plugin.kind.as_str(), doer)
         })
->>>>>>> surface
     }
 
     /// The bridges that we make pods' links to.

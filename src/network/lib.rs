@@ -37,13 +37,9 @@ mod sysctl;
 mod template;
 mod thread;
 
-<<<<<<< HEAD
-pub use attachment::{Attachment, Choice, Joined, Living};
-=======
 pub use cni::Fault;
 
-pub use attachment::{Attachment, Choice, Joined};
->>>>>>> surface
+pub use attachment::{Attachment, Choice, Joined, Living};
 pub use config::{Config, HostPortsBy, IpPref, NativePlugins};
 pub use error::{Error, Result};
 pub use netns::Netns;

@@ -318,6 +318,8 @@ impl Batch {
         message.attributes = vec![
             LinkAttribute::IfName(veth.name.to_owned()),
             LinkAttribute::Mtu(veth.mtu),
+            // What it is given goes on at once: nothing waits on it.
+            LinkAttribute::TxQueueLen(0),
             LinkAttribute::Controller(veth.master),
             LinkAttribute::LinkInfo(vec![
                 LinkInfo::Kind(InfoKind::Veth),

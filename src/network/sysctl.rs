@@ -46,9 +46,20 @@ pub(crate) fn skip_duplicate_detection(link: &str) -> Result<()> {
     set(&conf("ipv6", link, "accept_dad"), "0")
 }
 
-/// Makes the host ignore router advertisements on one link.
+/// Has a pod's link tell its neighbours of an address that it gets: whoever had it before is forgotten.
+pub(crate) fn announce(link: &str) -> Result<()> {
+    set(&conf("ipv4", link, "arp_notify"), "1")
+}
+
+/// Keeps a link's addresses of IPv6 while it is down, as those of IPv4 are.
+pub(crate) fn keep_addresses(link: &str) -> Result<()> {
+    set(&conf("ipv6", link, "keep_addr_on_down"), "1")
+}
+
+/// Makes the host ignore router advertisements on one link; a kernel without IPv6 does anyway.
 pub(crate) fn ignore_advertisements(link: &str) -> Result<()> {
-    set(&conf("ipv6", link, "accept_ra"), "0")
+    let name = conf("ipv6", link, "accept_ra");
+    if read(&name).is_some() { set(&name, "0") } else { Ok(()) }
 }
 
 /// Lets packets of the host's own loopback leave by a link, and those back to it in.

@@ -127,7 +127,7 @@ pub(crate) fn crossed(from: By, to: By, case: &Case) -> Flat {
 /// What a crossed life is compared by.
 pub(crate) fn of_links_and_leases(flat: Flat) -> Flat {
     let is_it = |name: &String| name.contains("host link ") || name.contains("lease ");
-    flat.into_iter().filter(|(name, _)| name.starts_with("then ") && is_it(name)).collect()
+    flat.into_iter().filter(|(name, _)| name.starts_with("then") && is_it(name)).collect()
 }
 
 /// An attached pod, whoever attached it.

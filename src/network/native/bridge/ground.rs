@@ -94,8 +94,8 @@ pub(super) fn ensure_addresses(links: &mut Links, bridge: &Link, gateways: &[IpN
         batch.add_address(bridge.index, *gateway);
     }
     // Pods must not teach the host routes (CVE-2020-10749).
+    sysctl::ignore_advertisements(&bridge.name)?;
     if gateways.iter().any(|gateway| gateway.addr().is_ipv6()) {
-        sysctl::ignore_advertisements(&bridge.name)?;
         // What leaves under an address of another link asks for pods from the bridge's own, which would be searched for
         // duplicates during the first pod's first seconds.
         sysctl::skip_duplicate_detection(&bridge.name)?;

@@ -202,9 +202,11 @@ impl Bridge {
             source: std::io::Error::from_raw_os_error(libc::ENODEV),
         };
         let link = links.by_name(interface)?.ok_or_else(missing)?.index;
+        sysctl::announce(interface)?;
         let mut batch = Batch::default();
         if addresses.iter().any(|address| address.net.addr().is_ipv6()) {
             sysctl::enable_ipv6(interface)?;
+            sysctl::keep_addresses(interface)?;
             sysctl::skip_duplicate_detection(interface)?;
         } else {
             // Whoever wants IPv6 there all the same may add an address.
