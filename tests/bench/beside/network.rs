@@ -59,7 +59,7 @@ fn list(bridge: &str, subnet: &str, leases: &Path) -> Value {
 pub(super) async fn of_both(options: &Options) -> Vec<Row> {
     let mut rows = Vec::new();
     for (native, how) in [(true, ""), (false, ", plugins run by their binaries")] {
-        let listed = |dir: &Path, subnet| list("crt-bench1", subnet, &dir.join("leases"));
+        let listed = |dir: &Path, subnet: &str| list("crt-bench1", subnet, &dir.join("leases"));
         let (node, ours) = engine::on_a_list(listed, &options.peers.join("cni"), native).await;
         let theirs = Containerd::start_with(options, list);
         let mut engines = [ours, theirs.engine().await];
