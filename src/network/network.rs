@@ -196,7 +196,7 @@ impl Network {
     }
 
     /// Removes the bridge and the nftables rules of an instance that ends for good (demo, tests). A running node never
-    /// needs it. Refused with [`Error::InUse`] while a pod is attached; links of detached pods are deleted first.
+    /// needs it. Refused with [`crate::Error::InUse`] while a pod is attached; links of detached pods are deleted first.
     pub async fn dismantle(&self) -> Result<()> {
         let inner = Arc::clone(&self.inner);
         let dismantle = move || {
