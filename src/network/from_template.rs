@@ -4,7 +4,7 @@
 //! gives a network: whoever wrote that knows better.
 
 use std::{
-    fs::{self, DirBuilder, File, OpenOptions},
+    fs::{self, DirBuilder, OpenOptions},
     io::{self, Read, Write},
     os::unix::fs::{DirBuilderExt, OpenOptionsExt, PermissionsExt},
     path::{Path, PathBuf},
@@ -13,6 +13,7 @@ use std::{
 
 use cni::Conflist;
 use ipnet::IpNet;
+use nix::libc;
 
 use crate::{Error, Network, Result, network::Inner, template, thread};
 
@@ -66,7 +67,11 @@ impl Inner {
 fn made(template: &Path, ranges: &[IpNet]) -> Result<String> {
     let failed = |source| Error::File { act: "read", path: template.to_owned(), source };
     let mut text = String::new();
-    let file = File::open(template).map_err(failed)?;
+    // A pipe that nobody writes to must not hold us.
+    let file = OpenOptions::new().read(true).custom_flags(libc::O_NONBLOCK).open(template).map_err(failed)?;
+    if !file.metadata().map_err(failed)?.is_file() {
+        return Err(failed(io::Error::new(io::ErrorKind::InvalidInput, "it is no file")));
+    }
     let length = file.take(SIZE_MAX + 1).read_to_string(&mut text).map_err(failed)?;
     if length as u64 > SIZE_MAX {
         return Err(failed(io::Error::new(io::ErrorKind::FileTooLarge, format!("it has more than {SIZE_MAX} bytes"))));
@@ -81,7 +86,9 @@ fn made(template: &Path, ranges: &[IpNet]) -> Result<String> {
 }
 
 fn is_there(file: &Path, text: &str) -> bool {
-    fs::read(file).is_ok_and(|there| there == text.as_bytes())
+    // Its length first: what lies there may be no file, or without end.
+    let is_like = |found: fs::Metadata| found.is_file() && found.len() == text.len() as u64;
+    fs::symlink_metadata(file).is_ok_and(is_like) && fs::read(file).is_ok_and(|there| there == text.as_bytes())
 }
 
 /// Puts the file in its place as a whole. Not synced: after a loss of power the node is told again.
@@ -155,5 +162,9 @@ mod tests {
         fs::remove_file(&template).unwrap();
         let missing = made(&template, &ranges()).unwrap_err().to_string();
         assert_eq!(missing, format!("read {}", template.display()));
+        nix::unistd::mkfifo(&template, nix::sys::stat::Mode::S_IRWXU).unwrap();
+        let pipe = model::with_causes(&made(&template, &ranges()).unwrap_err());
+        assert!(pipe.contains("it is no file"), "a pipe holds nobody: {pipe}");
+        assert!(!is_there(&template, ""), "nor here");
     }
 }

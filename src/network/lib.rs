@@ -1,7 +1,7 @@
 //! The pods' network: namespaces, addresses, links and the way out of the node.
 //!
 //! A network is a CNI configuration list: of the directory, or the built-in one, which is written by [`Config`].
-//! [`chain`] runs its plugins one after the other, some ourselves (`native`: in-process over netlink, with the reference
+//! [`chain`] runs its plugins one after the other, some ourselves (`native`: in-process by netlink, with the reference
 //! plugins' results and lease files), the others by their binaries (room `cni`).
 //! Laws: no link is ever moved between namespaces and none is deleted while a request waits; an address is on disk
 //! (the intent) before a link uses it; detaching is idempotent, needs nothing but what was chosen, and holds nobody up.

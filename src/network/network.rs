@@ -199,7 +199,7 @@ impl Network {
     }
 
     /// Gives back what belongs to this instance and to none of the `live` pods: attachments, leases, namespaces, links.
-    /// For the start of the daemon, before it makes namespaces; pods attached since then keep theirs in any case. What a
+    /// For the start of the daemon, before it makes namespaces; pods attached since keep theirs in any case. What a
     /// live pod's attachment says that it has stays its own: a lease or a host port that is lost is written again.
     pub async fn reconcile(&self, live: Vec<Living>) -> Result<()> {
         reconcile::run(self, live).await?;
@@ -209,7 +209,7 @@ impl Network {
     }
 
     /// Removes the bridge and the nftables rules of an instance that ends for good (demo, tests). A running node never
-    /// needs it. Refused with [`Error::InUse`] while a pod is attached; links of detached pods are deleted first.
+    /// needs it. Refused with [`crate::Error::InUse`] while a pod is attached; links of detached pods go first.
     pub async fn dismantle(&self) -> Result<()> {
         let inner = Arc::clone(&self.inner);
         let dismantle = move || {

@@ -26,6 +26,9 @@ async fn the_node_tells_about_itself() {
         let condition = conditions.iter().find(|condition| condition["type"] == name);
         assert_eq!(condition.unwrap_or_else(|| panic!("no {name} in {info}"))["status"], true, "{info}");
     }
+    assert_eq!(info["lastCNILoadStatus"], "OK", "{info}");
+    assert_eq!(info["cniconfig"]["Networks"][0]["Config"]["Plugins"][0]["Network"]["type"], "bridge", "{info}");
+    assert_eq!(info["network"]["networks"][0]["plugins"][0]["doneBy"], "native", "{info}");
     assert!(crictl.ok(&["runtime-config"]).to_uppercase().contains("CGROUPFS"));
     let usage = crictl.json(&["imagefsinfo"]);
     let at = usage["status"]["imageFilesystems"][0]["fsId"]["mountpoint"].as_str().unwrap().to_owned();
