@@ -171,7 +171,7 @@ async fn at_once(engine: &Engine) -> Vec<Row> {
 async fn in_a_row(engine: &mut Engine, pause: Duration) -> Vec<Row> {
     let (mut ids, mut took) = (Vec::new(), Vec::new());
     for number in 0..CROWD {
-        let pause = if number < ENDS || number >= CROWD - ENDS { pause } else { Duration::ZERO };
+        let pause = if (ENDS..CROWD - ENDS).contains(&number) { Duration::ZERO } else { pause };
         let config = with_port(engine, &format!("row-{number}"), PORTS + i32::try_from(number).unwrap());
         let (id, run) = life::run(engine, &config, pause).await;
         ids.push(id);
