@@ -263,7 +263,11 @@ impl Inner {
 
 async fn work_off(inner: Arc<Inner>) {
     while let Some((pending, due)) = inner.queue.next() {
-        tokio::time::sleep_until(due.into()).await;
+        tokio::select! {
+            () = tokio::time::sleep_until(due.into()) => {}
+            // It may be due before.
+            () = inner.queue.added() => continue,
+        }
         let Pending { pod, choice, request, attachment, tries, .. } = &pending;
         if pending.since.elapsed().is_ok_and(|age| age > KEEP_NETNS) {
             // A plugin that never comes back must not keep namespaces for ever; it can do without.
@@ -279,11 +283,7 @@ async fn work_off(inner: Arc<Inner>) {
             Err(error) => {
                 let error = with_causes(&error);
                 tracing::warn!(%pod, tries, error, "what a pod has left in its network is not given back yet");
-                let again = Pending { tries: tries.saturating_add(1), error, ..pending };
-                if let Err(error) = inner.queue.add(again) {
-                    tracing::warn!(error = with_causes(&error), "it is tried again after the next start");
-                    return;
-                }
+                inner.queue.put_off(Pending { tries: tries.saturating_add(1), error, ..pending });
             }
         }
     }

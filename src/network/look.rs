@@ -85,21 +85,20 @@ impl Inner {
         let inner = self.clone();
         let ground = thread::lent("look at bridges and rules", move || {
             inner.restore_rules();
-            inner.look_at_ground();
-            Ok(())
+            Ok(inner.ground())
         });
-        let _ = ground.await;
+        let Ok(mut verdict) = ground.await else { return };
         let chains = self.selection().chains().to_vec();
-        let mut verdict = Verdict::default();
+        // Nobody hears that all is well before the plugins have been asked, too.
         for chain in chains.iter().filter(|chain| !chain.builtin) {
-            if let Err(error) = chain.status(&self.tools.plugins).await {
-                verdict.why_not = Some(format!("network {:?}: {}", chain.list.name, with_causes(&error)));
+            if verdict.why_not.is_some() {
                 break;
             }
+            let asked = chain.status(&self.tools.plugins).await;
+            verdict.why_not =
+                asked.err().map(|error| format!("network {:?}: {}", chain.list.name, with_causes(&error)));
         }
-        if chains.first().is_some_and(|chain| !chain.builtin) {
-            self.judge(verdict);
-        }
+        self.judge(verdict);
     }
 
     /// Puts back what somebody has flushed of our rules.
@@ -126,12 +125,12 @@ impl Inner {
         for fault in faults {
             tracing::warn!(file = %fault.file.display(), why = fault.why, "a file gives no network");
         }
-        self.look_at_ground();
+        self.judge(self.ground());
         self.look.notify_one();
     }
 
-    /// Looks without asking a plugin: makes or mends the built-in bridge where it counts.
-    pub(crate) fn look_at_ground(&self) {
+    /// What can be said without asking a plugin. Makes or mends the bridges that count.
+    pub(crate) fn ground(&self) -> Verdict {
         let chains = self.selection().chains().to_vec();
         let mut verdict = Verdict::default();
         match chains.first() {
@@ -155,7 +154,7 @@ impl Inner {
                 verdict.why_not = missing.map(|error| error.to_string());
             }
         }
-        self.judge(verdict);
+        verdict
     }
 
     /// Makes or mends the bridge; gives its notes.
@@ -171,7 +170,8 @@ impl Inner {
         Ok(notes)
     }
 
-    fn judge(&self, verdict: Verdict) {
+    /// Makes it known.
+    pub(crate) fn judge(&self, verdict: Verdict) {
         let mut state = self.state();
         let (before, now) = (state.verdict.why_not.clone(), verdict.why_not.clone());
         state.looked = Instant::now();

@@ -127,7 +127,7 @@ impl Network {
             config,
         };
         let network = Self { inner: Arc::new(inner) };
-        network.inner.look_at_ground();
+        network.inner.judge(network.inner.ground());
         network.watch();
         Ok(network)
     }
@@ -236,7 +236,8 @@ impl Network {
         let lost = move || {
             if let Some(inner) = inner.upgrade().filter(|inner| !inner.state().dismantled) {
                 inner.restore_rules();
-                inner.look_at_ground();
+                // Mended here; what there is to say of it the next look says.
+                drop(inner.ground());
             }
         };
         match NftWatch::start(TABLE, lost) {

@@ -14,6 +14,7 @@ use cni::Conflist;
 use disk::Store;
 use model::{PodId, with_causes};
 use serde::{Deserialize, Serialize};
+use tokio::sync::Notify;
 
 use crate::{Attachment, Choice, Error, Request, Result, attachment::Chosen};
 
@@ -53,6 +54,8 @@ impl Pending {
 #[derive(Debug)]
 pub(crate) struct Queue {
     store: Store<Pending>,
+    /// Something new has come, which may be due before the rest.
+    added: Notify,
     state: Mutex<State>,
 }
 
@@ -74,7 +77,7 @@ impl Queue {
         }
         let now = Instant::now();
         let all = scan.good.into_iter().map(|(_, pending)| (pending.pod.clone(), (pending, now))).collect();
-        Ok(Self { store, state: Mutex::new(State { all, worked_off: false }) })
+        Ok(Self { store, added: Notify::new(), state: Mutex::new(State { all, worked_off: false }) })
     }
 
     /// Writes down what is to be given back. Replaces what the pod had there.
@@ -83,7 +86,22 @@ impl Queue {
         self.store.put_durable(pending.pod.as_str(), &pending).map_err(|source| Error::Pending { source })?;
         let due = Instant::now() + pause(pending.tries);
         self.state().all.insert(pending.pod.clone(), (pending, due));
+        self.added.notify_one();
         Ok(())
+    }
+
+    /// Tried again in vain: the next time comes later. Where it cannot be written down, the next start tries it anew.
+    pub(crate) fn put_off(&self, pending: Pending) {
+        if let Err(error) = self.store.put(pending.pod.as_str(), &pending) {
+            tracing::warn!(pod = %pending.pod, error = with_causes(&error), "write down what a pod's network is owed");
+        }
+        let due = Instant::now() + pause(pending.tries);
+        self.state().all.insert(pending.pod.clone(), (pending, due));
+    }
+
+    /// Waits for something new.
+    pub(crate) async fn added(&self) {
+        self.added.notified().await;
     }
 
     /// Given back at last.

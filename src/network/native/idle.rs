@@ -34,6 +34,10 @@ impl Idle {
             Value::Object(all) => all.is_empty(),
         };
         let runtime_keys = ["type", "name", "cniVersion", "capabilities", "prevResult", "runtimeConfig", "args"];
+        // By these, too, tuning can be asked for something.
+        if plugin.object.get("args").is_some_and(|args| !nothing(args)) {
+            return not_native("args");
+        }
         for (key, value) in &plugin.object {
             if !runtime_keys.contains(&key.as_str()) && !harmless.contains(&key.as_str()) && !nothing(value) {
                 return not_native(key);
