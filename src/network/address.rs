@@ -22,7 +22,9 @@ pub(crate) fn mac_text(mac: [u8; 6]) -> String {
 /// A hardware address as people write it, with colons or dashes.
 pub(crate) fn parse_mac(text: &str) -> Option<[u8; 6]> {
     let parts: Vec<_> = text.split([':', '-']).collect();
-    let octet = |part: &&str| (part.len() == 2).then(|| u8::from_str_radix(part, 16).ok()).flatten();
+    // The library's reading of a number takes a sign too.
+    let is_octet = |part: &str| part.len() == 2 && part.bytes().all(|digit| digit.is_ascii_hexdigit());
+    let octet = |part: &&str| if is_octet(part) { u8::from_str_radix(part, 16).ok() } else { None };
     parts.iter().map(octet).collect::<Option<Vec<u8>>>()?.try_into().ok()
 }
 
