@@ -1,6 +1,6 @@
 //! What can go wrong with a pod's network, each naming its object.
 
-use std::{io, net::IpAddr, path::PathBuf};
+use std::{io, net::IpAddr, path::PathBuf, time::Duration};
 
 use model::{Class, PodId};
 
@@ -124,7 +124,7 @@ pub enum Error {
         pod: PodId,
     },
     /// Every address of a range set is taken.
-    #[error("no IP addresses available in range set {set} of network {network}: all {size} are taken")]
+    #[error("no IP addresses available in range set {set} of network {network}: all {size} are taken{}", by(holders))]
     Exhausted {
         /// The network.
         network: String,
@@ -132,6 +132,8 @@ pub enum Error {
         set: String,
         /// How many addresses it can hand out.
         size: u128,
+        /// Ids of a few who have them.
+        holders: Vec<String>,
     },
     /// Every port of the bridge is taken: the kernel has 1023.
     #[error("bridge {bridge} has no free port: it carries at most 1023 pods")]
@@ -227,6 +229,16 @@ pub enum Error {
         /// The kernel's answer.
         source: io::Error,
     },
+    /// Another process does not let go of the lock of a lease directory.
+    #[error("wait for lock {}: {} has held it for {} s", path.display(), process(*holder), waited.as_secs())]
+    LeaseLock {
+        /// The lock's file.
+        path: PathBuf,
+        /// The process that holds it, where the kernel tells.
+        holder: Option<u32>,
+        /// How long it was waited for.
+        waited: Duration,
+    },
 }
 
 impl Error {
@@ -243,7 +255,7 @@ impl Error {
             Self::SetUp { source, .. } => source.class(),
             Self::Pending { source } => source.class(),
             Self::NotNative { .. } => Class::Unsupported,
-            Self::NotReady { .. } => Class::Unavailable,
+            Self::NotReady { .. } | Self::LeaseLock { .. } => Class::Unavailable,
             Self::InUse { .. } => Class::Precondition,
             Self::Attached { .. } | Self::AddressTaken { .. } | Self::PortTaken { .. } => Class::Conflict,
             Self::Exhausted { .. } | Self::BridgeFull { .. } => Class::Exhausted,
@@ -257,6 +269,14 @@ impl Error {
             | Self::Dns { source, .. } => of_kernel(source),
         }
     }
+}
+
+fn by(holders: &[String]) -> String {
+    if holders.is_empty() { String::new() } else { format!(", among others by {}", holders.join(", ")) }
+}
+
+fn process(holder: Option<u32>) -> String {
+    holder.map_or_else(|| "another process".into(), |pid| format!("process {pid}"))
 }
 
 fn of_kernel(error: &io::Error) -> Class {

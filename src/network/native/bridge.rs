@@ -47,6 +47,9 @@ struct Conf {
     ipam: host_local::Conf,
     #[serde(default)]
     dns: Dns,
+    /// Says what becomes of a VLAN's port; without `vlan` and `vlanTrunk` there is none.
+    #[serde(default, rename = "preserveDefaultVlan")]
+    _preserve_default_vlan: bool,
     // Not done natively.
     #[serde(default)]
     force_address: bool,
@@ -280,7 +283,9 @@ mod tests {
                 other => panic!("{key} gave {other:?}"),
             }
         }
+        assert!(bridge(json!({"preserveDefaultVlan": true})).is_ok(), "without a VLAN it asks for nothing");
         assert!(matches!(bridge(json!({"vlan": 7})), Err(Error::NotNative { .. })));
+        assert!(matches!(bridge(json!({"vlanTrunk": [{"id": 7}]})), Err(Error::NotNative { .. })));
         assert!(matches!(bridge(json!({"ipMasqBackend": "iptables"})), Err(Error::NotNative { .. })));
         assert!(matches!(bridge(json!({"newIn2031": 1})), Err(Error::NotNative { key, .. }) if key == "newIn2031"));
         assert!(matches!(bridge(json!({"isGateway": "yes"})), Err(Error::Conflist { .. })));

@@ -14,6 +14,7 @@ use crate::{Error, Result, address::Address};
 
 mod leases;
 mod range;
+mod resolv_conf;
 
 pub(crate) use leases::{Holder, Leases};
 pub(crate) use range::RangeSet;
@@ -23,6 +24,9 @@ use range::RangeConf;
 /// Where the reference plugin keeps leases when its configuration names no directory.
 const DATA_DIR: &str = "/var/lib/cni/networks";
 
+/// Holders that the error of a full range names: enough to see whose they are.
+const HOLDERS_NAMED: usize = 3;
+
 /// The `ipam` object of a configuration, as written. Keys that we do not know are refused.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields, rename_all = "camelCase")]
@@ -31,6 +35,8 @@ pub(crate) struct Conf {
     kind: String,
     #[serde(default, skip_serializing_if = "Option::is_none")]
     data_dir: Option<PathBuf>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    resolv_conf: Option<PathBuf>,
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     ranges: Vec<Vec<RangeConf>>,
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
@@ -64,8 +70,8 @@ pub(crate) struct HostLocal {
     sets: Vec<RangeSet>,
     pub(crate) routes: Vec<Route>,
     pub(crate) leases: Leases,
-    /// What it says of resolvers.
-    pub(crate) dns: Dns,
+    /// The file that names the pods' resolvers.
+    resolv_conf: Option<PathBuf>,
 }
 
 /// The addresses that a pod asks for, as the `ips` capability has them: each with or without a prefix.
@@ -107,14 +113,23 @@ impl HostLocal {
             return refused("dataDir", format!("{} is not an absolute path", dir.display()));
         }
         let leases = Leases::new(dir.join(network));
-        Ok(Self { network: network.to_owned(), sets, routes: conf.routes, leases, dns: Dns::default() })
+        // An empty name stands for none, as the reference plugin has it.
+        let resolv_conf = conf.resolv_conf.filter(|path| !path.as_os_str().is_empty());
+        Ok(Self { network: network.to_owned(), sets, routes: conf.routes, leases, resolv_conf })
     }
 
     /// Takes one address of every set for `holder`. All or none: a set without a free address gives back the others.
+    /// Requested addresses go to their sets, whatever their order; a set has room for one of them.
     pub(crate) fn allocate(&self, holder: &Holder<'_>, requested: &[IpAddr]) -> Result<Vec<Address>> {
-        for &address in requested {
-            if !self.gives_out(address) {
+        let set_of = |address: IpAddr| self.sets.iter().position(|set| set.range_of(address).is_some());
+        for (at, &address) in requested.iter().enumerate() {
+            let Some(set) = set_of(address) else {
                 return Err(Error::AddressOutside { network: self.network.clone(), address });
+            };
+            let mut before = requested[..at].iter().filter(|other| **other != address);
+            if let Some(other) = before.find(|other| set_of(**other) == Some(set)) {
+                let why = format!("{other} and {address} are of the same range set, which gives a pod one address");
+                return Err(Error::Asked { capability: "ips".into(), why });
             }
         }
         let locked = self.leases.lock()?;
@@ -152,10 +167,21 @@ impl HostLocal {
         };
         let range = reserved.and_then(|address| set.range_of(address).map(|range| (address, range)));
         let Some((address, range)) = range else {
-            return Err(Error::Exhausted { network: self.network.clone(), set: set.to_string(), size: set.size() });
+            let is_of_set = |address| set.range_of(address).is_some();
+            return Err(Error::Exhausted {
+                network: self.network.clone(),
+                set: set.to_string(),
+                size: set.size(),
+                holders: locked.some_holders(is_of_set, HOLDERS_NAMED)?,
+            });
         };
         let net = IpNet::new(address, range.subnet.prefix_len()).expect("the prefix of a subnet of the same family");
         Ok(Address { net, gateway: Some(range.gateway) })
+    }
+
+    /// What it says of resolvers: nothing, unless a file is configured.
+    pub(crate) fn dns(&self) -> Result<Dns> {
+        self.resolv_conf.as_deref().map_or_else(|| Ok(Dns::default()), resolv_conf::read)
     }
 
     /// The routes of the configuration, as a result tells them.

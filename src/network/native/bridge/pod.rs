@@ -10,7 +10,7 @@ use std::{
     time::{Duration, Instant},
 };
 
-use cni::{Interface, Ip, PluginConf, Success};
+use cni::{Dns, Interface, Ip, PluginConf, Success};
 
 use super::{Bridge, Ground};
 use crate::{
@@ -66,6 +66,8 @@ impl Bridge {
     ) -> Result<Success> {
         let runtime = place.runtime;
         let holder = Holder { id: &runtime.container, interface: &runtime.interface };
+        // Before the leases: a file that cannot be read leaves nothing behind.
+        let dns = self.ipam.dns()?;
         let addresses = self.ipam.allocate(&holder, &asked.addresses)?;
         let ips: Vec<IpAddr> = addresses.iter().map(|address| address.net.addr()).collect();
         let first = *ips.first().expect("an address of every set, and there is at least one set");
@@ -73,7 +75,7 @@ impl Bridge {
         let former = place.shared.lingering.former_links(&ips);
         let cut_off = former.iter().try_for_each(|former| shut(links, former));
         match cut_off.and_then(|()| self.wire(links, ground, place, &addresses, mac)) {
-            Ok(host) => Ok(self.result(ground, place, host, mac, &addresses)),
+            Ok(host) => Ok(self.result(ground, place, host, mac, (&addresses, dns))),
             Err(error) => {
                 // Best effort: detaching gives back a lease whose pod never came to be.
                 let _ = self.ipam.leases.release(&holder, &ips);
@@ -109,7 +111,7 @@ impl Bridge {
         place: Place<'_>,
         host: (String, [u8; 6]),
         mac: [u8; 6],
-        got: &[Address],
+        (got, dns): (&[Address], Dns),
     ) -> Success {
         let sandbox = place.runtime.netns.as_deref().unwrap_or("".as_ref()).display().to_string();
         let link = |name: &str, mac| Interface { name: name.to_owned(), mac: mac_text(mac), ..Interface::default() };
@@ -123,7 +125,7 @@ impl Bridge {
             interfaces: vec![link(&self.name, ground.mac), link(&host.0, host.1), inside],
             ips: ips.collect(),
             routes,
-            dns: if self.dns.is_empty() { self.ipam.dns.clone() } else { self.dns.clone() },
+            dns: if self.dns.is_empty() { dns } else { self.dns.clone() },
         }
     }
 

@@ -2,20 +2,26 @@
 //!
 //! `<data dir>/<network>/<address>` holds `<container id>\r\n<interface>`; `last_reserved_ip.<set>` holds the address
 //! handed out last; `lock` is held (flock) around every change, so that several processes may share the directory.
+//! Threads of ours queue for a directory first, and only the one whose turn it is competes with other processes.
 //! Giving back is one unlink: it works on a full disk.
 
 use std::{
-    collections::HashSet,
+    collections::{HashMap, HashSet},
     fs::{self, DirBuilder, File, OpenOptions},
     io::{self, ErrorKind, Read, Write},
     marker::PhantomData,
     net::IpAddr,
-    os::unix::fs::{DirBuilderExt, OpenOptionsExt},
+    os::unix::fs::{DirBuilderExt, MetadataExt, OpenOptionsExt},
     path::{Path, PathBuf},
-    time::SystemTime,
+    sync::{Mutex, MutexGuard, OnceLock, PoisonError},
+    thread::sleep,
+    time::{Duration, Instant, SystemTime},
 };
 
-use nix::fcntl::{Flock, FlockArg};
+use nix::{
+    errno::Errno,
+    fcntl::{Flock, FlockArg},
+};
 
 use crate::{Error, Result};
 
@@ -25,6 +31,12 @@ const LEASE_MAX: u64 = 4096;
 /// Taken addresses met one by one before the directory is listed once instead: listing costs as much as some thirty
 /// attempts, and a nearly full range would need thousands.
 const MISSES_BEFORE_LISTING: usize = 32;
+
+/// How long another process may hold the lock. A change takes it well under a millisecond, so one that holds it for
+/// this long has hung.
+const LOCKED_WITHIN: Duration = Duration::from_secs(10);
+/// Pauses between two attempts at the lock: the first, and what doubling ends at.
+const RETRY_EVERY: [Duration; 2] = [Duration::from_micros(200), Duration::from_millis(10)];
 
 /// Whose a lease is.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -50,7 +62,9 @@ pub(crate) struct Leases {
 /// The directory while its lock is held.
 pub(crate) struct Locked<'a> {
     dir: &'a Path,
+    // Before the turn: the file is free when the next of our threads asks for it.
     _lock: Flock<File>,
+    _turn: MutexGuard<'static, ()>,
     // Leases are looked at by one thread at a time: the lock is the process's word to others.
     _single: PhantomData<*const ()>,
 }
@@ -62,6 +76,13 @@ impl Leases {
 
     /// Waits for the lock. Makes the directory when it is missing.
     pub(crate) fn lock(&self) -> Result<Locked<'_>> {
+        self.lock_within(LOCKED_WITHIN)
+    }
+
+    /// The same with another patience towards other processes. Our own threads wait for their turn without limit: each
+    /// before them is bounded.
+    pub(super) fn lock_within(&self, patience: Duration) -> Result<Locked<'_>> {
+        let turn = turn_of(&self.dir).lock().unwrap_or_else(PoisonError::into_inner);
         let path = self.dir.join("lock");
         let open = || OpenOptions::new().read(true).write(true).create(true).truncate(false).mode(0o644).open(&path);
         let file = match open() {
@@ -73,12 +94,8 @@ impl Leases {
             other => other,
         };
         let file = file.map_err(failed("open", &path))?;
-        let lock = Flock::lock(file, FlockArg::LockExclusive).map_err(|(_, errno)| Error::Lease {
-            act: "lock",
-            path,
-            source: errno.into(),
-        })?;
-        Ok(Locked { dir: &self.dir, _lock: lock, _single: PhantomData })
+        let lock = flock(file, path, patience)?;
+        Ok(Locked { dir: &self.dir, _lock: lock, _turn: turn, _single: PhantomData })
     }
 
     /// Gives back what `holder` has, among these addresses only. Safe to repeat; a lease that has meanwhile become
@@ -209,6 +226,19 @@ impl Locked<'_> {
         }
     }
 
+    /// Ids of a few holders of addresses of a set: those of its lowest taken addresses.
+    pub(crate) fn some_holders(&self, is_of_set: impl Fn(IpAddr) -> bool, at_most: usize) -> Result<Vec<String>> {
+        let mut taken = self.taken()?;
+        taken.retain(|address| is_of_set(*address));
+        taken.sort_unstable();
+        let mut ids = Vec::new();
+        for address in taken.into_iter().take(at_most) {
+            let text = read(&self.path(address))?.unwrap_or_default();
+            ids.extend(text.lines().next().map(str::trim).filter(|id| !id.is_empty()).map(str::to_owned));
+        }
+        Ok(ids)
+    }
+
     fn taken(&self) -> Result<Vec<IpAddr>> {
         let fail = |source| Error::Lease { act: "list", path: self.dir.to_owned(), source };
         let mut all = Vec::new();
@@ -236,6 +266,55 @@ impl Locked<'_> {
     }
 }
 
+/// What threads of this process queue on for a directory. Kept for the life of the process: there are as many as
+/// networks were ever configured.
+fn turn_of(dir: &Path) -> &'static Mutex<()> {
+    static TURNS: OnceLock<Mutex<HashMap<PathBuf, &'static Mutex<()>>>> = OnceLock::new();
+    let mut turns = TURNS.get_or_init(Mutex::default).lock().unwrap_or_else(PoisonError::into_inner);
+    match turns.get(dir) {
+        Some(turn) => turn,
+        None => turns.entry(dir.to_owned()).or_insert(Box::leak(Box::default())),
+    }
+}
+
+/// Takes the file's lock, which nobody but another process has.
+fn flock(mut file: File, path: PathBuf, patience: Duration) -> Result<Flock<File>> {
+    let deadline = Instant::now() + patience;
+    let [mut pause, longest] = RETRY_EVERY;
+    loop {
+        file = match Flock::lock(file, FlockArg::LockExclusiveNonblock) {
+            Ok(lock) => return Ok(lock),
+            Err((file, Errno::EAGAIN | Errno::EINTR)) => file,
+            Err((_, errno)) => return Err(Error::Lease { act: "lock", path, source: errno.into() }),
+        };
+        if Instant::now() >= deadline {
+            return Err(Error::LeaseLock { holder: lock_holder(&file), path, waited: patience });
+        }
+        sleep(pause);
+        pause = (pause * 2).min(longest);
+    }
+}
+
+/// Which process holds the file's lock, where `/proc/locks` tells: it does not for one outside our pid namespace.
+fn lock_holder(file: &File) -> Option<u32> {
+    let meta = file.metadata().ok()?;
+    let (major, minor) = (libc::major(meta.dev()), libc::minor(meta.dev()));
+    let id = format!("{major:02x}:{minor:02x}:{}", meta.ino());
+    holder_among(&fs::read_to_string("/proc/locks").ok()?, &id)
+}
+
+/// The holder of one file's flock in the text of `/proc/locks`. Lines of those who wait have an arrow, `->`, before
+/// the kind.
+fn holder_among(locks: &str, id: &str) -> Option<u32> {
+    let holder = |line: &str| {
+        let mut words = line.split_whitespace().skip(1);
+        let is_flock = words.next() == Some("FLOCK");
+        let (pid, file) = (words.nth(2)?, words.next()?);
+        if is_flock && file == id { pid.parse().ok().filter(|pid| *pid > 0) } else { None }
+    };
+    locks.lines().find_map(holder)
+}
+
 /// Overwrites in place: a torn write costs the round robin its place, never an address. What is left of a longer text
 /// is cut off afterwards, since emptying a file first takes longer than all the rest.
 fn write_over(path: &Path, text: &str) -> io::Result<()> {
@@ -258,4 +337,21 @@ fn read(path: &Path) -> Result<Option<String>> {
 
 fn failed(act: &'static str, path: &Path) -> impl FnOnce(io::Error) -> Error {
     move |source| Error::Lease { act, path: path.to_owned(), source }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_holder_of_a_lock_is_told_from_who_waits_for_it_and_from_other_kinds() {
+        let locks = "1: POSIX  ADVISORY  WRITE 11 fd:01:77 0 EOF\n\
+                     2: FLOCK  ADVISORY  WRITE 22 fd:01:78 0 EOF\n\
+                     3: FLOCK  ADVISORY  WRITE 33 fd:01:77 0 EOF\n\
+                     3: -> FLOCK  ADVISORY  WRITE 44 fd:01:77 0 EOF\n\
+                     4: FLOCK  ADVISORY  WRITE 0 fd:01:79 0 EOF\n";
+        assert_eq!(holder_among(locks, "fd:01:77"), Some(33));
+        assert_eq!(holder_among(locks, "fd:01:79"), None, "a process of another pid namespace");
+        assert_eq!(holder_among(locks, "fd:01:80"), None);
+    }
 }

@@ -73,12 +73,51 @@ fn a_full_range_says_so_and_gives_back_the_other_family() {
     let plugin = plugin(dir.path(), json!([[{"subnet": "fd00:1::/64"}], [{"subnet": "10.1.0.0/30"}]]));
     plugin.allocate(&holder("one"), &[]).unwrap();
     match plugin.allocate(&holder("two"), &[]) {
-        Err(Error::Exhausted { network, set, size }) => {
+        Err(Error::Exhausted { network, set, size, holders }) => {
             assert_eq!((network.as_str(), set.as_str(), size), ("net", "10.1.0.1-10.1.0.2", 1));
+            assert_eq!(holders, ["one"]);
         }
         other => panic!("{other:?}"),
     }
     assert_eq!(holders(&plugin), HashSet::from(["one".to_owned()]));
+}
+
+#[test]
+fn a_lock_that_another_does_not_let_go_of_is_named_with_its_holder() {
+    let dir = tempfile::tempdir().unwrap();
+    let leases = plugin(dir.path(), json!([[{"subnet": "10.1.0.0/24"}]])).leases;
+    drop(leases.lock().unwrap());
+    let path = dir.path().join("net/lock");
+    // A lock belongs to the open file, so another opening of it is as good as another process.
+    let file = fs::OpenOptions::new().write(true).open(&path).unwrap();
+    let held = nix::fcntl::Flock::lock(file, nix::fcntl::FlockArg::LockExclusive).unwrap();
+    match leases.lock_within(std::time::Duration::ZERO).map(drop) {
+        Err(error @ Error::LeaseLock { .. }) => {
+            assert_eq!(error.class(), model::Class::Unavailable);
+            let Error::LeaseLock { path: named, holder, .. } = error else { unreachable!() };
+            assert_eq!(named, path);
+            // Some file systems show another device to stat than to /proc/locks.
+            assert!(holder.is_none_or(|pid| pid == std::process::id()), "{holder:?}");
+        }
+        other => panic!("{other:?}"),
+    }
+    drop(held);
+    leases.lock().unwrap();
+}
+
+#[test]
+fn threads_queue_for_a_directory_and_each_gets_an_address() {
+    let dir = tempfile::tempdir().unwrap();
+    let ranges = json!([[{"subnet": "10.1.0.0/24"}]]);
+    let got: Vec<String> = std::thread::scope(|scope| {
+        let take = |n: usize| {
+            let plugin = plugin(dir.path(), ranges.clone());
+            scope.spawn(move || ips(&plugin.allocate(&holder(&format!("pod-{n}")), &[]).unwrap()))
+        };
+        let threads: Vec<_> = (0..32).map(take).collect();
+        threads.into_iter().flat_map(|thread| thread.join().unwrap()).collect()
+    });
+    assert_eq!(got.iter().collect::<HashSet<_>>().len(), 32);
 }
 
 #[test]
@@ -91,6 +130,39 @@ fn a_requested_address_is_given_refused_or_unknown() {
     for outside in ["10.1.0.1", "10.1.0.9", "10.2.0.1", "fd00::1"] {
         let asked = [outside.parse().unwrap()];
         assert!(matches!(plugin.allocate(&holder("two"), &asked), Err(Error::AddressOutside { .. })), "{outside}");
+    }
+}
+
+#[test]
+fn requested_addresses_find_their_sets_and_a_set_gives_one() {
+    let dir = tempfile::tempdir().unwrap();
+    let plugin = plugin(dir.path(), json!([[{"subnet": "172.22.0.0/24"}], [{"subnet": "fd00:1::/64"}]]));
+    let ask = |id: &str, asked: &[&str]| {
+        let asked: Vec<IpAddr> = asked.iter().map(|ip| ip.parse().unwrap()).collect();
+        plugin.allocate(&holder(id), &asked)
+    };
+    let both = ask("one", &["fd00:1::9", "172.22.0.9"]).unwrap();
+    assert_eq!(ips(&both), ["172.22.0.9", "fd00:1::9"], "in the order of the sets");
+    assert!(matches!(ask("two", &["172.22.0.10", "172.22.0.11"]), Err(Error::Asked { .. })));
+    let twice = ask("two", &["172.22.0.10", "172.22.0.10"]).unwrap();
+    assert_eq!(ips(&twice), ["172.22.0.10", "fd00:1::a"], "one address named twice is one");
+    assert_eq!(holders(&plugin).len(), 2);
+}
+
+#[test]
+fn resolvers_are_those_of_the_configured_file_as_it_is_now() {
+    let dir = tempfile::tempdir().unwrap();
+    let file = dir.path().join("resolv.conf");
+    let host_local = |resolv_conf: serde_json::Value| {
+        let conf = json!({"type": "host-local", "subnet": "172.22.0.0/24", "resolvConf": resolv_conf});
+        HostLocal::new("net", serde_json::from_value(conf).unwrap()).unwrap()
+    };
+    assert_eq!(host_local(json!("")).dns().unwrap(), Dns::default());
+    let configured = host_local(json!(file));
+    assert!(matches!(configured.dns(), Err(Error::Dns { .. })));
+    for server in ["172.22.0.53", "172.22.0.54"] {
+        fs::write(&file, format!("nameserver {server}\n")).unwrap();
+        assert_eq!(configured.dns().unwrap().nameservers, [server]);
     }
 }
 
