@@ -15,7 +15,7 @@ use tokio::sync::{Semaphore, SemaphorePermit};
 use crate::{
     Error, NativePlugins, Result,
     attachment::Chosen,
-    native::{Bridge, Native, Place, Shared, portmap},
+    native::{Bridge, HostLocal, Native, Place, Shared, portmap},
     report::Doer,
     thread,
 };
@@ -131,6 +131,15 @@ impl Chain {
     pub(crate) fn bridges(&self) -> impl Iterator<Item = &Bridge> {
         self.parts.iter().filter_map(|part| match part {
             Some(Native::Bridge(bridge)) => Some(bridge.as_ref()),
+            _ => None,
+        })
+    }
+
+    /// The addresses that we hand out.
+    pub(crate) fn ipams(&self) -> impl Iterator<Item = &HostLocal> {
+        self.parts.iter().filter_map(|part| match part {
+            Some(Native::Bridge(bridge)) => Some(&bridge.ipam),
+            Some(Native::Ptp(ptp)) => Some(ptp.ipam()),
             _ => None,
         })
     }

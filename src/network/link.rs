@@ -7,8 +7,8 @@ use std::{io, net::IpAddr, os::fd::AsRawFd, os::fd::BorrowedFd};
 
 use ipnet::IpNet;
 use netlink_packet_core::{
-    DefaultNla, NLM_F_ACK, NLM_F_CREATE, NLM_F_DUMP, NLM_F_EXCL, NLM_F_REQUEST, NetlinkDeserializable, NetlinkHeader,
-    NetlinkMessage, NetlinkPayload,
+    DefaultNla, NLM_F_ACK, NLM_F_CREATE, NLM_F_DUMP, NLM_F_EXCL, NLM_F_REPLACE, NLM_F_REQUEST, NetlinkDeserializable,
+    NetlinkHeader, NetlinkMessage, NetlinkPayload,
 };
 use netlink_packet_route::{
     AddressFamily, RouteNetlinkMessage,
@@ -66,8 +66,10 @@ pub(crate) struct Route {
 /// A veth pair to be made: one end here, the other born in another namespace.
 pub(crate) struct Veth<'a> {
     pub(crate) name: &'a str,
-    pub(crate) master: u32,
-    pub(crate) mtu: u32,
+    /// The bridge that this end is to be a port of.
+    pub(crate) master: Option<u32>,
+    /// `None` is the kernel's own.
+    pub(crate) mtu: Option<u32>,
     pub(crate) peer_name: &'a str,
     pub(crate) peer_mac: [u8; 6],
     pub(crate) peer_netns: BorrowedFd<'a>,
@@ -303,29 +305,29 @@ impl Batch {
         self.push(RouteNetlinkMessage::NewLink(message), NLM_F_CREATE | NLM_F_EXCL, "make bridge", name);
     }
 
-    /// Makes a veth pair in one request: this end up and a port of `master`, the other end in its own namespace.
+    /// Makes a veth pair in one request: this end up, and a port where it is to be one, the other in its own namespace.
     pub(crate) fn make_veth(&mut self, veth: &Veth<'_>) {
         let mut peer = LinkMessage::default();
         peer.attributes = vec![
             LinkAttribute::IfName(veth.peer_name.to_owned()),
             LinkAttribute::Address(veth.peer_mac.to_vec()),
-            LinkAttribute::Mtu(veth.mtu),
             LinkAttribute::NetNsFd(veth.peer_netns.as_raw_fd()),
         ];
+        peer.attributes.extend(veth.mtu.map(LinkAttribute::Mtu));
         let mut message = LinkMessage::default();
         message.header.flags = LinkFlags::Up;
         message.header.change_mask = LinkFlags::Up;
         message.attributes = vec![
             LinkAttribute::IfName(veth.name.to_owned()),
-            LinkAttribute::Mtu(veth.mtu),
             // What it is given goes on at once: nothing waits on it.
             LinkAttribute::TxQueueLen(0),
-            LinkAttribute::Controller(veth.master),
             LinkAttribute::LinkInfo(vec![
                 LinkInfo::Kind(InfoKind::Veth),
                 LinkInfo::Data(InfoData::Veth(InfoVeth::Peer(peer))),
             ]),
         ];
+        message.attributes.extend(veth.mtu.map(LinkAttribute::Mtu));
+        message.attributes.extend(veth.master.map(LinkAttribute::Controller));
         self.push(RouteNetlinkMessage::NewLink(message), NLM_F_CREATE | NLM_F_EXCL, "make veth", veth.name);
     }
 
@@ -401,22 +403,41 @@ impl Batch {
 
     /// Adds a route by way of `gateway`.
     pub(crate) fn add_route(&mut self, link: u32, to: IpNet, gateway: IpAddr) {
-        let mut message = RouteMessage::default();
-        message.header = RouteHeader {
-            address_family: if to.addr().is_ipv6() { AddressFamily::Inet6 } else { AddressFamily::Inet },
-            destination_prefix_length: to.prefix_len(),
-            table: RouteHeader::RT_TABLE_MAIN,
-            protocol: RouteProtocol::Boot,
-            scope: RouteScope::Universe,
-            kind: RouteType::Unicast,
-            ..RouteHeader::default()
-        };
-        message.attributes = vec![RouteAttribute::Gateway(gateway.into()), RouteAttribute::Oif(link)];
-        if to.prefix_len() > 0 {
-            message.attributes.push(RouteAttribute::Destination(to.network().into()));
-        }
+        let mut message = route(link, to, RouteScope::Universe);
+        message.attributes.push(RouteAttribute::Gateway(gateway.into()));
         let name = format!("{to} via {gateway}");
         self.push(RouteNetlinkMessage::NewRoute(message), NLM_F_CREATE | NLM_F_EXCL, "add route", &name);
+    }
+
+    /// The same, of packets that have this address.
+    pub(crate) fn add_route_from(&mut self, link: u32, to: IpNet, gateway: IpAddr, from: IpAddr) {
+        let mut message = route(link, to, RouteScope::Universe);
+        message.attributes.extend([RouteAttribute::Gateway(gateway.into()), RouteAttribute::PrefSource(from.into())]);
+        let name = format!("{to} via {gateway}");
+        self.push(RouteNetlinkMessage::NewRoute(message), NLM_F_CREATE | NLM_F_EXCL, "add route", &name);
+    }
+
+    /// Adds a route to whom the link leads to directly, of packets that have this address.
+    pub(crate) fn add_route_to_link(&mut self, link: u32, to: IpNet, from: IpAddr) {
+        let mut message = route(link, to, RouteScope::Link);
+        message.attributes.push(RouteAttribute::PrefSource(from.into()));
+        let name = format!("{to} by link {link}");
+        self.push(RouteNetlinkMessage::NewRoute(message), NLM_F_CREATE | NLM_F_EXCL, "add route", &name);
+    }
+
+    /// Takes away what the kernel has made of an address's prefix.
+    pub(crate) fn remove_route_to_link(&mut self, link: u32, to: IpNet) {
+        let mut message = route(link, to, RouteScope::NoWhere);
+        message.header.protocol = RouteProtocol::Unspec;
+        message.header.kind = RouteType::Unspec;
+        self.push(RouteNetlinkMessage::DelRoute(message), 0, "remove route", &format!("{to} by link {link}"));
+    }
+
+    /// Has one address be reached by the link, in place of any other by which it was.
+    pub(crate) fn add_host_route(&mut self, link: u32, to: IpNet) {
+        let message = route(link, to, RouteScope::Host);
+        let name = format!("{to} by link {link}");
+        self.push(RouteNetlinkMessage::NewRoute(message), NLM_F_CREATE | NLM_F_REPLACE, "add route", &name);
     }
 
     fn push(&mut self, message: RouteNetlinkMessage, flags: u16, act: &'static str, name: &str) {
@@ -466,6 +487,24 @@ impl Route {
         let to = IpNet::new(to, header.destination_prefix_length).ok()?;
         Some(Self { to, link, advertised: header.protocol == RouteProtocol::Ra, metric })
     }
+}
+
+fn route(link: u32, to: IpNet, scope: RouteScope) -> RouteMessage {
+    let mut message = RouteMessage::default();
+    message.header = RouteHeader {
+        address_family: if to.addr().is_ipv6() { AddressFamily::Inet6 } else { AddressFamily::Inet },
+        destination_prefix_length: to.prefix_len(),
+        table: RouteHeader::RT_TABLE_MAIN,
+        protocol: RouteProtocol::Boot,
+        scope,
+        kind: RouteType::Unicast,
+        ..RouteHeader::default()
+    };
+    message.attributes = vec![RouteAttribute::Oif(link)];
+    if to.prefix_len() > 0 {
+        message.attributes.push(RouteAttribute::Destination(to.network().into()));
+    }
+    message
 }
 
 fn port(name: &str, options: Vec<InfoBridgePort>) -> LinkMessage {

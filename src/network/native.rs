@@ -3,7 +3,7 @@
 //! Whether a plugin is done natively is decided from its own object alone, and once for each pod: an option that ours
 //! does not know sends the plugin to its binary, and is never ignored.
 
-use std::os::fd::BorrowedFd;
+use std::{io, net::IpAddr, os::fd::BorrowedFd, path::Path};
 
 use cni::{Conflist, PluginConf, Runtime, Success};
 use serde::de::DeserializeOwned;
@@ -15,15 +15,18 @@ mod host_local;
 mod idle;
 mod loopback;
 pub(crate) mod portmap;
+mod ptp;
 
 pub(crate) use bridge::{Bridge, link_names};
-pub(crate) use host_local::Holder;
+pub(crate) use host_local::{Holder, HostLocal};
 
 /// A plugin of a list, done by us.
 #[derive(Debug)]
 pub(crate) enum Native {
     /// A veth to a bridge.
     Bridge(Box<Bridge>),
+    /// A veth to the host alone.
+    Ptp(Box<ptp::Ptp>),
     /// The pod's own loopback.
     Loopback,
     /// Ports of the pod under the host's addresses.
@@ -39,6 +42,19 @@ pub(crate) struct Place<'a> {
     /// The pod's namespace; `None` once it is gone, which only detaching bears.
     pub(crate) netns: Option<BorrowedFd<'a>>,
     pub(crate) shared: &'a Shared,
+}
+
+impl<'a> Place<'a> {
+    /// The name of the pod's namespace; empty once it is gone.
+    fn path(&self) -> &'a Path {
+        self.runtime.netns.as_deref().unwrap_or(Path::new(""))
+    }
+
+    /// The namespace itself.
+    fn namespace(&self) -> Result<BorrowedFd<'a>> {
+        let path = self.path().to_owned();
+        self.netns.ok_or_else(|| Error::Netns { act: "enter", path, source: io::ErrorKind::NotFound.into() })
+    }
 }
 
 /// What all native plugins of this instance share.
@@ -57,6 +73,7 @@ impl Native {
         }
         match plugin.kind.as_str() {
             "bridge" => Ok(Self::Bridge(Box::new(Bridge::new(&list.name, plugin, None)?))),
+            "ptp" => Ok(Self::Ptp(Box::new(ptp::Ptp::new(&list.name, plugin)?))),
             "portmap" => portmap::Portmap::new(plugin).map(Self::Portmap),
             "loopback" => loopback::check(plugin).map(|()| Self::Loopback),
             "bandwidth" | "tuning" => idle::Idle::new(plugin).map(Self::Idle),
@@ -67,7 +84,7 @@ impl Native {
     /// Whether it does its part for this pod; otherwise its binary does.
     pub(crate) fn does(&self, plugin: &PluginConf, runtime: &Runtime) -> bool {
         match self {
-            Self::Bridge(_) | Self::Loopback | Self::Portmap(_) => true,
+            Self::Bridge(_) | Self::Ptp(_) | Self::Loopback | Self::Portmap(_) => true,
             Self::Idle(idle) => idle.has_nothing_to_do(&plugin.runtime_config(runtime)),
         }
     }
@@ -76,6 +93,7 @@ impl Native {
     pub(crate) fn add(&self, plugin: &PluginConf, place: Place<'_>, previous: Option<Success>) -> Result<Success> {
         match self {
             Self::Bridge(bridge) => bridge.add(plugin, place),
+            Self::Ptp(ptp) => ptp.add(plugin, place),
             Self::Loopback => loopback::add(place, previous),
             Self::Portmap(portmap) => portmap.add(plugin, place, previous),
             Self::Idle(_) => Ok(previous.unwrap_or_default()),
@@ -86,7 +104,7 @@ impl Native {
     pub(crate) fn restore(&self, plugin: &PluginConf, place: Place<'_>, made: &Success) -> Result<()> {
         match self {
             Self::Portmap(portmap) => portmap.restore(plugin, place, made),
-            Self::Bridge(_) | Self::Loopback | Self::Idle(_) => Ok(()),
+            Self::Bridge(_) | Self::Ptp(_) | Self::Loopback | Self::Idle(_) => Ok(()),
         }
     }
 
@@ -94,10 +112,32 @@ impl Native {
     pub(crate) fn del(&self, place: Place<'_>, made: Option<&Success>) -> Result<()> {
         match self {
             Self::Bridge(bridge) => bridge.del(place, made),
+            Self::Ptp(ptp) => ptp.del(place, made),
             Self::Portmap(_) => place.shared.host_ports.unmap(&place.runtime.container),
             Self::Loopback | Self::Idle(_) => Ok(()),
         }
     }
+}
+
+/// Gives a pod's addresses back and lets its links on the host go, of them those that are its own. Nothing needs to
+/// exist any more; safe to repeat.
+fn give_back(ipam: &HostLocal, place: Place<'_>, made: Option<&Success>, is_own: impl Fn(&str) -> bool) -> Result<()> {
+    let runtime = place.runtime;
+    let holder = Holder { id: &runtime.container, interface: &runtime.interface };
+    let (ips, hosts) = match made {
+        Some(made) => {
+            let ips: Vec<IpAddr> = made.ips.iter().map(|ip| ip.address.addr()).collect();
+            ipam.leases.release(&holder, &ips)?;
+            let on_host = made.interfaces.iter().filter(|link| link.sandbox.is_empty() && is_own(&link.name));
+            (ips, on_host.map(|link| link.name.clone()).collect())
+        }
+        None => {
+            ipam.leases.release_all(|id| id == holder.id)?;
+            (Vec::new(), link_names(holder.id).collect::<Vec<_>>())
+        }
+    };
+    place.shared.lingering.add(hosts, ips);
+    Ok(())
 }
 
 /// Reads a plugin's own keys as `T`. A key that we do not know is the binary's business; one that holds what nobody can

@@ -22,7 +22,7 @@ use crate::{
     attachment::Chosen,
     chain::{Chain, Job},
     link::Links,
-    native::{Bridge, Holder, link_names},
+    native::{Bridge, Holder, HostLocal, link_names},
     network::Inner,
     thread,
 };
@@ -147,8 +147,8 @@ fn clear(network: &Arc<Inner>, live: &HashSet<PodId>, pods: &[Living]) -> Result
     let chains = network.selection().chains().to_vec();
     let (mut leases, mut restored) = (0, 0);
     for chain in chains.iter().chain([&network.builtin]) {
-        for bridge in chain.bridges() {
-            let kept = &bridge.ipam.leases;
+        for ipam in chain.ipams() {
+            let kept = &ipam.leases;
             let cleared = match (chain.builtin, boot) {
                 (true, _) => kept.release_all(is_dead),
                 (false, Some(boot)) => kept.release_before(boot, is_dead),
@@ -158,7 +158,7 @@ fn clear(network: &Arc<Inner>, live: &HashSet<PodId>, pods: &[Living]) -> Result
                 tracing::warn!(error = with_causes(&error), "give back addresses of dead pods");
                 0
             });
-            restored += restore_leases(chain, bridge, pods).unwrap_or_else(|error| {
+            restored += restore_leases(chain, ipam, pods).unwrap_or_else(|error| {
                 tracing::error!(error = with_causes(&error), "write the lost leases of living pods again");
                 0
             });
@@ -194,7 +194,7 @@ fn clear(network: &Arc<Inner>, live: &HashSet<PodId>, pods: &[Living]) -> Result
     Ok(Cleared { leases, ports, namespaces, links: remove_links(network, live)? })
 }
 
-fn restore_leases(chain: &Chain, bridge: &Bridge, pods: &[Living]) -> Result<usize> {
+fn restore_leases(chain: &Chain, ipam: &HostLocal, pods: &[Living]) -> Result<usize> {
     let attached = pods.iter().filter_map(|living| Some((&living.pod, living.attachment.as_ref()?)));
     let joined = attached.flat_map(|(pod, attachment)| attachment.networks.iter().map(move |joined| (pod, joined)));
     let here = joined.filter(|(_, joined)| joined.network == chain.list.name);
@@ -203,8 +203,8 @@ fn restore_leases(chain: &Chain, bridge: &Bridge, pods: &[Living]) -> Result<usi
         joined.result.ips.iter().map(move |ip| (holder, ip.address.addr()))
     });
     // What was given out under other settings lies elsewhere.
-    let held: Vec<_> = held.filter(|(_, ip)| bridge.ipam.gives_out(*ip)).collect();
-    if held.is_empty() { Ok(0) } else { bridge.ipam.leases.restore(&held) }
+    let held: Vec<_> = held.filter(|(_, ip)| ipam.gives_out(*ip)).collect();
+    if held.is_empty() { Ok(0) } else { ipam.leases.restore(&held) }
 }
 
 /// Ports of the built-in network's bridge, which is ours alone.

@@ -22,7 +22,7 @@ use crate::{Error, Result, link::Links, masquerade, netlink::errno, sysctl};
 mod ground;
 mod pod;
 
-pub(crate) use pod::link_names;
+pub(crate) use pod::{link_names, mac_of};
 
 /// The plugin's options as written. Unknown ones are refused; known ones that we do not do are refused when they ask
 /// for anything.
@@ -226,11 +226,7 @@ impl Bridge {
 
     /// Routes of a pod with these gateways: the configuration's, and a default one for each family that has none yet.
     fn routes(&self, gateways: &[IpAddr]) -> Vec<(IpNet, IpAddr)> {
-        let same_family = |dst: &IpNet| gateways.iter().copied().find(|gw| gw.is_ipv4() == dst.addr().is_ipv4());
-        let configured = self.ipam.routes.iter();
-        let mut all: Vec<(IpNet, IpAddr)> = configured
-            .filter_map(|host_local::Route { dst, gw }| Some((*dst, gw.or_else(|| same_family(dst))?)))
-            .collect();
+        let mut all = self.ipam.routes_by(gateways);
         if self.default_routes {
             for gateway in gateways {
                 let any = IpNet::new(*gateway, 0).expect("no prefix is too short").trunc();

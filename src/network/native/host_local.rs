@@ -184,6 +184,12 @@ impl HostLocal {
         self.resolv_conf.as_deref().map_or_else(|| Ok(Dns::default()), resolv_conf::read)
     }
 
+    /// The routes of the configuration, each with the gateway of its family where it names none.
+    pub(crate) fn routes_by(&self, gateways: &[IpAddr]) -> Vec<(IpNet, IpAddr)> {
+        let same_family = |dst: &IpNet| gateways.iter().copied().find(|gw| gw.is_ipv4() == dst.addr().is_ipv4());
+        self.routes.iter().filter_map(|Route { dst, gw }| Some((*dst, gw.or_else(|| same_family(dst))?))).collect()
+    }
+
     /// The routes of the configuration, as a result tells them.
     pub(crate) fn result_routes(&self) -> Vec<cni::Route> {
         self.routes.iter().map(|Route { dst, gw }| route(*dst, *gw)).collect()

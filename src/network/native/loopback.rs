@@ -21,7 +21,7 @@ pub(super) fn add(place: Place<'_>, previous: Option<Success>) -> Result<Success
     if let Some(previous) = previous {
         return Ok(previous);
     }
-    let sandbox = place.runtime.netns.as_deref().unwrap_or("".as_ref()).display().to_string();
+    let sandbox = place.path().display().to_string();
     let lo = Interface {
         name: place.runtime.interface.clone(),
         mac: "00:00:00:00:00:00".into(),

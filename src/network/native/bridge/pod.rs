@@ -17,7 +17,7 @@ use crate::{
     Error, Result,
     address::{Address, mac_text, parse_mac},
     link::{Batch, Links, Veth},
-    native::{Holder, Place},
+    native::{Holder, Place, give_back},
     netlink::errno,
     netns, sysctl,
 };
@@ -86,22 +86,7 @@ impl Bridge {
 
     /// Gives a pod's addresses back and lets its link go. Nothing needs to exist any more; safe to repeat.
     pub(in crate::native) fn del(&self, place: Place<'_>, made: Option<&Success>) -> Result<()> {
-        let runtime = place.runtime;
-        let holder = Holder { id: &runtime.container, interface: &runtime.interface };
-        let (ips, hosts) = match made {
-            Some(made) => {
-                let ips: Vec<IpAddr> = made.ips.iter().map(|ip| ip.address.addr()).collect();
-                self.ipam.leases.release(&holder, &ips)?;
-                let on_host = made.interfaces.iter().filter(|link| link.sandbox.is_empty() && link.name != self.name);
-                (ips, on_host.map(|link| link.name.clone()).collect())
-            }
-            None => {
-                self.ipam.leases.release_all(|id| id == holder.id)?;
-                (Vec::new(), link_names(holder.id).collect::<Vec<_>>())
-            }
-        };
-        place.shared.lingering.add(hosts, ips);
-        Ok(())
+        give_back(&self.ipam, place, made, |link| link != self.name)
     }
 
     /// What the plugin answers.
@@ -113,7 +98,7 @@ impl Bridge {
         mac: [u8; 6],
         (got, dns): (&[Address], Dns),
     ) -> Success {
-        let sandbox = place.runtime.netns.as_deref().unwrap_or("".as_ref()).display().to_string();
+        let sandbox = place.path().display().to_string();
         let link = |name: &str, mac| Interface { name: name.to_owned(), mac: mac_text(mac), ..Interface::default() };
         let inside = Interface { sandbox, ..link(&place.runtime.interface, mac) };
         let ips = got.iter().map(|address| Ip { address: address.net, gateway: address.gateway, interface: Some(2) });
@@ -138,9 +123,7 @@ impl Bridge {
         addresses: &[Address],
         mac: [u8; 6],
     ) -> Result<(String, [u8; 6])> {
-        let path = place.runtime.netns.as_deref().unwrap_or("".as_ref());
-        let gone = || Error::Netns { act: "enter", path: path.to_owned(), source: std::io::ErrorKind::NotFound.into() };
-        let netns = place.netns.ok_or_else(gone)?;
+        let (path, netns) = (place.path(), place.namespace()?);
         let name = self.make_veth(links, ground.index, place, netns, mac)?;
         let wired = netns::inside(netns, path, || self.configure(&place.runtime.interface, addresses))
             .and_then(|()| await_forwarding(links, &name));
@@ -170,8 +153,8 @@ impl Bridge {
             let mut batch = Batch::default();
             batch.make_veth(&Veth {
                 name: &name,
-                master: ground,
-                mtu: self.mtu,
+                master: Some(ground),
+                mtu: Some(self.mtu),
                 peer_name: &place.runtime.interface,
                 peer_mac: mac,
                 peer_netns: netns.as_fd(),
@@ -233,7 +216,7 @@ pub(crate) fn link_names(pod: &str) -> impl Iterator<Item = String> + '_ {
 
 /// A hardware address made of the IP address (`0a:58` and its last four bytes): whoever gets the address next gets the
 /// same one, so neighbours that still remember the old holder reach the new one.
-pub(super) fn mac_of(ip: IpAddr) -> [u8; 6] {
+pub(crate) fn mac_of(ip: IpAddr) -> [u8; 6] {
     let [a, b, c, d] = match ip {
         IpAddr::V4(v4) => v4.octets(),
         IpAddr::V6(v6) => {
