@@ -109,7 +109,7 @@ impl Network {
         };
         if let Some(error) = failed {
             let error = with_causes(&error);
-            tracing::error!(%pod, error, "a pod's network could not be given back; it is tried again in the background");
+            tracing::error!(%pod, error, "a pod's network is not given back; it is tried again in the background");
             self.inner.queue.add(Pending {
                 pod: pod.clone(),
                 choice: choice.clone(),

@@ -181,8 +181,8 @@ impl Job {
         Self { chain, runtime, native, netns, tools }
     }
 
-    /// Makes the attachment. On an error what was made so far is to be detached: `reach` tells how many plugins may have
-    /// done something.
+    /// Makes the attachment. On an error what was made so far is to be detached: `reach` tells how many plugins may
+    /// have done something.
     pub(crate) async fn add(&self, reach: &mut usize) -> Result<Success> {
         let whole = self.chain.parts.len();
         let (mut made, mut at) = (None, 0);
@@ -213,8 +213,8 @@ impl Job {
         Ok(made)
     }
 
-    /// Gives the attachment back, by what was made or else by what the cache knows of it. Safe to repeat. Of a chain that
-    /// is known to have come only so far, the first `reach` plugins.
+    /// Gives the attachment back, by what was made or else by what the cache knows of it. Safe to repeat. Of a chain
+    /// that is known to have come only so far, the first `reach` plugins.
     pub(crate) async fn del(&self, made: Option<&Success>, reach: Option<usize>) -> Result<()> {
         let made = match made {
             Some(made) => Some(made.clone()),

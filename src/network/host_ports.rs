@@ -96,8 +96,8 @@ impl HostPorts {
         Self { owner: format!("{hash:016x}"), state: Mutex::default() }
     }
 
-    /// Shows a pod's ports: all of them or none. The same again changes nothing. `addresses` are the pod's, the first of
-    /// each family counts; with `snat` the host's own loopback and the pods beside it reach them, too. Blocks for
+    /// Shows a pod's ports: all of them or none. The same again changes nothing. `addresses` are the pod's, the first
+    /// of each family counts; with `snat` the host's own loopback and the pods beside it reach them, too. Blocks for
     /// fractions of a millisecond.
     pub(crate) fn map(&self, pod: &str, mappings: &[Mapping], addresses: &[IpNet], snat: bool) -> Result<()> {
         let held = held::of(mappings, addresses)?;

@@ -527,7 +527,10 @@ fn address(link: u32, net: IpNet) -> (AddressMessage, String) {
     match net {
         IpNet::V4(v4) => {
             message.header.family = AddressFamily::Inet;
-            message.attributes.push(AddressAttribute::Broadcast(v4.broadcast()));
+            // An address alone has nobody beside it.
+            if v4.prefix_len() < 31 {
+                message.attributes.push(AddressAttribute::Broadcast(v4.broadcast()));
+            }
         }
         IpNet::V6(_) => {
             message.header.family = AddressFamily::Inet6;

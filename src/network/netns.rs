@@ -67,8 +67,8 @@ impl NetnsDir {
         self.dir.join(format!("{PREFIX}{}", pod.short()))
     }
 
-    /// Makes the pod's namespace, with its loopback up, and leaves the calling thread in it, which must be one of [`crate::thread`]'s and end
-    /// with this job. Blocks for about half a millisecond.
+    /// Makes the pod's namespace, with its loopback up, and leaves the calling thread in it, which must be one of
+    /// [`crate::thread`]'s and end with this job. Blocks for about half a millisecond.
     pub(crate) fn make(&self, pod: &PodId) -> Result<Netns> {
         let path = self.path(pod);
         let mark = self.mark(&path);

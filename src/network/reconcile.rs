@@ -3,8 +3,8 @@
 //! Whose something is, is never guessed: attachments name a namespace that has this instance's mark, the built-in
 //! network's leases lie in its own directory, links are ports of the bridge that carries its name; shared leases are
 //! taken only where they are older than the machine's start, when all pods ended. Order: attachments (their plugins may
-//! want the namespace), leases, namespaces (the kernel takes most links down with them), links that something else keeps
-//! alive; then the plugins are told which attachments are good.
+//! want the namespace), leases, namespaces (the kernel takes most links down with them), links that something else
+//! keeps alive; then the plugins are told which attachments are good.
 
 use std::{
     collections::HashSet,
@@ -174,7 +174,7 @@ fn clear(network: &Arc<Inner>, live: &HashSet<PodId>, pods: &[Living]) -> Result
     });
     for living in pods {
         if let Err(error) = network.show_ports(living) {
-            tracing::error!(pod = %living.pod, error = with_causes(&error), "show the host ports of a living pod again");
+            tracing::error!(pod = %living.pod, error = with_causes(&error), "show a living pod's host ports again");
         }
     }
     let mut namespaces = 0;

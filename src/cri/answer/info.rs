@@ -71,7 +71,10 @@ fn cni_result(view: &PodView) -> Value {
     for Joined { interface, result, .. } in networks {
         let configs: Vec<_> = result
             .addresses_of(interface)
-            .map(|ip| json!({ "IP": ip.address.addr(), "Gateway": ip.gateway.map(|gw| gw.to_string()).unwrap_or_default() }))
+            .map(|ip| {
+                let gateway = ip.gateway.map(|gateway| gateway.to_string()).unwrap_or_default();
+                json!({ "IP": ip.address.addr(), "Gateway": gateway })
+            })
             .collect();
         let link = result.inside(interface).cloned().unwrap_or_default();
         let shown = json!({

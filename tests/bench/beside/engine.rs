@@ -82,7 +82,8 @@ pub(super) async fn on_a_list(list: impl Fn(&Path, &str) -> Value, plugins: &Pat
     fs::create_dir(dir.join("net.d")).unwrap();
     fs::write(dir.join("net.d/10-bench.conflist"), list(&dir, SUBNET).to_string()).unwrap();
     node.set_network(format!(
-        "conf_dir = \"{0}/net.d\"\ncache_dir = \"{0}/cni\"\nbin_dirs = [\"{1}\"]\nnative_plugins = {native}\nbuiltin = false",
+        "conf_dir = \"{0}/net.d\"\ncache_dir = \"{0}/cni\"\nbin_dirs = [\"{1}\"]\nnative_plugins = {native}\n\
+         builtin = false",
         dir.display(),
         plugins.display(),
     ));

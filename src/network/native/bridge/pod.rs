@@ -55,8 +55,8 @@ impl Asked {
 impl Bridge {
     /// Attaches a pod. Runs on a thread of its own.
     ///
-    /// `ENODEV` or `EINVAL` from "make veth" mean that the bridge is gone. Links of detached pods that are known to have
-    /// had these addresses are cut off.
+    /// `ENODEV` or `EINVAL` from "make veth" mean that the bridge is gone. Links of detached pods that are known to
+    /// have had these addresses are cut off.
     pub(super) fn attach(
         &self,
         links: &mut Links,

@@ -49,7 +49,8 @@ mod tests {
 
     #[test]
     fn every_line_counts_but_comments_and_halves() {
-        let text = "# nameserver 1.1.1.1\n;options no\n\n nameserver 172.22.0.53 more\nnameserver\ndomain one\ndomain two\n\
+        let text = "# nameserver 1.1.1.1\n;options no\n\n nameserver 172.22.0.53 more\nnameserver\ndomain one\n\
+                    domain two\n\
                     domain\nsearch a b\nsearch c\noptions ndots:5 edns0\nsortlist x\n";
         let all = |words: &[&str]| words.iter().map(|word| (*word).to_owned()).collect::<Vec<_>>();
         assert_eq!(
