@@ -172,7 +172,8 @@ impl PluginConf {
 
     /// Reads the plugin's own keys as `T`, which refuses what it does not know.
     pub fn own<T: DeserializeOwned>(&self) -> Result<T> {
-        let own = self.object.iter().filter(|(key, _)| !RUNTIME_KEYS.contains(&key.as_str()));
+        // Go reads `null` as if the key were not there.
+        let own = self.object.iter().filter(|(key, value)| !RUNTIME_KEYS.contains(&key.as_str()) && !value.is_null());
         let own: Map<String, Value> = own.map(|(key, value)| (key.clone(), value.clone())).collect();
         serde_json::from_value(Value::Object(own)).or_else(|error| refused(&self.kind, error.to_string()))
     }

@@ -22,8 +22,8 @@ use tokio::sync::Semaphore;
 
 use crate::{Conflist, Error, PluginConf, Result, Runtime, Success};
 
-/// Runs at a time; the launcher takes twice as many from everybody.
-const RUNS_AT_ONCE: usize = 32;
+/// Runs at a time of each kind; the launcher takes some more from everybody.
+const RUNS_AT_ONCE: usize = 28;
 /// Most bytes of an answer.
 const ANSWER_MAX: usize = 1 << 20;
 /// Bytes of a plugin's own words that go into an error: the end of a log says most.
@@ -62,7 +62,8 @@ pub struct Plugins {
     dirs: Vec<PathBuf>,
     patience: Duration,
     programs: Programs,
-    turns: Semaphore,
+    /// Turns of ADD, and of all else: what hangs there holds nobody up who gives back.
+    turns: [Semaphore; 2],
     /// What each file has said of its versions.
     versions: Mutex<HashMap<FileId, Vec<String>>>,
 }
@@ -95,7 +96,13 @@ struct Versions {
 impl Plugins {
     /// Plugins of these directories, the first before the others; each run within `patience`.
     pub fn new(dirs: Vec<PathBuf>, patience: Duration, programs: Programs) -> Self {
-        Self { dirs, patience, programs, turns: Semaphore::new(RUNS_AT_ONCE), versions: Mutex::default() }
+        Self {
+            dirs,
+            patience,
+            programs,
+            turns: [Semaphore::new(RUNS_AT_ONCE), Semaphore::new(RUNS_AT_ONCE)],
+            versions: Mutex::default(),
+        }
     }
 
     /// Makes the plugin's part of an attachment. Its version has been checked.
@@ -210,7 +217,8 @@ impl Plugins {
             patience,
             most_output: ANSWER_MAX,
         };
-        let _turn = self.turns.acquire().await.expect("the semaphore is never closed");
+        let _turn =
+            self.turns[usize::from(command != Command::Add)].acquire().await.expect("the semaphore is never closed");
         let failed = |source| Error::Run { plugin: plugin.kind.clone(), command, source };
         let mut tried = 1;
         let output = loop {

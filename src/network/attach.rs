@@ -5,7 +5,7 @@
 //! owed to it and tried again beside.
 
 use std::{
-    collections::hash_map::Entry,
+    collections::{BTreeMap, hash_map::Entry},
     net::IpAddr,
     path::{Path, PathBuf},
     sync::Arc,
@@ -14,7 +14,10 @@ use std::{
 
 use cni::Runtime;
 use model::{PodId, with_causes};
-use tokio::{sync::oneshot, time::sleep};
+use tokio::{
+    sync::{Semaphore, oneshot},
+    time::sleep,
+};
 
 use crate::{
     Attachment, Choice, Error, IpPref, Joined, Living, Netns, Network, Pending, Request, Result,
@@ -28,6 +31,9 @@ use crate::{
 /// How long a detaching that fails at once is tried again while somebody waits, and the first pause in between.
 const TRY_FOR: Duration = Duration::from_secs(8);
 const FIRST_PAUSE: Duration = Duration::from_millis(250);
+
+/// Pods at a time for which what is owed is tried again: one whose plugin hangs keeps few others.
+const TRIES_AT_ONCE: usize = 8;
 
 /// How long the namespace of a pod that is gone is kept for plugins that are still to give something back.
 const KEEP_NETNS: Duration = Duration::from_secs(600);
@@ -68,8 +74,8 @@ impl Network {
             let fd = Arc::new(fd);
             let made = network.inner.join_all(&pod, &fd, &path, &choice, &request).await;
             let made = made.map_err(|error| Error::SetUp { sandbox: pod.clone(), source: Box::new(error) });
-            if let Err(Ok(unwanted)) = tell.send(made)
-                && let Err(error) = network.detach(&pod, &choice, &request, Some(&unwanted)).await
+            if let Err(unwanted) = tell.send(made)
+                && let Err(error) = network.detach(&pod, &choice, &request, unwanted.as_ref().ok()).await
             {
                 // The caller's record names the pod, and reconciliation comes back to it.
                 tracing::warn!(%pod, error = with_causes(&error), "give back what nobody wants any more");
@@ -97,7 +103,9 @@ impl Network {
         let began = Instant::now();
         let mut pause = FIRST_PAUSE;
         let failed = loop {
-            match self.inner.leave_all(pod, choice, request, attachment).await {
+            // Only what this process has seen being made is known so well.
+            let reach = self.inner.state().attached.get(pod).cloned();
+            match self.inner.leave_all(pod, choice, request, attachment, reach.as_deref()).await {
                 Ok(()) => break None,
                 Err(error) if began.elapsed() + pause > TRY_FOR => break Some(error),
                 Err(error) => {
@@ -110,16 +118,23 @@ impl Network {
         if let Some(error) = failed {
             let error = with_causes(&error);
             tracing::error!(%pod, error, "a pod's network is not given back; it is tried again in the background");
-            self.inner.queue.add(Pending {
+            let pending = Pending {
                 pod: pod.clone(),
                 choice: choice.clone(),
                 request: request.clone(),
                 attachment: attachment.cloned(),
                 netns: self.netns_path(pod),
+                reach: self.inner.state().attached.get(pod).cloned(),
                 since: SystemTime::now(),
                 tries: 1,
                 error,
-            })?;
+            };
+            let inner = self.inner.clone();
+            let noted = move || {
+                inner.queue.add(pending);
+                Ok(())
+            };
+            thread::lent("note what is owed", noted).await?;
             self.inner.work_off();
         }
         self.inner.state().attached.remove(pod);
@@ -152,7 +167,8 @@ impl Inner {
                 let (job, made) = (job.clone(), result.clone());
                 thread::lent("show host ports", move || job.show_ports(&made)).await?;
             }
-            if result.addresses_of(&chosen.interface).next().is_none() {
+            // Of its other networks a pod may want the link alone.
+            if networks.is_empty() && result.addresses_of(&chosen.interface).next().is_none() {
                 let (network, interface) = (chain.list.name.clone(), chosen.interface.clone());
                 return Err(Error::NoAddress { network, interface });
             }
@@ -170,20 +186,27 @@ impl Inner {
         choice: &Choice,
         request: &Request,
         attachment: Option<&Attachment>,
+        reached: Option<&[usize]>,
     ) -> Result<()> {
         // A record of a release that knew one network only names none.
-        let before = Choice { networks: vec![self.chosen(&self.builtin, pod, request, 0)?] };
-        let choice = if choice.networks.is_empty() { &before } else { choice };
+        let before;
+        let choice = if choice.networks.is_empty() {
+            before = Choice { networks: vec![self.chosen(&self.builtin, pod, &Request::default(), 0)?] };
+            &before
+        } else {
+            choice
+        };
         let path = self.netns.path(pod);
         let netns = Some(path.as_path()).filter(|path| path.exists());
-        // Only what this process has seen being made is known so well.
-        let reached = self.state().attached.get(pod).cloned();
         let mut failed = None;
         for (number, chosen) in choice.networks.iter().enumerate().rev() {
-            let reach = reached.as_ref().map(|reached| reached.get(number).copied().unwrap_or(0));
+            let reach = reached.map(|reached| reached.get(number).copied().unwrap_or(0));
             let left = async {
                 let chain = self.chain_of(chosen)?;
-                let runtime = self.runtime(pod, request, netns, &chosen.interface)?;
+                // What nobody can read now was not asked for when it was made.
+                let plain = || Request { annotations: BTreeMap::new(), ..request.clone() };
+                let runtime = self.runtime(pod, request, netns, &chosen.interface);
+                let runtime = runtime.or_else(|_| self.runtime(pod, &plain(), netns, &chosen.interface))?;
                 let made = attachment.and_then(|attachment| {
                     attachment.networks.iter().find(|joined| joined.interface == chosen.interface)
                 });
@@ -262,29 +285,57 @@ impl Inner {
 }
 
 async fn work_off(inner: Arc<Inner>) {
-    while let Some((pending, due)) = inner.queue.next() {
-        tokio::select! {
-            () = tokio::time::sleep_until(due.into()) => {}
-            // It may be due before.
-            () = inner.queue.added() => continue,
+    let turns = Arc::new(Semaphore::new(TRIES_AT_ONCE));
+    while let Some(next) = inner.queue.take_due() {
+        match next {
+            Ok(pending) => {
+                let turn = turns.clone().acquire_owned().await.expect("the semaphore is never closed");
+                let inner = inner.clone();
+                tokio::spawn(async move {
+                    try_again(&inner, pending).await;
+                    drop(turn);
+                });
+            }
+            Err(due) => {
+                let due = due.unwrap_or_else(|| Instant::now() + KEEP_NETNS);
+                tokio::select! {
+                    () = tokio::time::sleep_until(due.into()) => {}
+                    () = inner.queue.added() => {}
+                }
+            }
         }
-        let Pending { pod, choice, request, attachment, tries, .. } = &pending;
-        if pending.since.elapsed().is_ok_and(|age| age > KEEP_NETNS) {
-            // A plugin that never comes back must not keep namespaces for ever; it can do without.
+    }
+}
+
+async fn try_again(inner: &Arc<Inner>, pending: Pending) {
+    let Pending { pod, choice, request, attachment, reach, tries, .. } = &pending;
+    if pending.since.elapsed().is_ok_and(|age| age > KEEP_NETNS) {
+        // A plugin that never comes back must not keep namespaces for ever; it can do without.
+        inner.forget_netns(pending.netns.clone()).await;
+    }
+    match inner.leave_all(pod, choice, request, attachment.as_ref(), reach.as_deref()).await {
+        Ok(()) => {
+            tracing::info!(%pod, tries, "what a pod had left in its network is given back");
             inner.forget_netns(pending.netns.clone()).await;
+            let (own, pod) = (inner.clone(), pod.clone());
+            let forgotten = move || {
+                own.queue.remove(&pod);
+                Ok(())
+            };
+            // It cannot fail; a runtime that ends takes us along.
+            let _ = thread::lent("forget what was owed", forgotten).await;
+            inner.sweep();
         }
-        match inner.leave_all(pod, choice, request, attachment.as_ref()).await {
-            Ok(()) => {
-                tracing::info!(%pod, tries, "what a pod had left in its network is given back");
-                inner.queue.remove(pod);
-                inner.forget_netns(pending.netns.clone()).await;
-                inner.sweep();
-            }
-            Err(error) => {
-                let error = with_causes(&error);
-                tracing::warn!(%pod, tries, error, "what a pod has left in its network is not given back yet");
-                inner.queue.put_off(Pending { tries: tries.saturating_add(1), error, ..pending });
-            }
+        Err(error) => {
+            let error = with_causes(&error);
+            tracing::warn!(%pod, tries, error, "what a pod has left in its network is not given back yet");
+            let again = Pending { tries: tries.saturating_add(1), error, ..pending.clone() };
+            let own = inner.clone();
+            let noted = move || {
+                own.queue.add(again);
+                Ok(())
+            };
+            let _ = thread::lent("note what is owed", noted).await;
         }
     }
 }

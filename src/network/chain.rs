@@ -159,10 +159,11 @@ impl Chain {
 
     /// Has every binary give back what it holds beside these attachments (container and interface).
     pub(crate) async fn gc(&self, plugins: &Plugins, valid: &[(String, String)]) -> Result<()> {
+        let mut failed = None;
         for (plugin, _) in self.list.plugins.iter().zip(&self.parts).filter(|(_, part)| part.is_none()) {
-            plugins.gc(&self.list, plugin, valid).await?;
+            failed = failed.or(plugins.gc(&self.list, plugin, valid).await.err());
         }
-        Ok(())
+        failed.map_or(Ok(()), |error| Err(error.into()))
     }
 }
 
@@ -253,7 +254,7 @@ impl Job {
 
     /// Shows them no more. Blocks.
     pub(crate) fn hide_ports(&self) -> Result<()> {
-        self.tools.shared.host_ports.unmap(&self.runtime.container)
+        self.tools.shared.host_ports.unmap(&portmap::key(&self.runtime))
     }
 
     /// Puts back what the kernel may have lost of the parts that we did ourselves. Blocks.

@@ -105,8 +105,8 @@ pub enum Error {
         /// Who has it.
         holder: String,
     },
-    /// What is to be detached later could not be written down.
-    #[error("write down what has to be detached later")]
+    /// What is to be detached later could not be read.
+    #[error("read what has to be detached later")]
     Pending {
         /// Why not.
         source: disk::Error,

@@ -5,17 +5,18 @@
 //! ```text
 //! map   host-ports-v4, -v6         protocol . port            : pod's address . port     one element a port
 //! map   host-ports-at-v4, -v6      address . protocol . port  : pod's address . port     of ports with a host address
-//! set   host-ports-snat-v4, -v6    protocol . port            of those that the pods' own networks reach, too
-//! set   host-ports-near-v4, -v6    networks of pods, and the host's loopback
-//! chain host-ports                 mark what comes from near for a port of the third; then look up in the maps
+//! set   host-ports-near-v4, -v6    link . protocol . port     of those whose pod is reached by that link
+//! set   host-ports-local           protocol . port            of those that the host's loopback reaches, too
+//! chain host-ports                 mark what comes from near or from the loopback; then look up in the maps
 //! chain host-ports-prerouting, -output, -postrouting      on the hooks: to the chain; masquerade what is marked
+//! chain host-ports-guard           nobody else's packets go to the loopback, though links route to it
 //! ```
 //!
 //! No rule knows a pod, so a port costs the same however many there are. An element's comment says whose it is: after a
 //! restart, and to whoever wants a port that is taken.
 
 use std::{
-    collections::{BTreeMap, BTreeSet, HashMap, hash_map::Entry},
+    collections::{BTreeMap, HashMap, HashSet},
     io,
     net::IpAddr,
     sync::{Mutex, MutexGuard, PoisonError},
@@ -29,17 +30,18 @@ use crate::{
     link::Links,
     masquerade::{self, TABLE},
     netlink::errno,
-    nft::{Act, Family, Form, Hook, Net, Nft, Part, Rule, Transaction},
+    nft::{Act, Family, Hook, Nft, Rule, Transaction},
     sysctl,
 };
 
 mod held;
 
-use held::{Held, Number, Place};
+use held::{Held, Number, Place, Placed};
 
 /// The chains.
 const CHAIN: &str = "host-ports";
-const HOOKS: [(&str, Hook); 3] = [
+const HOOKS: [(&str, Hook); 4] = [
+    ("host-ports-guard", Hook::First),
     ("host-ports-prerouting", Hook::Prerouting),
     ("host-ports-output", Hook::Output),
     ("host-ports-postrouting", Hook::Postrouting),
@@ -65,8 +67,8 @@ pub(crate) struct Mapping {
 #[derive(Debug, Clone, PartialEq, Eq)]
 struct Pod {
     held: Vec<Held>,
-    /// Its subnets, which reach its ports by the host's address, too; none if they need not.
-    near: Vec<IpNet>,
+    /// The link by which it is reached, where those that are reached by it and the host's loopback reach its ports, too.
+    near: Option<String>,
 }
 
 /// The ports of this instance's pods.
@@ -100,24 +102,27 @@ impl HostPorts {
     /// of each family counts; with `snat` the host's own loopback and the pods beside it reach them, too. Blocks for
     /// fractions of a millisecond.
     pub(crate) fn map(&self, pod: &str, mappings: &[Mapping], addresses: &[IpNet], snat: bool) -> Result<()> {
-        let held = held::of(mappings, addresses)?;
+        let mut held = held::of(mappings, addresses)?;
+        let mut state = self.state()?;
+        // What the pod shows by another of its networks already, it shows.
+        let own = |other: &str| other != pod && pod_of(other) == pod_of(pod);
+        held.retain(|held| state.holder(held).is_none_or(|(holder, _)| !own(holder)));
         if held.is_empty() {
             return Ok(());
         }
-        let mut state = self.state()?;
-        let near = if snat { near(addresses) } else { Vec::new() };
+        let near = if snat { by_link(addresses)? } else { None };
         let wanted = Pod { held, near };
         if state.pods.get(pod) == Some(&wanted) {
             return Ok(());
         }
+        if let Some((held, (holder, other))) =
+            wanted.held.iter().find_map(|held| Some((held, state.holder(held).filter(|(holder, _)| *holder != pod)?)))
+        {
+            return Err(taken(held, other, holder.to_owned()));
+        }
         if let Some(before) = state.pods.get(pod).cloned() {
             self.remove(&state, pod, &before)?;
             state.pods.remove(pod);
-        }
-        for held in &wanted.held {
-            if let Some((holder, other)) = state.holder(held) {
-                return Err(taken(held, other, holder.to_owned()));
-            }
         }
         if let Err(error) = self.add(&state, pod, &wanted) {
             // Written by somebody else since, or left by whoever was here before us.
@@ -125,9 +130,6 @@ impl HostPorts {
         }
         state.seen = None;
         let udp: Vec<Held> = wanted.held.iter().filter(|held| held.protocol == Number::UDP).copied().collect();
-        if snat {
-            addresses.iter().filter(|net| net.addr().is_ipv4()).try_for_each(|net| route_localnet(net.addr()))?;
-        }
         state.pods.insert(pod.to_owned(), wanted);
         drop(state);
         forget_flows(&udp);
@@ -149,7 +151,7 @@ impl HostPorts {
 
     /// Takes back the ports of pods that are none of these. Returns how many pods had some.
     pub(crate) fn retain(&self, lives: impl Fn(&str) -> bool) -> Result<usize> {
-        let dead: Vec<String> = self.state()?.pods.keys().filter(|pod| !lives(pod)).cloned().collect();
+        let dead: Vec<String> = self.state()?.pods.keys().filter(|pod| !lives(pod_of(pod))).cloned().collect();
         dead.iter().try_for_each(|pod| self.unmap(pod))?;
         self.remove_orphans(&*self.state()?)?;
         Ok(dead.len())
@@ -171,12 +173,21 @@ impl HostPorts {
             make(&mut nft)?;
             mended = true;
         }
-        let present = read(&mut nft)?;
-        for (pod, wanted) in &state.pods {
-            let missing: Vec<Held> = wanted.held.iter().filter(|held| !present.contains_key(*held)).copied().collect();
-            if !missing.is_empty() || mended {
+        let mut present = HashSet::new();
+        for set in sets() {
+            let elements = nft.exacts(TABLE, &set).map_err(failed("read"))?;
+            present.extend(elements.into_iter().map(|element| (set.clone(), element.key)));
+        }
+        for (pod, has) in &state.pods {
+            for element in has.elements(&self.comment(pod)) {
+                if present.contains(&element.place()) {
+                    continue;
+                }
                 mended = true;
-                self.add(&state, pod, &Pod { held: missing, near: wanted.near.clone() })?;
+                // What somebody else has taken meanwhile keeps none of the others.
+                if let Err(error) = commit(&mut nft, |change| element.add(change)) {
+                    tracing::error!(pod, set = element.set, %error, "a living pod's host port is not put back");
+                }
             }
         }
         state.seen = if mended { None } else { Some(generation) };
@@ -187,48 +198,28 @@ impl HostPorts {
     pub(crate) fn dismantle(&self) -> Result<()> {
         self.retain(|_| false)?;
         let mut nft = Nft::open().map_err(failed("open"))?;
-        if !is_used(&mut nft)? && is_in_place(&mut nft)? {
-            let mut change = nft.transaction();
-            for (chain, _) in HOOKS {
-                change.empty_chain(TABLE, chain);
-            }
-            change.empty_chain(TABLE, CHAIN);
-            for (chain, _) in HOOKS {
-                change.remove_chain(TABLE, chain);
-            }
-            change.remove_chain(TABLE, CHAIN);
-            for place in Place::all() {
-                change.remove_set(TABLE, &place.map());
-            }
-            for family in Family::ALL {
-                change.remove_set(TABLE, snat_set(family));
-                change.remove_set(TABLE, near_set(family));
-            }
-            match change.commit() {
-                // Another instance has begun to use it.
-                Err(error) if matches!(errno(&error), Some(libc::EBUSY | libc::ENOENT)) => {}
-                done => done.map_err(failed("write"))?,
-            }
+        if is_used(&mut nft)? || !is_in_place(&mut nft)? {
+            return Ok(());
         }
-        Ok(())
+        let mut change = nft.transaction();
+        let chains: Vec<&str> = rules().into_iter().map(|(chain, _)| chain).collect();
+        // First what jumps to another.
+        chains.iter().for_each(|chain| change.empty_chain(TABLE, chain));
+        chains.iter().rev().for_each(|chain| change.remove_chain(TABLE, chain));
+        sets().for_each(|set| change.remove_set(TABLE, &set));
+        match change.commit() {
+            // Another instance has begun to use it.
+            Err(error) if matches!(errno(&error), Some(libc::EBUSY | libc::ENOENT)) => Ok(()),
+            done => done.map_err(failed("write")),
+        }
     }
 
-    /// Writes a pod's elements, in as few transactions as fit.
+    /// Writes a pod's elements, in as few transactions as fit. All or none.
     fn add(&self, state: &State, pod: &str, new: &Pod) -> Result<()> {
         let mut nft = Nft::open().map_err(failed("open"))?;
-        let mut written: Vec<Held> = Vec::new();
-        for some in new.held.chunks(ELEMENTS_AT_ONCE / 2) {
-            let fill = |change: &mut Transaction<'_>| {
-                for net in &new.near {
-                    change.add_net(TABLE, near_set(Family::of(net.addr())), &Net(net.trunc()));
-                }
-                for held in some {
-                    held.add(change, self.comment(pod));
-                    if !new.near.is_empty() {
-                        held.add_snat(change, self.comment(pod));
-                    }
-                }
-            };
+        let elements = new.elements(&self.comment(pod));
+        for (number, some) in elements.chunks(ELEMENTS_AT_ONCE).enumerate() {
+            let fill = |change: &mut Transaction<'_>| some.iter().for_each(|element| element.add(change));
             let done = match commit(&mut nft, fill) {
                 // The first port of all, or somebody has flushed the table.
                 Err(error) if errno(&error) == Some(libc::ENOENT) => {
@@ -238,40 +229,37 @@ impl HostPorts {
                 done => done,
             };
             if let Err(error) = done {
-                if !written.is_empty() {
-                    self.remove(state, pod, &Pod { held: written, near: new.near.clone() })?;
-                }
+                self.take_out(state, pod, &elements[..number * ELEMENTS_AT_ONCE])?;
                 return Err(failed("write")(error));
             }
-            written.extend(some);
         }
         Ok(())
     }
 
     /// Takes a pod's elements out. What is gone already is fine.
     fn remove(&self, state: &State, pod: &str, old: &Pod) -> Result<()> {
+        self.take_out(state, pod, &old.elements(&self.comment(pod)))
+    }
+
+    fn take_out(&self, state: &State, pod: &str, elements: &[Placed]) -> Result<()> {
+        let others = state.pods.iter().filter(|(other, _)| *other != pod);
+        let kept: HashSet<_> = others
+            .flat_map(|(_, has)| has.elements(""))
+            .filter(|element| element.is_shared)
+            .map(|element| element.place())
+            .collect();
+        let gone: Vec<&Placed> = elements.iter().filter(|element| !kept.contains(&element.place())).collect();
+        if gone.is_empty() {
+            return Ok(());
+        }
         let mut nft = Nft::open().map_err(failed("open"))?;
-        let is_near = |held: &Held| !old.near.is_empty() && !state.is_near_of_another(pod, held);
-        for some in old.held.chunks(ELEMENTS_AT_ONCE / 2) {
-            let whole = |change: &mut Transaction<'_>| {
-                for held in some {
-                    held.remove(change);
-                    if is_near(held) {
-                        held.remove_snat(change);
-                    }
-                }
-            };
-            match commit(&mut nft, whole) {
+        for some in gone.chunks(ELEMENTS_AT_ONCE) {
+            match commit(&mut nft, |change| some.iter().for_each(|element| element.remove(change))) {
                 // Somebody has taken some of them, or all: each by itself, then.
                 Err(error) if errno(&error) == Some(libc::ENOENT) => {
-                    for held in some {
-                        commit(&mut nft, |change| held.remove(change))
-                            .or_else(gone_is_fine)
-                            .map_err(failed("write"))?;
-                        if is_near(held) {
-                            let done = commit(&mut nft, |change| held.remove_snat(change));
-                            done.or_else(gone_is_fine).map_err(failed("write"))?;
-                        }
+                    for element in some {
+                        let done = commit(&mut nft, |change| element.remove(change));
+                        done.or_else(gone_is_fine).map_err(failed("write"))?;
                     }
                 }
                 done => done.map_err(failed("write"))?,
@@ -280,19 +268,19 @@ impl HostPorts {
         Ok(())
     }
 
-    /// Takes out what says of a port of ours that it is reached from near, where the port itself is gone: somebody has
-    /// flushed one map and not the other set.
+    /// Takes out what says of a port of ours from where it is reached, where the port itself is gone: somebody has
+    /// flushed one map and not the other sets.
     fn remove_orphans(&self, state: &State) -> Result<()> {
+        let known: HashSet<_> =
+            state.pods.values().flat_map(|has| has.elements("")).map(|element| element.place()).collect();
         let mut nft = Nft::open().map_err(failed("open"))?;
-        for family in Family::ALL {
-            let held = state.pods.values().filter(|pod| !pod.near.is_empty()).flat_map(|pod| &pod.held);
-            let known: BTreeSet<Vec<u8>> =
-                held.filter(|held| Family::of(held.to.ip()) == family).map(Held::snat_key).collect();
-            let all = nft.exacts(TABLE, snat_set(family)).map_err(failed("read"))?;
-            let is_ours = |comment: &str| comment.ends_with(&format!(" of {}", self.owner));
-            for orphan in all.iter().filter(|one| is_ours(&one.comment) && !known.contains(&one.key)) {
-                let done = commit(&mut nft, |change| change.remove_exact(TABLE, snat_set(family), orphan));
-                done.or_else(gone_is_fine).map_err(failed("write"))?;
+        let own = format!(" of {}", self.owner);
+        for set in near_sets() {
+            for orphan in nft.exacts(TABLE, set).map_err(failed("read"))? {
+                if orphan.comment.ends_with(&own) && !known.contains(&(set.to_owned(), orphan.key.clone())) {
+                    let done = commit(&mut nft, |change| change.remove_exact(TABLE, set, &orphan));
+                    done.or_else(gone_is_fine).map_err(failed("write"))?;
+                }
             }
         }
         Ok(())
@@ -300,12 +288,10 @@ impl HostPorts {
 
     /// Names who has a port that was refused.
     fn explain(&self, error: Error, wanted: &[Held]) -> Error {
-        let is_taken = matches!(&error, Error::Nftables { source, .. } if errno(source) == Some(libc::EEXIST));
-        let present = if is_taken {
-            Nft::open().map_err(failed("open")).and_then(|mut nft| read(&mut nft))
-        } else {
+        if !matches!(&error, Error::Nftables { source, .. } if errno(source) == Some(libc::EEXIST)) {
             return error;
-        };
+        }
+        let present = Nft::open().map_err(failed("open")).and_then(|mut nft| read(&mut nft));
         let Ok(present) = present else { return error };
         let collides = |held: &Held| present.iter().find(|(other, _)| other.collides(held));
         match wanted.iter().find_map(|held| Some((held, collides(held)?))) {
@@ -323,21 +309,17 @@ impl HostPorts {
         let mut state = self.state.lock().unwrap_or_else(PoisonError::into_inner);
         if !state.is_read {
             let mut nft = Nft::open().map_err(failed("open"))?;
-            let snat: BTreeSet<Vec<u8>> = snat_keys(&mut nft)?;
+            let own = format!(" of {}", self.owner);
+            let pod = |comment: &str| Some(comment.strip_suffix(&own)?.strip_prefix("pod ")?.to_owned());
             for (held, comment) in read(&mut nft)? {
-                let Some(pod) = comment.strip_suffix(&format!(" of {}", self.owner)) else { continue };
-                let Some(pod) = pod.strip_prefix("pod ") else { continue };
-                let near = match snat.contains(&held.snat_key()) {
-                    // Which subnet it was, does not matter any more: only that there is something to take back.
-                    true => vec![IpNet::from(held.to.ip())],
-                    false => Vec::new(),
-                };
-                match state.pods.entry(pod.to_owned()) {
-                    Entry::Occupied(mut pod) => {
-                        pod.get_mut().held.push(held);
-                        pod.get_mut().near.extend(near);
+                let Some(pod) = pod(&comment) else { continue };
+                state.pods.entry(pod).or_insert_with(|| Pod { held: Vec::new(), near: None }).held.push(held);
+            }
+            for family in Family::ALL {
+                for element in nft.exacts(TABLE, near_set(family)).map_err(failed("read"))? {
+                    if let Some(has) = pod(&element.comment).and_then(|pod| state.pods.get_mut(&pod)) {
+                        has.near = held::link_of(&element).or(has.near.take());
                     }
-                    Entry::Vacant(pod) => drop(pod.insert(Pod { held: vec![held], near })),
                 }
             }
             state.is_read = true;
@@ -347,19 +329,28 @@ impl HostPorts {
 }
 
 impl State {
-    /// Whether another pod shows the same port, of another address, to those near.
-    fn is_near_of_another(&self, pod: &str, held: &Held) -> bool {
-        let key = |held: &Held| (held.to.is_ipv4(), held.snat_key());
-        let others = self.pods.iter().filter(|(other, has)| *other != pod && !has.near.is_empty());
-        others.flat_map(|(_, has)| &has.held).any(|other| key(other) == key(held))
-    }
-
     /// Who has this port, or one that shares an address with it.
     fn holder(&self, wanted: &Held) -> Option<(&str, &Held)> {
         self.pods
             .iter()
             .find_map(|(pod, has)| has.held.iter().find(|held| held.collides(wanted)).map(|held| (pod.as_str(), held)))
     }
+}
+
+impl Pod {
+    /// Everything that says so in the table.
+    fn elements(&self, comment: &str) -> Vec<Placed> {
+        let mut all: Vec<Placed> = self.held.iter().map(|held| held.element(comment)).collect();
+        if let Some(link) = &self.near {
+            all.extend(self.held.iter().flat_map(|held| held.near(link, comment)));
+        }
+        all
+    }
+}
+
+/// Whose ports these are: a pod's other networks have their interface behind its id.
+fn pod_of(key: &str) -> &str {
+    key.split('/').next().unwrap_or(key)
 }
 
 /// Whether somebody shows a port.
@@ -377,34 +368,35 @@ fn read(nft: &mut Nft) -> Result<BTreeMap<Held, String>> {
     Ok(all)
 }
 
-fn snat_keys(nft: &mut Nft) -> Result<BTreeSet<Vec<u8>>> {
-    let mut all = BTreeSet::new();
-    for family in Family::ALL {
-        let elements = nft.exacts(TABLE, snat_set(family)).map_err(failed("read"))?;
-        all.extend(elements.into_iter().map(|element| element.key));
-    }
-    Ok(all)
-}
-
-/// The rules of each chain.
-fn rules() -> [(&'static str, Vec<Rule>); 4] {
-    let [(prerouting, _), (output, _), (postrouting, _)] = HOOKS;
-    let each = |act: &dyn Fn(Family) -> Vec<(Act, &'static str)>| -> Vec<Rule> {
-        let of = |family| act(family).into_iter().map(move |(act, why)| Rule { family, act, comment: why.into() });
-        Family::ALL.into_iter().flat_map(of).collect()
-    };
-    let local = |_| vec![(Act::JumpIfLocal { chain: CHAIN.into() }, "for the host itself")];
-    let inside = |family: Family| {
-        let place = |by_address| Place { family, by_address }.map();
-        let (nets, ports) = (near_set(family).to_owned(), snat_set(family).to_owned());
+/// The rules of each chain; those on the hooks first, since they jump to the other.
+fn rules() -> [(&'static str, Vec<Rule>); 5] {
+    let rule = |family, act, comment: &str| Rule { family, act, comment: comment.into() };
+    let each = |rules: &dyn Fn(Family) -> Vec<Rule>| Family::ALL.into_iter().flat_map(rules).collect::<Vec<_>>();
+    let local = |family| vec![rule(family, Act::JumpIfLocal { chain: CHAIN.into() }, "for the host itself")];
+    let marked = |family| vec![rule(family, Act::MasqueradeMarked { bit: MARK }, "from near, to a host port")];
+    let guard = vec![rule(Family::V4, Act::DropToLoopback, "nobody else reaches the loopback")];
+    let mut inside = vec![rule(
+        Family::V4,
+        Act::MarkFromLoopback { ports: LOCAL_SET.into(), bit: MARK },
+        "from the loopback: to come back the same way",
+    )];
+    inside.extend(each(&|family| {
+        let map = |by_address| Place { family, by_address }.map();
+        let near = Act::MarkFromLink { set: near_set(family).into(), bit: MARK };
         vec![
-            (Act::MarkPort { nets, ports, bit: MARK }, "from near: to come back the same way"),
-            (Act::Translate { map: place(true), by_address: true }, "ports of an address"),
-            (Act::Translate { map: place(false), by_address: false }, "ports of every address"),
+            rule(family, near, "from near: to come back the same way"),
+            rule(family, Act::Translate { map: map(true), by_address: true }, "ports of an address"),
+            rule(family, Act::Translate { map: map(false), by_address: false }, "ports of every address"),
         ]
-    };
-    let marked = |_| vec![(Act::MasqueradeMarked { bit: MARK }, "from near, to a host port")];
-    [(CHAIN, each(&inside)), (prerouting, each(&local)), (output, each(&local)), (postrouting, each(&marked))]
+    }));
+    let [guarded, prerouting, output, postrouting] = HOOKS.map(|(chain, _)| chain);
+    [
+        (guarded, guard),
+        (prerouting, each(&local)),
+        (output, each(&local)),
+        (postrouting, each(&marked)),
+        (CHAIN, inside),
+    ]
 }
 
 /// Whether chains and rules stand as [`make`] wrote them. Rules are known by their comments.
@@ -426,9 +418,9 @@ fn make(nft: &mut Nft) -> Result<()> {
         change.ensure_exact(TABLE, &place.map(), place.form());
     }
     for family in Family::ALL {
-        change.ensure_exact(TABLE, snat_set(family), SNAT);
-        change.ensure_nets(TABLE, near_set(family), family);
+        change.ensure_exact(TABLE, near_set(family), held::NEAR);
     }
+    change.ensure_exact(TABLE, LOCAL_SET, held::LOCAL);
     change.ensure_empty_chain(TABLE, CHAIN);
     for (chain, hook) in HOOKS {
         change.ensure_empty_hook(TABLE, chain, hook);
@@ -439,14 +431,8 @@ fn make(nft: &mut Nft) -> Result<()> {
     change.commit().map_err(failed("write"))
 }
 
-const SNAT: Form = Form { key: &[Part::Protocol, Part::Port], value: &[] };
-
-fn snat_set(family: Family) -> &'static str {
-    match family {
-        Family::V4 => "host-ports-snat-v4",
-        Family::V6 => "host-ports-snat-v6",
-    }
-}
+/// The set of ports that the loopback of IPv4 reaches. The kernel never lets that of IPv6 out.
+const LOCAL_SET: &str = "host-ports-local";
 
 fn near_set(family: Family) -> &'static str {
     match family {
@@ -455,14 +441,14 @@ fn near_set(family: Family) -> &'static str {
     }
 }
 
-/// From where ports are reached that need the host's address to come back by: the pod's subnets, and the loopback of
-/// IPv4. The kernel never lets that of IPv6 out of the loopback.
-fn near(addresses: &[IpNet]) -> Vec<IpNet> {
-    let mut all: Vec<IpNet> = addresses.iter().map(IpNet::trunc).collect();
-    if addresses.iter().any(|net| net.addr().is_ipv4()) {
-        all.push("127.0.0.0/8".parse().expect("a literal network"));
-    }
-    all
+/// The sets that say from where ports are reached.
+fn near_sets() -> [&'static str; 3] {
+    [near_set(Family::V4), near_set(Family::V6), LOCAL_SET]
+}
+
+/// All sets and maps.
+fn sets() -> impl Iterator<Item = String> {
+    Place::all().map(Place::map).chain(near_sets().map(str::to_owned))
 }
 
 fn commit(nft: &mut Nft, fill: impl Fn(&mut Transaction<'_>)) -> io::Result<()> {
@@ -475,13 +461,19 @@ fn gone_is_fine(error: io::Error) -> io::Result<()> {
     if errno(&error) == Some(libc::ENOENT) { Ok(()) } else { Err(error) }
 }
 
-/// Has the link by which the pod is reached take packets from the loopback, and those back to it.
-fn route_localnet(pod: IpAddr) -> Result<()> {
+/// The link by which the pod is reached, which from now on takes packets from the loopback, and those back to it. Not
+/// one by which the host itself reaches the world: a pod beyond it is reached as any other machine.
+fn by_link(addresses: &[IpNet]) -> Result<Option<String>> {
     let mut links = Links::open()?;
-    match links.towards(pod)? {
-        Some(link) => sysctl::route_localnet(&link.name),
-        None => Ok(()),
+    let Some(pod) = addresses.first() else { return Ok(None) };
+    let Some(link) = links.towards(pod.addr())? else { return Ok(None) };
+    if links.routes(false)?.iter().any(|route| route.to.prefix_len() == 0 && route.link == Some(link.index)) {
+        return Ok(None);
     }
+    if addresses.iter().any(|net| net.addr().is_ipv4()) {
+        sysctl::route_localnet(&link.name)?;
+    }
+    Ok(Some(link.name))
 }
 
 /// Flows of UDP know no end: what a client keeps sending from one port would go on to where it went before.

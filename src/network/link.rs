@@ -51,6 +51,7 @@ pub(crate) struct Link {
     pub(crate) master: Option<u32>,
     pub(crate) alias: Option<String>,
     pub(crate) is_bridge: bool,
+    pub(crate) is_veth: bool,
 }
 
 /// A route of the main table.
@@ -458,6 +459,7 @@ impl From<LinkMessage> for Link {
                 LinkAttribute::IfAlias(alias) => link.alias = Some(alias),
                 LinkAttribute::OperState(state) => link.running = state == State::Up,
                 LinkAttribute::LinkInfo(infos) => {
+                    link.is_veth = infos.iter().any(|info| matches!(info, LinkInfo::Kind(InfoKind::Veth)));
                     link.is_bridge = infos.iter().any(|info| matches!(info, LinkInfo::Kind(InfoKind::Bridge)));
                 }
                 _ => {}

@@ -11,12 +11,10 @@ use std::{
 use model::with_causes;
 use tokio::{runtime::Handle, sync::Notify};
 
-use crate::{Error, Network, Readiness, Result, link::Links, network::Inner, reconcile, thread};
+use crate::{Error, Network, Readiness, Result, link::Links, network::Inner, thread};
 
 /// How old a verdict may become before a new look is taken. The kubelet asks every five seconds.
 const LOOK_AFTER: Duration = Duration::from_secs(4);
-/// How often plugins are told which attachments are good, so that they give back the others.
-const GC_EVERY: Duration = Duration::from_secs(24 * 3600);
 
 /// What the last look found.
 #[derive(Debug, Default)]
@@ -59,15 +57,10 @@ impl Network {
 
 /// Ends with the network.
 async fn look_when_asked(network: Weak<Inner>, asked: Arc<Notify>) {
-    let mut last_gc = Instant::now();
     loop {
         asked.notified().await;
         let Some(inner) = network.upgrade() else { return };
         inner.look().await;
-        if last_gc.elapsed() >= GC_EVERY {
-            last_gc = Instant::now();
-            reconcile::tell_plugins(&inner, &inner.attached()).await;
-        }
     }
 }
 

@@ -5,8 +5,9 @@
 
 use std::{io, net::IpAddr, os::fd::BorrowedFd, path::Path};
 
-use cni::{Conflist, PluginConf, Runtime, Success};
+use cni::{Conflist, Interface, PluginConf, Runtime, Success};
 use serde::de::DeserializeOwned;
+use serde_json::Value;
 
 use crate::{Error, NativePlugins, Result, host_ports::HostPorts, lingering::Lingering};
 
@@ -71,6 +72,14 @@ impl Native {
         if !wanted.includes(&plugin.kind) {
             return not_native("native_plugins of the settings");
         }
+        // By these, too, something may be asked for.
+        if plugin.object.get("args").is_some_and(|args| !is_nothing(args)) {
+            return not_native("args");
+        }
+        let ipam = plugin.object.get("ipam").and_then(|ipam| ipam.get("type")).and_then(Value::as_str);
+        if matches!(plugin.kind.as_str(), "bridge" | "ptp") && ipam != Some("host-local") {
+            return not_native("ipam");
+        }
         match plugin.kind.as_str() {
             "bridge" => Ok(Self::Bridge(Box::new(Bridge::new(&list.name, plugin, None)?))),
             "ptp" => Ok(Self::Ptp(Box::new(ptp::Ptp::new(&list.name, plugin)?))),
@@ -113,7 +122,7 @@ impl Native {
         match self {
             Self::Bridge(bridge) => bridge.del(place, made),
             Self::Ptp(ptp) => ptp.del(place, made),
-            Self::Portmap(_) => place.shared.host_ports.unmap(&place.runtime.container),
+            Self::Portmap(_) => place.shared.host_ports.unmap(&portmap::key(place.runtime)),
             Self::Loopback | Self::Idle(_) => Ok(()),
         }
     }
@@ -128,7 +137,9 @@ fn give_back(ipam: &HostLocal, place: Place<'_>, made: Option<&Success>, is_own:
         Some(made) => {
             let ips: Vec<IpAddr> = made.ips.iter().map(|ip| ip.address.addr()).collect();
             ipam.leases.release(&holder, &ips)?;
-            let on_host = made.interfaces.iter().filter(|link| link.sandbox.is_empty() && is_own(&link.name));
+            // Whatever else a chain's plugins report of the host is not the pod's.
+            let is_veth = |link: &&Interface| link.sandbox.is_empty() && link.name.starts_with("veth");
+            let on_host = made.interfaces.iter().filter(is_veth).filter(|link| is_own(&link.name));
             (ips, on_host.map(|link| link.name.clone()).collect())
         }
         None => {
@@ -138,6 +149,18 @@ fn give_back(ipam: &HostLocal, place: Place<'_>, made: Option<&Success>, is_own:
     };
     place.shared.lingering.add(hosts, ips);
     Ok(())
+}
+
+/// Whether a value asks for nothing.
+fn is_nothing(value: &Value) -> bool {
+    match value {
+        Value::Null => true,
+        Value::Bool(asked) => !asked,
+        Value::Number(number) => number.as_f64() == Some(0.0),
+        Value::String(text) => text.is_empty(),
+        Value::Array(all) => all.iter().all(is_nothing),
+        Value::Object(all) => all.values().all(is_nothing),
+    }
 }
 
 /// Reads a plugin's own keys as `T`. A key that we do not know is the binary's business; one that holds what nobody can

@@ -202,10 +202,10 @@ impl Network {
     /// For the start of the daemon, before it makes namespaces; pods attached since keep theirs in any case. What a
     /// live pod's attachment says that it has stays its own: a lease or a host port that is lost is written again.
     pub async fn reconcile(&self, live: Vec<Living>) -> Result<()> {
-        reconcile::run(self, live).await?;
+        let done = reconcile::run(self, live).await;
         self.inner.work_off();
         self.look_after();
-        Ok(())
+        done
     }
 
     /// Removes the bridge and the nftables rules of an instance that ends for good (demo, tests). A running node never
@@ -303,7 +303,11 @@ impl Inner {
     /// Deletes links of detached pods whose time is over (or `all`), where the kernel has not done so by itself.
     fn delete_links(&self, all: bool) {
         for name in self.tools.shared.lingering.take_due(all) {
-            let deleted = Links::open().and_then(|mut links| links.delete(&name));
+            let deleted = Links::open().and_then(|mut links| match links.by_name(&name)? {
+                Some(link) if link.is_veth => links.delete(&name),
+                // Gone by itself, or never a pod's.
+                _ => Ok(()),
+            });
             if let Err(error) = deleted {
                 let error = with_causes(&error);
                 tracing::warn!(link = name, error, "a detached pod's link stays until the next start");

@@ -15,7 +15,7 @@ mod watch;
 pub(crate) mod wire;
 
 pub(crate) use exact::{Exact, Form, Part, join};
-pub(crate) use map::{Element, Net};
+pub(crate) use map::Element;
 pub(crate) use rule::{Act, Family, Rule, Side};
 pub(crate) use watch::NftWatch;
 
@@ -95,9 +95,11 @@ pub(crate) struct Nft {
     conversation: Conversation,
 }
 
-/// Where a chain that translates addresses stands.
+/// Where a chain stands.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Hook {
+    /// What comes from outside, before anything else is done with it; the others translate addresses.
+    First,
     /// What comes from outside, before it is known where it goes.
     Prerouting,
     /// What the host itself sends.
@@ -233,9 +235,10 @@ impl Transaction<'_> {
         self.push(NEW_TABLE, NLM_F_CREATE, |body| text(body, TABLE_NAME, table));
     }
 
-    /// Makes a chain that translates addresses at a hook unless it exists, and empties it.
+    /// Makes a chain at a hook unless it exists, and empties it.
     pub(crate) fn ensure_empty_hook(&mut self, table: &str, chain: &str, hook: Hook) {
         let (place, priority) = match hook {
+            Hook::First => (libc::NF_INET_PRE_ROUTING, libc::NF_IP_PRI_RAW),
             Hook::Prerouting => (libc::NF_INET_PRE_ROUTING, libc::NF_IP_PRI_NAT_DST),
             Hook::Output => (libc::NF_INET_LOCAL_OUT, libc::NF_IP_PRI_NAT_DST),
             Hook::Postrouting => (libc::NF_INET_POST_ROUTING, libc::NF_IP_PRI_NAT_SRC),
@@ -247,7 +250,7 @@ impl Transaction<'_> {
                 number(hook, HOOK_NUMBER, place.cast_unsigned());
                 number(hook, HOOK_PRIORITY, priority.cast_unsigned());
             });
-            text(body, CHAIN_TYPE, "nat");
+            text(body, CHAIN_TYPE, if hook == Hook::First { "filter" } else { "nat" });
         });
         self.empty_chain(table, chain);
     }
@@ -289,19 +292,6 @@ impl Transaction<'_> {
                 number(body, SET_DATA_TYPE, exact::kind(form.value));
                 number(body, SET_DATA_LENGTH, exact::width(form.value));
             }
-            number(body, SET_ID, id);
-        });
-    }
-
-    /// Makes a set of networks unless it exists.
-    pub(crate) fn ensure_nets(&mut self, table: &str, set: &str, family: Family) {
-        let id = u32::try_from(self.sequences.len()).expect("a transaction of a few messages");
-        self.push(NEW_SET, NLM_F_CREATE, |body| {
-            text(body, SET_TABLE, table);
-            text(body, SET_NAME, set);
-            number(body, SET_FLAGS, SET_INTERVAL);
-            number(body, SET_KEY_TYPE, if family == Family::V4 { KEY_TYPE_IPV4 } else { KEY_TYPE_IPV6 });
-            number(body, SET_KEY_LENGTH, family.width());
             number(body, SET_ID, id);
         });
     }
@@ -369,11 +359,6 @@ impl Transaction<'_> {
     /// Removes one; `ENOENT` when it is not there.
     pub(crate) fn remove_exact(&mut self, table: &str, set: &str, element: &Exact) {
         self.push_elements(DEL_SET_ELEMENT, 0, table, set, |list| element.encode(list, false));
-    }
-
-    /// Adds a network to a set of networks. The same again is nothing new.
-    pub(crate) fn add_net(&mut self, table: &str, set: &str, net: &Net) {
-        self.push_elements(NEW_SET_ELEMENT, NLM_F_CREATE, table, set, |list| net.encode(list));
     }
 
     /// Carries the changes out.

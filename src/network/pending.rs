@@ -34,6 +34,9 @@ pub struct Pending {
     pub(crate) request: Request,
     pub(crate) attachment: Option<Attachment>,
     pub(crate) netns: PathBuf,
+    /// How many plugins of each network may have done something, where that is known.
+    #[serde(default)]
+    pub(crate) reach: Option<Vec<usize>>,
     /// When it was first tried.
     pub since: SystemTime,
     /// How often it was tried.
@@ -61,8 +64,16 @@ pub(crate) struct Queue {
 
 #[derive(Debug, Default)]
 struct State {
-    all: BTreeMap<PodId, (Pending, Instant)>,
+    all: BTreeMap<PodId, Entry>,
     worked_off: bool,
+}
+
+#[derive(Debug, Clone)]
+struct Entry {
+    pending: Pending,
+    due: Instant,
+    /// It is being tried right now.
+    is_tried: bool,
 }
 
 impl Queue {
@@ -76,30 +87,29 @@ impl Queue {
             tracing::error!(path = %path.display(), error, "an attachment that is to be given back cannot be read");
         }
         let now = Instant::now();
-        let all = scan.good.into_iter().map(|(_, pending)| (pending.pod.clone(), (pending, now))).collect();
+        let all = scan
+            .good
+            .into_iter()
+            .map(|(_, pending)| (pending.pod.clone(), Entry { pending, due: now, is_tried: false }))
+            .collect();
         Ok(Self { store, added: Notify::new(), state: Mutex::new(State { all, worked_off: false }) })
     }
 
-    /// Writes down what is to be given back. Replaces what the pod had there.
-    pub(crate) fn add(&self, pending: Pending) -> Result<()> {
+    /// Notes what is to be given back, in place of what the pod had there. Blocks.
+    ///
+    /// It is tried in this life of the daemon in any case. Where it cannot be written down (a full disk), the next life
+    /// finds the attachment in the cache.
+    pub(crate) fn add(&self, pending: Pending) {
         // Rare, and a reboot does not make it meaningless.
-        self.store.put_durable(pending.pod.as_str(), &pending).map_err(|source| Error::Pending { source })?;
-        let due = Instant::now() + pause(pending.tries);
-        self.state().all.insert(pending.pod.clone(), (pending, due));
-        self.added.notify_one();
-        Ok(())
-    }
-
-    /// Tried again in vain: the next time comes later. Where it cannot be written down, the next start tries it anew.
-    pub(crate) fn put_off(&self, pending: Pending) {
-        if let Err(error) = self.store.put(pending.pod.as_str(), &pending) {
+        if let Err(error) = self.store.put_durable(pending.pod.as_str(), &pending) {
             tracing::warn!(pod = %pending.pod, error = with_causes(&error), "write down what a pod's network is owed");
         }
         let due = Instant::now() + pause(pending.tries);
-        self.state().all.insert(pending.pod.clone(), (pending, due));
+        self.state().all.insert(pending.pod.clone(), Entry { pending, due, is_tried: false });
+        self.added.notify_one();
     }
 
-    /// Waits for something new.
+    /// Waits for something new, or for the end of a try.
     pub(crate) async fn added(&self) {
         self.added.notified().await;
     }
@@ -107,6 +117,7 @@ impl Queue {
     /// Given back at last.
     pub(crate) fn remove(&self, pod: &PodId) {
         self.state().all.remove(pod);
+        self.added.notify_one();
         if let Err(error) = self.store.remove(pod.as_str()) {
             // It is tried once more after the next start, which harms nobody.
             tracing::warn!(%pod, %error, "forget an attachment that has been given back");
@@ -120,12 +131,12 @@ impl Queue {
 
     /// Whether this namespace is kept for what is still to be given back.
     pub(crate) fn keeps(&self, netns: &Path) -> bool {
-        self.state().all.values().any(|(pending, _)| pending.netns == netns)
+        self.state().all.values().any(|entry| entry.pending.netns == netns)
     }
 
     /// Everything, for people.
     pub(crate) fn all(&self) -> Vec<Pending> {
-        self.state().all.values().map(|(pending, _)| pending.clone()).collect()
+        self.state().all.values().map(|entry| entry.pending.clone()).collect()
     }
 
     /// Whether there is work that nobody does. Whoever is told so does it from now on.
@@ -134,12 +145,22 @@ impl Queue {
         !state.all.is_empty() && !std::mem::replace(&mut state.worked_off, true)
     }
 
-    /// What is to be tried next, and when. `None` lets the worker go.
-    pub(crate) fn next(&self) -> Option<(Pending, Instant)> {
+    /// Takes what is due, to be tried. `Err` is the moment of the next, if that is known; `None` lets the worker go.
+    pub(crate) fn take_due(&self) -> Option<std::result::Result<Pending, Option<Instant>>> {
         let mut state = self.state();
-        let next = state.all.values().min_by_key(|(_, due)| *due).cloned();
-        state.worked_off = next.is_some();
-        next
+        if state.all.is_empty() {
+            state.worked_off = false;
+            return None;
+        }
+        let next = state.all.values_mut().filter(|entry| !entry.is_tried).min_by_key(|entry| entry.due);
+        Some(match next {
+            Some(entry) if entry.due <= Instant::now() => {
+                entry.is_tried = true;
+                Ok(entry.pending.clone())
+            }
+            Some(entry) => Err(Some(entry.due)),
+            None => Err(None),
+        })
     }
 
     fn state(&self) -> MutexGuard<'_, State> {
@@ -163,6 +184,7 @@ mod tests {
             request: Request::default(),
             attachment: None,
             netns: "/run/netns/a".into(),
+            reach: None,
             since: SystemTime::UNIX_EPOCH,
             tries,
             error: "no".into(),
@@ -173,17 +195,20 @@ mod tests {
     fn what_is_owed_survives_a_restart_and_is_worked_off_by_one() {
         let dir = tempfile::tempdir().unwrap();
         let queue = Queue::open(dir.path()).unwrap();
-        assert!(!queue.wants_worker() && queue.next().is_none());
-        queue.add(pending(1)).unwrap();
+        assert!(!queue.wants_worker() && queue.take_due().is_none());
+        queue.add(pending(1));
         let queue = Queue::open(dir.path()).unwrap();
         assert!(queue.wants_worker() && !queue.wants_worker());
-        let (found, due) = queue.next().unwrap();
-        assert!(found == pending(1) && due <= Instant::now(), "at once after a restart");
-        queue.add(pending(2)).unwrap();
-        assert!(queue.next().unwrap().1 > Instant::now());
+        let found = queue.take_due().unwrap().unwrap();
+        assert_eq!(found, pending(1), "at once after a restart");
+        assert_eq!(queue.take_due(), Some(Err(None)), "one try at a time");
+        queue.add(pending(2));
+        assert!(queue.take_due().unwrap().unwrap_err().unwrap() > Instant::now());
         queue.remove(&found.pod);
-        assert!(queue.next().is_none() && !queue.has(&found.pod));
+        assert!(queue.take_due().is_none() && !queue.has(&found.pod));
         assert!(Queue::open(dir.path()).unwrap().all().is_empty());
+        queue.add(pending(1));
+        assert!(queue.wants_worker(), "the worker has gone");
     }
 
     #[test]

@@ -16,9 +16,10 @@ use std::{
 
 use cni::{Cached, Conflist};
 use model::{PodId, with_causes};
+use tokio::time::timeout;
 
 use crate::{
-    Living, Network, Result,
+    Choice, Living, Network, Result,
     attachment::Chosen,
     chain::{Chain, Job},
     link::Links,
@@ -26,6 +27,9 @@ use crate::{
     network::Inner,
     thread,
 };
+
+/// How long the start waits for plugins.
+const CLEARING: Duration = Duration::from_secs(10);
 
 /// Longest root path that fits a link's alias beside our prefix (`IFALIASZ` is 256).
 const ROOT_MAX: usize = 240;
@@ -42,25 +46,31 @@ pub(crate) fn owner_of(root: &Path) -> String {
 pub(crate) async fn run(network: &Network, pods: Vec<Living>) -> Result<()> {
     let inner = &network.inner;
     let live: HashSet<PodId> = pods.iter().map(|living| living.pod.clone()).collect();
-    let attachments = leave_for_the_dead(inner, &live).await;
-    let (blocking, known) = (inner.clone(), live.clone());
+    // What hangs is gone on with while others are served: nobody has its pod's name any more.
+    let mut leaving = tokio::spawn(leave_for_the_dead(inner.clone(), live.clone()));
+    let attachments = timeout(CLEARING, &mut leaving).await.map_or(0, |left| left.unwrap_or(0));
+    let (blocking, known) = (inner.clone(), live);
+    let known_pods: Vec<(PodId, Choice)> =
+        pods.iter().map(|living| (living.pod.clone(), living.choice.clone())).collect();
     let Cleared { leases, ports, namespaces, links } =
         thread::run("reconcile", move || clear(&blocking, &known, &pods), drop).await?;
     if attachments + leases + ports + namespaces + links > 0 {
         tracing::info!(attachments, leases, ports, namespaces, links, "gave back what dead pods had left");
     }
-    let (inner, live) = (inner.clone(), live);
-    // Plugins may take their time; nobody waits for it.
-    tokio::spawn(async move { tell_plugins(&inner, &live).await });
+    // Before anybody is served: an attachment that is being made meanwhile would count as nobody's. A plugin that takes
+    // too long is ended.
+    if timeout(CLEARING, tell_plugins(inner, &known_pods)).await.is_err() {
+        tracing::warn!("plugins were to clear up, and took too long");
+    }
     Ok(())
 }
 
 /// Tells the plugins of lists that can be told so (1.1) which attachments are good. What they hold beside, they give
 /// back.
-pub(crate) async fn tell_plugins(inner: &Arc<Inner>, live: &HashSet<PodId>) {
+async fn tell_plugins(inner: &Arc<Inner>, live: &[(PodId, Choice)]) {
     let chains = inner.selection().chains().to_vec();
-    for (number, chain) in chains.iter().enumerate().filter(|(_, chain)| !chain.builtin) {
-        let (cached, reading) = (inner.cache.clone(), inner.clone());
+    for chain in chains.iter().filter(|chain| !chain.builtin) {
+        let cached = inner.cache.clone();
         let all = thread::lent("list attachments", move || Ok(cached.all()?)).await;
         let all = match all {
             Ok(all) => all,
@@ -69,11 +79,11 @@ pub(crate) async fn tell_plugins(inner: &Arc<Inner>, live: &HashSet<PodId>) {
                 return;
             }
         };
-        // Anybody's that is in the cache, and what is being made right now.
+        // Anybody's that is in the cache, and those of living pods in any case.
         let known = all.into_iter().filter(|cached| cached.network == chain.list.name);
         let mut valid: Vec<_> = known.map(|cached| (cached.runtime.container, cached.runtime.interface)).collect();
-        let making = live.iter().cloned().chain(reading.attached());
-        valid.extend(making.map(|pod| (pod.to_string(), format!("eth{number}"))));
+        let chosen = live.iter().flat_map(|(pod, choice)| choice.networks.iter().map(move |chosen| (pod, chosen)));
+        valid.extend(chosen.map(|(pod, chosen)| (pod.to_string(), chosen.interface.clone())));
         valid.sort();
         valid.dedup();
         if let Err(error) = chain.gc(&inner.tools.plugins, &valid).await {
@@ -83,8 +93,8 @@ pub(crate) async fn tell_plugins(inner: &Arc<Inner>, live: &HashSet<PodId>) {
 }
 
 /// Leaves the networks of pods that nobody knows, by the cache. Returns how many attachments were given back.
-async fn leave_for_the_dead(inner: &Arc<Inner>, live: &HashSet<PodId>) -> usize {
-    let mut left = 0;
+async fn leave_for_the_dead(inner: Arc<Inner>, live: HashSet<PodId>) -> usize {
+    let (inner, live, mut left) = (&inner, &live, 0);
     for (cache, builtin) in [(inner.builtin.cache(), true), (&inner.cache, false)] {
         let all = cache.all().unwrap_or_else(|error| {
             tracing::warn!(error = with_causes(&error), "look for attachments of dead pods");

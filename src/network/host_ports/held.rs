@@ -5,7 +5,7 @@ use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 use ipnet::IpNet;
 use model::Protocol;
 
-use super::{Mapping, snat_set};
+use super::{LOCAL_SET, Mapping, near_set};
 use crate::{
     Error, Result,
     masquerade::TABLE,
@@ -24,6 +24,21 @@ pub(super) struct Held {
 /// A protocol by its number.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub(super) struct Number(u8);
+
+/// An element of one of the sets and maps.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) struct Placed {
+    pub(super) set: String,
+    element: Exact,
+    /// Whether several ports may have the same one.
+    pub(super) is_shared: bool,
+}
+
+/// Bytes of a link's name in a key.
+const LINK: usize = 16;
+/// What the sets' keys are.
+pub(super) const NEAR: Form = Form { key: &[Part::Link, Part::Protocol, Part::Port], value: &[] };
+pub(super) const LOCAL: Form = Form { key: &[Part::Protocol, Part::Port], value: &[] };
 
 /// Which of the maps.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -104,13 +119,31 @@ impl Held {
         Place { family: Family::of(self.to.ip()), by_address: self.at.is_some() }
     }
 
-    fn element(&self, comment: String) -> Exact {
+    /// What leads to the pod.
+    pub(super) fn element(&self, comment: &str) -> Placed {
         let (protocol, port) = ([self.protocol.0], self.port.to_be_bytes());
         let key = match self.at {
             Some(at) => join(&[&octets(at), &protocol, &port]),
             None => join(&[&protocol, &port]),
         };
-        Exact { key, value: join(&[&octets(self.to.ip()), &self.to.port().to_be_bytes()]), comment }
+        let value = join(&[&octets(self.to.ip()), &self.to.port().to_be_bytes()]);
+        Placed { set: self.place().map(), element: Exact { key, value, comment: comment.into() }, is_shared: false }
+    }
+
+    /// From where else it is reached. Two ports of one number, of several addresses of the host's, share these.
+    pub(super) fn near(&self, link: &str, comment: &str) -> impl Iterator<Item = Placed> {
+        let (protocol, port) = ([self.protocol.0], self.port.to_be_bytes());
+        let mut name = link.as_bytes().to_vec();
+        name.resize(LINK, 0);
+        let family = self.place().family;
+        let placed = |set: &str, key| Placed {
+            set: set.to_owned(),
+            element: Exact { key, value: Vec::new(), comment: comment.into() },
+            is_shared: true,
+        };
+        let by_link = placed(near_set(family), join(&[&name, &protocol, &port]));
+        let local = (family == Family::V4).then(|| placed(LOCAL_SET, join(&[&protocol, &port])));
+        std::iter::once(by_link).chain(local)
     }
 
     /// What an element says; `None` for one that is not of ours.
@@ -127,29 +160,31 @@ impl Held {
             to: SocketAddr::new(address(to)?, u16::from_be_bytes([to_high, to_low])),
         })
     }
+}
 
-    pub(super) fn add(&self, change: &mut Transaction<'_>, comment: String) {
-        change.add_exact(TABLE, &self.place().map(), &self.element(comment));
+impl Placed {
+    /// Where it stands, whatever it says.
+    pub(super) fn place(&self) -> (String, Vec<u8>) {
+        (self.set.clone(), self.element.key.clone())
+    }
+
+    pub(super) fn add(&self, change: &mut Transaction<'_>) {
+        if self.is_shared {
+            change.add_exact_again(TABLE, &self.set, &self.element);
+        } else {
+            change.add_exact(TABLE, &self.set, &self.element);
+        }
     }
 
     pub(super) fn remove(&self, change: &mut Transaction<'_>) {
-        change.remove_exact(TABLE, &self.place().map(), &self.element(String::new()));
+        change.remove_exact(TABLE, &self.set, &self.element);
     }
+}
 
-    /// Protocol and port alone.
-    pub(super) fn snat_key(&self) -> Vec<u8> {
-        join(&[&[self.protocol.0], &self.port.to_be_bytes()])
-    }
-
-    pub(super) fn add_snat(&self, change: &mut Transaction<'_>, comment: String) {
-        let element = Exact { key: self.snat_key(), value: Vec::new(), comment };
-        change.add_exact_again(TABLE, snat_set(self.place().family), &element);
-    }
-
-    pub(super) fn remove_snat(&self, change: &mut Transaction<'_>) {
-        let element = Exact { key: self.snat_key(), value: Vec::new(), comment: String::new() };
-        change.remove_exact(TABLE, snat_set(self.place().family), &element);
-    }
+/// The link that an element of a near set names.
+pub(super) fn link_of(element: &Exact) -> Option<String> {
+    let name = element.key.get(..LINK)?.split(|byte| *byte == 0).next()?;
+    String::from_utf8(name.to_vec()).ok().filter(|name| !name.is_empty())
 }
 
 impl Place {
@@ -249,7 +284,7 @@ mod tests {
                 port,
                 to: SocketAddr::new(pod, to),
             };
-            prop_assert_eq!(Held::read(held.place(), &held.element("a pod".into())), Some(held));
+            prop_assert_eq!(Held::read(held.place(), &held.element("a pod").element), Some(held));
         }
 
         #[test]
@@ -261,6 +296,7 @@ mod tests {
             for place in Place::all() {
                 let _ = Held::read(place, &element);
             }
+            let _ = link_of(&element);
         }
     }
 }

@@ -77,7 +77,11 @@ pub(crate) struct HostLocal {
 /// The addresses that a pod asks for, as the `ips` capability has them: each with or without a prefix.
 pub(crate) fn asked_addresses(asked: &Map<String, Value>) -> Result<Vec<IpAddr>> {
     let refused = |value: &Value| Error::Asked { capability: "ips".into(), why: format!("{value} is no address") };
-    let all = asked.get("ips").and_then(Value::as_array).into_iter().flatten();
+    let all = match asked.get("ips") {
+        None | Some(Value::Null) => return Ok(Vec::new()),
+        Some(Value::Array(all)) => all.iter(),
+        Some(other) => return Err(refused(other)),
+    };
     all.map(|value| {
         let text = value.as_str().ok_or_else(|| refused(value))?;
         text.split('/').next().unwrap_or_default().parse().map_err(|_| refused(value))

@@ -6,6 +6,8 @@
 use cni::PluginConf;
 use serde_json::{Map, Value};
 
+use super::is_nothing;
+
 use crate::{Error, Result};
 
 /// Such a plugin, whose own object asks for nothing.
@@ -25,21 +27,9 @@ impl Idle {
             "tuning" => (&["dataDir"], &["mac"]),
             _ => return not_native("this type"),
         };
-        let nothing = |value: &Value| match value {
-            Value::Null => true,
-            Value::Bool(asked) => !asked,
-            Value::Number(number) => number.as_f64() == Some(0.0),
-            Value::String(text) => text.is_empty(),
-            Value::Array(all) => all.is_empty(),
-            Value::Object(all) => all.is_empty(),
-        };
         let runtime_keys = ["type", "name", "cniVersion", "capabilities", "prevResult", "runtimeConfig", "args"];
-        // By these, too, tuning can be asked for something.
-        if plugin.object.get("args").is_some_and(|args| !nothing(args)) {
-            return not_native("args");
-        }
         for (key, value) in &plugin.object {
-            if !runtime_keys.contains(&key.as_str()) && !harmless.contains(&key.as_str()) && !nothing(value) {
+            if !runtime_keys.contains(&key.as_str()) && !harmless.contains(&key.as_str()) && !is_nothing(value) {
                 return not_native(key);
             }
         }

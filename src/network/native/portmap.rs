@@ -2,7 +2,7 @@
 
 use std::net::IpAddr;
 
-use cni::{PluginConf, Success};
+use cni::{PluginConf, Runtime, Success};
 use ipnet::IpNet;
 use model::Protocol;
 use serde::Deserialize;
@@ -90,7 +90,13 @@ const MASQ_BIT: u32 = 13;
 /// Shows ports of a pod with these addresses.
 pub(crate) fn map(place: Place<'_>, mappings: &[Mapping], made: &Success, snat: bool) -> Result<()> {
     let addresses: Vec<IpNet> = made.addresses_of(&place.runtime.interface).map(|ip| ip.address).collect();
-    place.shared.host_ports.map(&place.runtime.container, mappings, &addresses, snat)
+    place.shared.host_ports.map(&key(place.runtime), mappings, &addresses, snat)
+}
+
+/// Whose ports these are: those of a pod's first network are its own, the others' have their interface beside.
+pub(crate) fn key(runtime: &Runtime) -> String {
+    let Runtime { container, interface, .. } = runtime;
+    if interface == "eth0" { container.clone() } else { format!("{container}/{interface}") }
 }
 
 /// The mappings of the capability arguments; those without a host port ask for nothing.

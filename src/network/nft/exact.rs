@@ -13,6 +13,7 @@ const TYPE_IPV4: u32 = 7;
 const TYPE_IPV6: u32 = 8;
 const TYPE_PROTOCOL: u32 = 12;
 const TYPE_PORT: u32 = 13;
+const TYPE_LINK: u32 = 41;
 const TYPE_BITS: u32 = 6;
 /// Each part of a key begins at a multiple of this, bytes.
 const PART: usize = 4;
@@ -24,6 +25,8 @@ pub(crate) enum Part {
     Ipv6,
     Protocol,
     Port,
+    /// A link's name.
+    Link,
 }
 
 /// What the keys of a set are made of, and what the values of a map are.
@@ -50,13 +53,14 @@ impl Part {
             Self::Ipv6 => TYPE_IPV6,
             Self::Protocol => TYPE_PROTOCOL,
             Self::Port => TYPE_PORT,
+            Self::Link => TYPE_LINK,
         }
     }
 
     fn width(self) -> usize {
         match self {
             Self::Ipv4 => 4,
-            Self::Ipv6 => 16,
+            Self::Ipv6 | Self::Link => 16,
             Self::Protocol => 1,
             Self::Port => 2,
         }

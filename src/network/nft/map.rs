@@ -28,24 +28,6 @@ pub(crate) struct Element {
     pub(crate) chain: String,
 }
 
-/// A network in a set of networks, which leads nowhere.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) struct Net(pub(crate) IpNet);
-
-impl Net {
-    /// Appends it to a list of elements.
-    pub(super) fn encode(&self, list: &mut Vec<u8>) {
-        let family = Family::of(self.0.addr());
-        nested(list, LIST_ELEMENT, |begin| key(begin, family, number_of(self.0.network())));
-        if let Some(after) = number_of(self.0.broadcast()).checked_add(1).filter(|after| fits(family, *after)) {
-            nested(list, LIST_ELEMENT, |end| {
-                key(end, family, after);
-                number(end, ELEMENT_FLAGS, INTERVAL_END);
-            });
-        }
-    }
-}
-
 /// A bound of a range; ends are exclusive. A range up to the last address of all has no end.
 struct Bound {
     at: u128,

@@ -19,6 +19,8 @@ const REGISTER_1: u32 = 1;
 const PAYLOAD_NETWORK_HEADER: u32 = 1;
 const PAYLOAD_TRANSPORT_HEADER: u32 = 2;
 const META_MARK: u32 = 3;
+const META_LINK_INDEX: u32 = 4;
+const META_LINK_NAME: u32 = 6;
 const META_NFPROTO: u32 = 15;
 const META_L4PROTO: u32 = 16;
 /// The first of the registers of four bytes, which lie in those of sixteen.
@@ -32,6 +34,11 @@ const VERDICT_CODE: u16 = 1;
 const VERDICT_CHAIN: u16 = 2;
 const DATA_VERDICT: u16 = 2;
 const NFT_JUMP: i32 = -3;
+const NF_DROP: u32 = 0;
+/// Registers of four bytes that a link's name takes.
+const LINK_NAME_WORDS: u32 = 4;
+/// The index of every namespace's loopback.
+const LOOPBACK_INDEX: u32 = 1;
 const CMP_EQ: u32 = 0;
 const CMP_NEQ: u32 = 1;
 
@@ -66,8 +73,12 @@ pub(crate) enum Act {
     MasqueradeBeyond { near: Vec<IpNet> },
     /// Goes through the chain if it is for the host itself.
     JumpIfLocal { chain: String },
-    /// Sets this bit of its mark if it comes from one of the networks and goes to one of the ports.
-    MarkPort { nets: String, ports: String, bit: u32 },
+    /// Sets this bit of its mark if the set has the link that it came by, and its port.
+    MarkFromLink { set: String, bit: u32 },
+    /// Sets this bit of its mark if it comes from the loopback and goes to one of the ports. Of IPv4 alone.
+    MarkFromLoopback { ports: String, bit: u32 },
+    /// Ends here if it came by a link and is for the loopback. Of IPv4 alone.
+    DropToLoopback,
     /// Goes where the map sends its port, or its address and port.
     Translate { map: String, by_address: bool },
     /// Leaves under the node's own address if it has this bit in its mark.
@@ -161,15 +172,33 @@ impl Rule {
                     });
                 });
             }
-            Act::MarkPort { nets, ports, bit } => {
-                self.load(list, Side::Source);
-                look_up(list, nets, None);
+            Act::MarkFromLink { set, bit } => {
+                expression(list, "meta", |data| {
+                    number(data, 1, REGISTER_1);
+                    number(data, 2, META_LINK_NAME);
+                });
+                load_port(list, LINK_NAME_WORDS);
+                look_up(list, set, None);
+                set_mark(list, *bit);
+            }
+            Act::MarkFromLoopback { ports, bit } => {
+                self.is_loopback(list, Side::Source);
                 load_port(list, 0);
                 look_up(list, ports, None);
-                mark(list, !bit, *bit);
+                set_mark(list, *bit);
+            }
+            Act::DropToLoopback => {
                 expression(list, "meta", |data| {
-                    number(data, 2, META_MARK);
-                    number(data, 3, REGISTER_1);
+                    number(data, 1, REGISTER_1);
+                    number(data, 2, META_LINK_INDEX);
+                });
+                compare(list, CMP_NEQ, &LOOPBACK_INDEX.to_ne_bytes());
+                self.is_loopback(list, Side::Destination);
+                expression(list, "immediate", |data| {
+                    number(data, 1, REGISTER_VERDICT);
+                    nested(data, 2, |data| {
+                        nested(data, DATA_VERDICT, |verdict| number(verdict, VERDICT_CODE, NF_DROP));
+                    });
                 });
             }
             Act::Translate { map, by_address } => {
@@ -191,6 +220,19 @@ impl Rule {
                 expression(list, "masq", |_| {});
             }
         }
+    }
+
+    /// Goes on if an address of IPv4 is of the loopback.
+    fn is_loopback(&self, list: &mut Vec<u8>, side: Side) {
+        self.load(list, side);
+        expression(list, "bitwise", |data| {
+            number(data, 1, REGISTER_1);
+            number(data, 2, REGISTER_1);
+            number(data, 3, 4);
+            nested(data, 4, |with| attribute(with, DATA_VALUE, &[255, 0, 0, 0]));
+            nested(data, 5, |with| attribute(with, DATA_VALUE, &[0; 4]));
+        });
+        compare(list, CMP_EQ, &[127, 0, 0, 0]);
     }
 
     /// Registers of four bytes that an address takes.
@@ -246,6 +288,15 @@ fn mark(list: &mut Vec<u8>, keep: u32, set: u32) {
         number(data, 3, 4);
         nested(data, 4, |with| attribute(with, DATA_VALUE, &keep.to_ne_bytes()));
         nested(data, 5, |with| attribute(with, DATA_VALUE, &set.to_ne_bytes()));
+    });
+}
+
+/// Sets this bit of the packet's mark.
+fn set_mark(list: &mut Vec<u8>, bit: u32) {
+    mark(list, !bit, bit);
+    expression(list, "meta", |data| {
+        number(data, 2, META_MARK);
+        number(data, 3, REGISTER_1);
     });
 }
 

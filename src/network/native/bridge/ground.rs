@@ -55,6 +55,8 @@ pub(super) fn ensure_bridge(links: &mut Links, bridge: &Bridge) -> Result<Link> 
             }
         }
     }
+    // Pods must not teach the host routes (CVE-2020-10749).
+    sysctl::ignore_advertisements(name)?;
     if !found.up {
         let mut batch = Batch::default();
         batch.set_up(name);
@@ -66,15 +68,23 @@ pub(super) fn ensure_bridge(links: &mut Links, bridge: &Bridge) -> Result<Link> 
 /// Gives the bridge the gateways' addresses.
 ///
 /// A different address of the same family (the subnet's setting has changed) is replaced while no pod is on the bridge,
-/// and refused otherwise: those pods' gateway must not vanish. On a bridge that is not `ours` alone it stays, and the
-/// gateway comes beside it.
+/// and refused otherwise: those pods' gateway must not vanish. On a bridge that is not `ours` alone it is refused in any
+/// case.
 pub(super) fn ensure_addresses(links: &mut Links, bridge: &Link, gateways: &[IpNet], ours: bool) -> Result<()> {
     let present: Vec<IpNet> =
         links.addresses()?.into_iter().filter(|(link, _)| *link == bridge.index).map(|(_, net)| net).collect();
     let mut batch = Batch::default();
     let mut used = None;
     for gateway in gateways.iter().filter(|gateway| !present.contains(gateway)) {
-        for old in present.iter().filter(|old| ours && is_in_the_way(**old, *gateway) && !gateways.contains(old)) {
+        for old in present.iter().filter(|old| is_in_the_way(**old, *gateway)) {
+            if !ours {
+                // In the words of the reference plugin.
+                let name = &bridge.name;
+                return not_ready(format!("{name} already has an IP address different from {gateway}: {old}"));
+            }
+            if gateways.contains(old) {
+                continue;
+            }
             let used = match used {
                 Some(used) => used,
                 None => *used.insert(has_ports(links, bridge.index)?),
@@ -93,8 +103,6 @@ pub(super) fn ensure_addresses(links: &mut Links, bridge: &Link, gateways: &[IpN
         }
         batch.add_address(bridge.index, *gateway);
     }
-    // Pods must not teach the host routes (CVE-2020-10749).
-    sysctl::ignore_advertisements(&bridge.name)?;
     if gateways.iter().any(|gateway| gateway.addr().is_ipv6()) {
         // What leaves under an address of another link asks for pods from the bridge's own, which would be searched for
         // duplicates during the first pod's first seconds.

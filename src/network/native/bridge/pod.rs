@@ -41,11 +41,12 @@ impl Asked {
     pub(super) fn of(plugin: &PluginConf, place: Place<'_>) -> Result<Self> {
         let asked = plugin.runtime_config(place.runtime);
         let refused = |key: &str, why: String| Err(Error::Asked { capability: key.to_owned(), why });
-        let mac = match asked.get("mac").and_then(|mac| mac.as_str()) {
-            None | Some("") => None,
-            Some(text) => match parse_mac(text) {
+        let mac = match asked.get("mac") {
+            None => None,
+            Some(value) if value.is_null() || value.as_str() == Some("") => None,
+            Some(value) => match value.as_str().and_then(parse_mac) {
                 Some(mac) => Some(mac),
-                None => return refused("mac", format!("{text:?} is no hardware address")),
+                None => return refused("mac", format!("{value} is no hardware address")),
             },
         };
         Ok(Self { addresses: super::host_local::asked_addresses(&asked)?, mac })
