@@ -19,7 +19,7 @@ use std::{
     collections::{BTreeMap, HashMap, HashSet},
     io,
     net::IpAddr,
-    sync::{Mutex, MutexGuard, PoisonError},
+    sync::{Mutex, MutexGuard, OnceLock, PoisonError},
 };
 
 use ipnet::IpNet;
@@ -77,6 +77,8 @@ pub(crate) struct HostPorts {
     /// Tells instances apart in comments.
     owner: String,
     state: Mutex<State>,
+    /// Kept open: the kernel lets go of such a socket only when what it has deleted is gone, a grace period of RCU later.
+    nft: OnceLock<Mutex<Nft>>,
 }
 
 #[derive(Debug, Default)]
@@ -95,7 +97,19 @@ impl HostPorts {
         let hash = owner
             .bytes()
             .fold(0xcbf2_9ce4_8422_2325_u64, |hash, b| (hash ^ u64::from(b)).wrapping_mul(0x100_0000_01b3));
-        Self { owner: format!("{hash:016x}"), state: Mutex::default() }
+        Self { owner: format!("{hash:016x}"), state: Mutex::default(), nft: OnceLock::new() }
+    }
+
+    /// Our conversation with the kernel. Taken after the state, if with it.
+    fn nft(&self) -> Result<MutexGuard<'_, Nft>> {
+        let nft = match self.nft.get() {
+            Some(nft) => nft,
+            None => {
+                let opened = Nft::open().map_err(failed("open"))?;
+                self.nft.get_or_init(|| Mutex::new(opened))
+            }
+        };
+        Ok(nft.lock().unwrap_or_else(PoisonError::into_inner))
     }
 
     /// Shows a pod's ports: all of them or none. The same again changes nothing. `addresses` are the pod's, the first
@@ -163,7 +177,7 @@ impl HostPorts {
         if state.pods.is_empty() {
             return Ok(false);
         }
-        let mut nft = Nft::open().map_err(failed("open"))?;
+        let mut nft = self.nft()?;
         let generation = nft.generation().map_err(failed("read"))?;
         if state.seen == Some(generation) {
             return Ok(false);
@@ -197,7 +211,7 @@ impl HostPorts {
     /// Takes back all of this instance's, and the chains with the last port of all. For instances that end for good.
     pub(crate) fn dismantle(&self) -> Result<()> {
         self.retain(|_| false)?;
-        let mut nft = Nft::open().map_err(failed("open"))?;
+        let mut nft = self.nft()?;
         if is_used(&mut nft)? || !is_in_place(&mut nft)? {
             return Ok(());
         }
@@ -216,7 +230,7 @@ impl HostPorts {
 
     /// Writes a pod's elements, in as few transactions as fit. All or none.
     fn add(&self, state: &State, pod: &str, new: &Pod) -> Result<()> {
-        let mut nft = Nft::open().map_err(failed("open"))?;
+        let mut nft = self.nft()?;
         let elements = new.elements(&self.comment(pod));
         for (number, some) in elements.chunks(ELEMENTS_AT_ONCE).enumerate() {
             let fill = |change: &mut Transaction<'_>| some.iter().for_each(|element| element.add(change));
@@ -229,6 +243,7 @@ impl HostPorts {
                 done => done,
             };
             if let Err(error) = done {
+                drop(nft);
                 self.take_out(state, pod, &elements[..number * ELEMENTS_AT_ONCE])?;
                 return Err(failed("write")(error));
             }
@@ -252,7 +267,7 @@ impl HostPorts {
         if gone.is_empty() {
             return Ok(());
         }
-        let mut nft = Nft::open().map_err(failed("open"))?;
+        let mut nft = self.nft()?;
         for some in gone.chunks(ELEMENTS_AT_ONCE) {
             match commit(&mut nft, |change| some.iter().for_each(|element| element.remove(change))) {
                 // Somebody has taken some of them, or all: each by itself, then.
@@ -273,7 +288,7 @@ impl HostPorts {
     fn remove_orphans(&self, state: &State) -> Result<()> {
         let known: HashSet<_> =
             state.pods.values().flat_map(|has| has.elements("")).map(|element| element.place()).collect();
-        let mut nft = Nft::open().map_err(failed("open"))?;
+        let mut nft = self.nft()?;
         let own = format!(" of {}", self.owner);
         for set in near_sets() {
             for orphan in nft.exacts(TABLE, set).map_err(failed("read"))? {
@@ -291,7 +306,7 @@ impl HostPorts {
         if !matches!(&error, Error::Nftables { source, .. } if errno(source) == Some(libc::EEXIST)) {
             return error;
         }
-        let present = Nft::open().map_err(failed("open")).and_then(|mut nft| read(&mut nft));
+        let present = self.nft().and_then(|mut nft| read(&mut nft));
         let Ok(present) = present else { return error };
         let collides = |held: &Held| present.iter().find(|(other, _)| other.collides(held));
         match wanted.iter().find_map(|held| Some((held, collides(held)?))) {
@@ -308,7 +323,7 @@ impl HostPorts {
     fn state(&self) -> Result<MutexGuard<'_, State>> {
         let mut state = self.state.lock().unwrap_or_else(PoisonError::into_inner);
         if !state.is_read {
-            let mut nft = Nft::open().map_err(failed("open"))?;
+            let mut nft = self.nft()?;
             let own = format!(" of {}", self.owner);
             let pod = |comment: &str| Some(comment.strip_suffix(&own)?.strip_prefix("pod ")?.to_owned());
             for (held, comment) in read(&mut nft)? {

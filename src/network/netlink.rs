@@ -31,6 +31,7 @@ const NLM_F_DUMP_INTR: u16 = 0x10;
 const NLMSGERR_ATTR_MSG: u16 = 1;
 
 /// An open netlink socket and its running number.
+#[derive(Debug)]
 pub(crate) struct Conversation {
     socket: Socket,
     sequence: u32,

@@ -91,6 +91,7 @@ const NLM_F_APPEND: u16 = 0x800;
 const DUMP_ATTEMPTS: usize = 8;
 
 /// A conversation with nftables of the thread's own network namespace.
+#[derive(Debug)]
 pub(crate) struct Nft {
     conversation: Conversation,
 }

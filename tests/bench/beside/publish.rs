@@ -9,13 +9,12 @@ use super::{options::Part, report::Report};
 pub(super) const NUMBERS: &str = "tests/bench/numbers.json";
 
 /// A table in a document: the file, the name in its comments, the parts that are in it.
-const TABLES: [(&str, &str, &[Part]); 7] = [
+const TABLES: [(&str, &str, &[Part]); 6] = [
     ("README.md", "calls", &[Part::Calls]),
     ("README.md", "memory", &[Part::Memory]),
     ("README.md", "pace", &[Part::Pace]),
     ("README.md", "pull", &[Part::Pull]),
     ("ARCHITECTURE.md", "alone", &[Part::Alone]),
-    ("README.md", "network", &[Part::Network]),
     ("ARCHITECTURE.md", "crowd", &[Part::Crowd]),
 ];
 

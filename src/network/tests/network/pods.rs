@@ -185,6 +185,8 @@ async fn after_a_crash_only_the_dead_pods_things_are_given_back() {
     neighbour.network.drop_netns(&other_ns.path).await.unwrap();
     drop((kept, other_ns, listener));
     neighbour.network.dismantle().await.unwrap();
+    // Its watch would make again what is taken down.
+    drop(after);
     node.ends_clean().await;
 }
 
@@ -207,6 +209,8 @@ async fn after_a_reboot_leases_go_back_without_namespace_and_bridge() {
     detach(&after, &pod, Some(&attachment)).await.unwrap();
     after.drop_netns(&node.config.netns_dir.join(format!("coracle-{}", pod.short()))).await.unwrap();
     after.dismantle().await.unwrap();
+    // Its watch would make again what is taken down.
+    drop(after);
     node.ends_clean().await;
 }
 
