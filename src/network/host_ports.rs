@@ -67,7 +67,7 @@ pub(crate) struct Mapping {
 #[derive(Debug, Clone, PartialEq, Eq)]
 struct Pod {
     held: Vec<Held>,
-    /// The link by which it is reached, where those that are reached by it and the host's loopback reach its ports, too.
+    /// The link by which it is reached, where the others by that link and the host's loopback reach its ports, too.
     near: Option<String>,
 }
 
@@ -77,7 +77,7 @@ pub(crate) struct HostPorts {
     /// Tells instances apart in comments.
     owner: String,
     state: Mutex<State>,
-    /// Kept open: the kernel lets go of such a socket only when what it has deleted is gone, a grace period of RCU later.
+    /// Kept open: the kernel lets go of such a socket only when what was deleted is gone, a grace period of RCU later.
     nft: OnceLock<Mutex<Nft>>,
 }
 

@@ -68,8 +68,8 @@ pub(super) fn ensure_bridge(links: &mut Links, bridge: &Bridge) -> Result<Link> 
 /// Gives the bridge the gateways' addresses.
 ///
 /// A different address of the same family (the subnet's setting has changed) is replaced while no pod is on the bridge,
-/// and refused otherwise: those pods' gateway must not vanish. On a bridge that is not `ours` alone it is refused in any
-/// case.
+/// and refused otherwise: those pods' gateway must not vanish. On a bridge that is not `ours` alone it is always
+/// refused.
 pub(super) fn ensure_addresses(links: &mut Links, bridge: &Link, gateways: &[IpNet], ours: bool) -> Result<()> {
     let present: Vec<IpNet> =
         links.addresses()?.into_iter().filter(|(link, _)| *link == bridge.index).map(|(_, net)| net).collect();
