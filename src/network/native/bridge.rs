@@ -164,6 +164,9 @@ impl Bridge {
         let bridge = ground::ensure_bridge(links, self)?;
         if self.gateway {
             let gateways = self.ipam.gateways();
+            if self.owner.is_none() {
+                ground::check_gateways(&self.name, &self.ipam.gateway_of_each_set())?;
+            }
             ground::ensure_addresses(links, &bridge, &gateways, self.owner.is_some())?;
             if self.owner.is_some() {
                 notes.extend(ground::drop_turned_off(links, &bridge, &gateways)?);

@@ -204,6 +204,12 @@ impl HostLocal {
         self.sets.iter().any(|set| set.range_of(address).is_some())
     }
 
+    /// The gateway and prefix of the first range of each set: what a pod has one of each of.
+    pub(crate) fn gateway_of_each_set(&self) -> Vec<IpNet> {
+        let first = self.sets.iter().filter_map(|set| set.ranges().next());
+        first.filter_map(|range| IpNet::new(range.gateway, range.subnet.prefix_len()).ok()).collect()
+    }
+
     /// The gateway and prefix of every range: what a bridge in front of them must answer to.
     pub(crate) fn gateways(&self) -> Vec<IpNet> {
         let ranges = self.sets.iter().flat_map(|set| set.ranges());

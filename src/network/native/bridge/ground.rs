@@ -76,14 +76,9 @@ pub(super) fn ensure_addresses(links: &mut Links, bridge: &Link, gateways: &[IpN
     let mut batch = Batch::default();
     let mut used = None;
     for gateway in gateways.iter().filter(|gateway| !present.contains(gateway)) {
-        for old in present.iter().filter(|old| is_in_the_way(**old, *gateway)) {
+        for old in present.iter().filter(|old| is_in_the_way(**old, *gateway) && !gateways.contains(old)) {
             if !ours {
-                // In the words of the reference plugin.
-                let name = &bridge.name;
-                return not_ready(format!("{name} already has an IP address different from {gateway}: {old}"));
-            }
-            if gateways.contains(old) {
-                continue;
+                return another_address(&bridge.name, *gateway, *old);
             }
             let used = match used {
                 Some(used) => used,
@@ -112,6 +107,23 @@ pub(super) fn ensure_addresses(links: &mut Links, bridge: &Link, gateways: &[IpN
         Err(Error::Link { source, .. }) if errno(&source) == Some(libc::EEXIST) => Ok(()),
         done => done,
     }
+}
+
+/// Refuses gateways of which every pod would get two that the bridge cannot have both: one of each set of ranges.
+pub(super) fn check_gateways(bridge: &str, of_each_set: &[IpNet]) -> Result<()> {
+    for (at, gateway) in of_each_set.iter().enumerate() {
+        if let Some(other) =
+            of_each_set[..at].iter().find(|other| *other != gateway && is_in_the_way(**other, *gateway))
+        {
+            return another_address(bridge, *gateway, *other);
+        }
+    }
+    Ok(())
+}
+
+/// In the words of the reference plugin.
+fn another_address<T>(bridge: &str, wanted: IpNet, has: IpNet) -> Result<T> {
+    not_ready(format!("{bridge} already has an IP address different from {wanted}: {has}"))
 }
 
 /// Takes the gateway of a family that the settings have turned off from a bridge of ours. While a pod is on the bridge,
