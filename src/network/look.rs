@@ -11,7 +11,12 @@ use std::{
 use model::with_causes;
 use tokio::{runtime::Handle, sync::Notify};
 
-use crate::{Error, Network, Readiness, Result, link::Links, network::Inner, thread};
+use crate::{
+    Error, Network, Readiness, Result,
+    link::Links,
+    network::{Inner, lock},
+    thread,
+};
 
 /// How old a verdict may become before a new look is taken. The kubelet asks every five seconds.
 const LOOK_AFTER: Duration = Duration::from_secs(4);
@@ -152,6 +157,7 @@ impl Inner {
 
     /// Makes or mends the bridge; gives its notes.
     fn prepare_builtin(&self) -> Result<Vec<String>> {
+        let _once = lock(&self.preparing);
         if self.state().dismantled {
             return Err(Error::NotReady { why: "the network has been dismantled".into() });
         }

@@ -60,6 +60,8 @@ pub(crate) struct Inner {
     pub(crate) state: Mutex<State>,
     /// Held by whoever writes a configuration.
     pub(crate) configuring: tokio::sync::Mutex<()>,
+    /// Held while the built-in bridge is prepared or taken down: nobody makes again what is being taken down.
+    pub(crate) preparing: Mutex<()>,
     /// Somebody wants the networks looked at.
     pub(crate) look: Arc<Notify>,
     /// Held for their ends only.
@@ -122,6 +124,7 @@ impl Network {
                 has_told_of_other: false,
             }),
             configuring: tokio::sync::Mutex::default(),
+            preparing: Mutex::new(()),
             look: Arc::new(Notify::new()),
             watches: Mutex::default(),
             config,
@@ -213,6 +216,7 @@ impl Network {
     pub async fn dismantle(&self) -> Result<()> {
         let inner = Arc::clone(&self.inner);
         let dismantle = move || {
+            let _once = lock(&inner.preparing);
             inner.state().dismantled = true;
             inner.delete_links(true);
             let mut links = Links::open()?;

@@ -186,7 +186,8 @@ async fn after_a_crash_only_the_dead_pods_things_are_given_back() {
     drop((kept, other_ns, listener));
     neighbour.network.dismantle().await.unwrap();
     // Its watch would make again what is taken down.
-    drop(after);
+    eventually("the bridge has no port", || node.ports().is_empty());
+    after.dismantle().await.unwrap();
     node.ends_clean().await;
 }
 
