@@ -16,7 +16,7 @@
 //! restart, and to whoever wants a port that is taken.
 
 use std::{
-    collections::{BTreeMap, HashMap, HashSet},
+    collections::{HashMap, HashSet},
     io,
     net::IpAddr,
     sync::{Mutex, MutexGuard, OnceLock, PoisonError},
@@ -26,29 +26,22 @@ use ipnet::IpNet;
 use model::Protocol;
 
 use crate::{
-    Error, Result, conntrack,
+    Error, Result,
     link::Links,
     masquerade::{self, TABLE},
     netlink::errno,
-    nft::{Act, Family, Hook, Nft, Rule, Transaction},
+    nft::{Family, Nft, NftWatch, Transaction, Watched},
     sysctl,
 };
 
+mod flows;
 mod held;
+mod table;
 
-use held::{Held, Number, Place, Placed};
-
-/// The chains.
-const CHAIN: &str = "host-ports";
-const HOOKS: [(&str, Hook); 4] = [
-    ("host-ports-guard", Hook::First),
-    ("host-ports-prerouting", Hook::Prerouting),
-    ("host-ports-output", Hook::Output),
-    ("host-ports-postrouting", Hook::Postrouting),
-];
-
-/// What the reference plugin marks packets with that are to leave under the host's address; kube-proxy's is the next.
-const MARK: u32 = 0x2000;
+use flows::Flows;
+use held::{Held, Placed};
+pub(crate) use table::is_used;
+use table::{commit, gone_is_fine, is_in_place, make, near_set, near_sets, read, sets};
 
 /// Elements that are written in one transaction: the kernel answers each, and the answers have to fit the socket.
 const ELEMENTS_AT_ONCE: usize = 64;
@@ -79,6 +72,7 @@ pub(crate) struct HostPorts {
     state: Mutex<State>,
     /// Kept open: the kernel lets go of such a socket only when what was deleted is gone, a grace period of RCU later.
     nft: OnceLock<Mutex<Nft>>,
+    flows: Flows,
 }
 
 #[derive(Debug, Default)]
@@ -97,7 +91,7 @@ impl HostPorts {
         let hash = owner
             .bytes()
             .fold(0xcbf2_9ce4_8422_2325_u64, |hash, b| (hash ^ u64::from(b)).wrapping_mul(0x100_0000_01b3));
-        Self { owner: format!("{hash:016x}"), state: Mutex::default(), nft: OnceLock::new() }
+        Self { owner: format!("{hash:016x}"), state: Mutex::default(), nft: OnceLock::new(), flows: Flows::default() }
     }
 
     /// Our conversation with the kernel. Taken after the state, if with it.
@@ -110,6 +104,12 @@ impl HostPorts {
             }
         };
         Ok(nft.lock().unwrap_or_else(PoisonError::into_inner))
+    }
+
+    /// Calls `lost` soon after somebody else has taken something out of the table.
+    pub(crate) fn watch(&self, lost: impl Fn() + Send + 'static) -> Result<NftWatch> {
+        let watched = Watched { table: TABLE, sets: table::SETS, own: self.nft()?.port() };
+        NftWatch::start(watched, lost).map_err(failed("watch"))
     }
 
     /// Shows a pod's ports: all of them or none. The same again changes nothing. `addresses` are the pod's, the first
@@ -143,10 +143,10 @@ impl HostPorts {
             return Err(self.explain(error, &wanted.held));
         }
         state.seen = None;
-        let udp: Vec<Held> = wanted.held.iter().filter(|held| held.protocol == Number::UDP).copied().collect();
+        let held = wanted.held.clone();
         state.pods.insert(pod.to_owned(), wanted);
         drop(state);
-        forget_flows(&udp);
+        self.flows.forget(&held);
         Ok(())
     }
 
@@ -158,8 +158,7 @@ impl HostPorts {
         state.pods.remove(pod);
         state.seen = None;
         drop(state);
-        let udp: Vec<Held> = before.held.into_iter().filter(|held| held.protocol == Number::UDP).collect();
-        forget_flows(&udp);
+        self.flows.forget(&before.held);
         Ok(())
     }
 
@@ -215,17 +214,7 @@ impl HostPorts {
         if is_used(&mut nft)? || !is_in_place(&mut nft)? {
             return Ok(());
         }
-        let mut change = nft.transaction();
-        let chains: Vec<&str> = rules().into_iter().map(|(chain, _)| chain).collect();
-        // First what jumps to another.
-        chains.iter().for_each(|chain| change.empty_chain(TABLE, chain));
-        chains.iter().rev().for_each(|chain| change.remove_chain(TABLE, chain));
-        sets().for_each(|set| change.remove_set(TABLE, &set));
-        match change.commit() {
-            // Another instance has begun to use it.
-            Err(error) if matches!(errno(&error), Some(libc::EBUSY | libc::ENOENT)) => Ok(()),
-            done => done.map_err(failed("write")),
-        }
+        table::remove(&mut nft)
     }
 
     /// Writes a pod's elements, in as few transactions as fit. All or none.
@@ -357,7 +346,10 @@ impl Pod {
     fn elements(&self, comment: &str) -> Vec<Placed> {
         let mut all: Vec<Placed> = self.held.iter().map(|held| held.element(comment)).collect();
         if let Some(link) = &self.near {
-            all.extend(self.held.iter().flat_map(|held| held.near(link, comment)));
+            // Two ports of one number, of several addresses, are reached from the same places.
+            let mut known = HashSet::new();
+            let near = self.held.iter().flat_map(|held| held.near(link, comment));
+            all.extend(near.filter(|element| known.insert(element.place())));
         }
         all
     }
@@ -368,138 +360,19 @@ fn pod_of(key: &str) -> &str {
     key.split('/').next().unwrap_or(key)
 }
 
-/// Whether somebody shows a port.
-pub(crate) fn is_used(nft: &mut Nft) -> Result<bool> {
-    Ok(!read(nft)?.is_empty())
-}
-
-/// Every port that is shown, anybody's, and its comment.
-fn read(nft: &mut Nft) -> Result<BTreeMap<Held, String>> {
-    let mut all = BTreeMap::new();
-    for place in Place::all() {
-        let elements = nft.exacts(TABLE, &place.map()).map_err(failed("read"))?;
-        all.extend(elements.into_iter().filter_map(|element| Some((Held::read(place, &element)?, element.comment))));
-    }
-    Ok(all)
-}
-
-/// The rules of each chain; those on the hooks first, since they jump to the other.
-fn rules() -> [(&'static str, Vec<Rule>); 5] {
-    let rule = |family, act, comment: &str| Rule { family, act, comment: comment.into() };
-    let each = |rules: &dyn Fn(Family) -> Vec<Rule>| Family::ALL.into_iter().flat_map(rules).collect::<Vec<_>>();
-    let local = |family| vec![rule(family, Act::JumpIfLocal { chain: CHAIN.into() }, "for the host itself")];
-    let marked = |family| vec![rule(family, Act::MasqueradeMarked { bit: MARK }, "from near, to a host port")];
-    let guard = vec![rule(Family::V4, Act::DropToLoopback, "nobody else reaches the loopback")];
-    let mut inside = vec![rule(
-        Family::V4,
-        Act::MarkFromLoopback { ports: LOCAL_SET.into(), bit: MARK },
-        "from the loopback: to come back the same way",
-    )];
-    inside.extend(each(&|family| {
-        let map = |by_address| Place { family, by_address }.map();
-        let near = Act::MarkFromLink { set: near_set(family).into(), bit: MARK };
-        vec![
-            rule(family, near, "from near: to come back the same way"),
-            rule(family, Act::Translate { map: map(true), by_address: true }, "ports of an address"),
-            rule(family, Act::Translate { map: map(false), by_address: false }, "ports of every address"),
-        ]
-    }));
-    let [guarded, prerouting, output, postrouting] = HOOKS.map(|(chain, _)| chain);
-    [
-        (guarded, guard),
-        (prerouting, each(&local)),
-        (output, each(&local)),
-        (postrouting, each(&marked)),
-        (CHAIN, inside),
-    ]
-}
-
-/// Whether chains and rules stand as [`make`] wrote them. Rules are known by their comments.
-fn is_in_place(nft: &mut Nft) -> Result<bool> {
-    for (chain, rules) in rules() {
-        let comments = nft.comments(TABLE, chain).map_err(failed("read"))?;
-        if comments.iter().ne(rules.iter().map(|rule| &rule.comment)) {
-            return Ok(false);
-        }
-    }
-    Ok(true)
-}
-
-/// Writes sets, maps, chains and rules, whatever of them was there before. Elements are not touched.
-fn make(nft: &mut Nft) -> Result<()> {
-    let mut change = nft.transaction();
-    change.ensure_table(TABLE);
-    for place in Place::all() {
-        change.ensure_exact(TABLE, &place.map(), place.form());
-    }
-    for family in Family::ALL {
-        change.ensure_exact(TABLE, near_set(family), held::NEAR);
-    }
-    change.ensure_exact(TABLE, LOCAL_SET, held::LOCAL);
-    change.ensure_empty_chain(TABLE, CHAIN);
-    for (chain, hook) in HOOKS {
-        change.ensure_empty_hook(TABLE, chain, hook);
-    }
-    for (chain, rules) in rules() {
-        rules.iter().for_each(|rule| change.add_rule(TABLE, chain, rule));
-    }
-    change.commit().map_err(failed("write"))
-}
-
-/// The set of ports that the loopback of IPv4 reaches. The kernel never lets that of IPv6 out.
-const LOCAL_SET: &str = "host-ports-local";
-
-fn near_set(family: Family) -> &'static str {
-    match family {
-        Family::V4 => "host-ports-near-v4",
-        Family::V6 => "host-ports-near-v6",
-    }
-}
-
-/// The sets that say from where ports are reached.
-fn near_sets() -> [&'static str; 3] {
-    [near_set(Family::V4), near_set(Family::V6), LOCAL_SET]
-}
-
-/// All sets and maps.
-fn sets() -> impl Iterator<Item = String> {
-    Place::all().map(Place::map).chain(near_sets().map(str::to_owned))
-}
-
-fn commit(nft: &mut Nft, fill: impl Fn(&mut Transaction<'_>)) -> io::Result<()> {
-    let mut change = nft.transaction();
-    fill(&mut change);
-    change.commit()
-}
-
-fn gone_is_fine(error: io::Error) -> io::Result<()> {
-    if errno(&error) == Some(libc::ENOENT) { Ok(()) } else { Err(error) }
-}
-
 /// The link by which the pod is reached, which from now on takes packets from the loopback, and those back to it. Not
 /// one by which the host itself reaches the world: a pod beyond it is reached as any other machine.
 fn by_link(addresses: &[IpNet]) -> Result<Option<String>> {
     let mut links = Links::open()?;
     let Some(pod) = addresses.first() else { return Ok(None) };
     let Some(link) = links.towards(pod.addr())? else { return Ok(None) };
-    if links.routes(false)?.iter().any(|route| route.to.prefix_len() == 0 && route.link == Some(link.index)) {
+    if links.routes_by(pod.addr().is_ipv6(), link.index)?.iter().any(|route| route.to.prefix_len() == 0) {
         return Ok(None);
     }
     if addresses.iter().any(|net| net.addr().is_ipv4()) {
         sysctl::route_localnet(&link.name)?;
     }
     Ok(Some(link.name))
-}
-
-/// Flows of UDP know no end: what a client keeps sending from one port would go on to where it went before.
-fn forget_flows(held: &[Held]) {
-    for held in held {
-        let family = Family::of(held.to.ip());
-        if let Err(error) = conntrack::forget_udp(family, held.port) {
-            let error = model::with_causes(&error);
-            tracing::warn!(port = held.port, error, "forget the flows of a UDP port");
-        }
-    }
 }
 
 fn taken(wanted: &Held, by: &Held, holder: String) -> Error {

@@ -217,8 +217,27 @@ impl Links {
 
     /// The main table's unicast routes of one family.
     pub(crate) fn routes(&mut self, ipv6: bool) -> Result<Vec<Route>> {
+        self.routes_of(ipv6, Vec::new())
+    }
+
+    /// Those of them that lead out by this link. The kernel picks them, from Linux 4.20 on: a node has a route for every
+    /// pod with a link of its own.
+    pub(crate) fn routes_by(&mut self, ipv6: bool, link: u32) -> Result<Vec<Route>> {
+        let strict = self.conversation.filter_dumps(true);
+        let routes = self.routes_of(ipv6, vec![RouteAttribute::Oif(link)]);
+        if strict {
+            self.conversation.filter_dumps(false);
+        }
+        let mut routes = routes?;
+        routes.retain(|route| route.link == Some(link));
+        Ok(routes)
+    }
+
+    fn routes_of(&mut self, ipv6: bool, filter: Vec<RouteAttribute>) -> Result<Vec<Route>> {
         let mut query = RouteMessage::default();
         query.header.address_family = if ipv6 { AddressFamily::Inet6 } else { AddressFamily::Inet };
+        query.header.table = RouteHeader::RT_TABLE_MAIN;
+        query.attributes = filter;
         let messages = self.dump(RouteNetlinkMessage::GetRoute(query), "routes")?;
         Ok(messages
             .into_iter()

@@ -34,6 +34,7 @@ const NLMSGERR_ATTR_MSG: u16 = 1;
 #[derive(Debug)]
 pub(crate) struct Conversation {
     socket: Socket,
+    port: u32,
     sequence: u32,
 }
 
@@ -57,12 +58,23 @@ pub(crate) struct Refusal {
 impl Conversation {
     /// Opens a socket of `NETLINK_*` family `protocol` in the thread's own network namespace.
     pub(crate) fn open(protocol: isize) -> io::Result<Self> {
-        let socket = Socket::new(protocol)?;
+        let mut socket = Socket::new(protocol)?;
+        let port = socket.bind_auto()?.port_number();
         socket.set_ext_ack(true)?;
         // Errors need not carry the request back: its number is enough.
         socket.set_cap_ack(true)?;
         setsockopt(&socket, ReceiveTimeout, &TimeVal::seconds(ANSWER_WITHIN))?;
-        Ok(Self { socket, sequence: 0 })
+        Ok(Self { socket, port, sequence: 0 })
+    }
+
+    /// The number that the kernel gives to what comes by this socket.
+    pub(crate) fn port(&self) -> u32 {
+        self.port
+    }
+
+    /// Whether the kernel takes what a dump is asked with as a filter. Gives whether it can (Linux 4.20).
+    pub(crate) fn filter_dumps(&self, yes: bool) -> bool {
+        self.socket.set_netlink_get_strict_chk(yes).is_ok()
     }
 
     /// A number for the next request.
@@ -146,6 +158,8 @@ pub(crate) struct Raw<'a> {
     pub(crate) kind: u16,
     flags: u16,
     sequence: u32,
+    /// Of a notice: who has asked for what it tells.
+    pub(crate) port: u32,
     pub(crate) payload: &'a [u8],
 }
 
@@ -159,6 +173,7 @@ pub(crate) fn split(buffer: &[u8]) -> Option<(Raw<'_>, &[u8])> {
         kind: u16_at(buffer, 4)?,
         flags: u16_at(buffer, 6)?,
         sequence: u32_at(buffer, 8)?,
+        port: u32_at(buffer, 12)?,
         payload: &buffer[HEADER..length],
     };
     Some((raw, buffer.get(length.next_multiple_of(4)..).unwrap_or_default()))
@@ -239,7 +254,7 @@ mod tests {
     fn an_acknowledgement_is_no_error_and_an_error_keeps_its_number() {
         let answer = |code: i32| {
             let payload = [&code.to_ne_bytes()[..], &[0; HEADER]].concat();
-            error_of(&Raw { kind: NLMSG_ERROR, flags: NLM_F_CAPPED, sequence: 1, payload: &payload })
+            error_of(&Raw { kind: NLMSG_ERROR, flags: NLM_F_CAPPED, sequence: 1, port: 0, payload: &payload })
         };
         assert!(answer(0).is_none());
         assert_eq!(errno(&answer(-libc::ENODEV).unwrap()), Some(libc::ENODEV));

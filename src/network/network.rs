@@ -24,7 +24,6 @@ use crate::{
     lingering::Lingering,
     link::Links,
     look::Verdict,
-    masquerade::TABLE,
     native::Shared,
     netns::NetnsDir,
     nft::NftWatch,
@@ -244,9 +243,12 @@ impl Network {
                 drop(inner.ground());
             }
         };
-        match NftWatch::start(TABLE, lost) {
+        match self.inner.tools.shared.host_ports.watch(lost) {
             Ok(watch) => lock(&self.inner.watches).1 = Some(watch),
-            Err(error) => tracing::warn!(%error, "flushed rules are put back a few seconds late"),
+            Err(error) => {
+                let error = with_causes(&error);
+                tracing::warn!(error, "flushed rules are put back a few seconds late");
+            }
         }
         let Some(dir) = self.inner.config.conf_dir.clone() else { return };
         let inner = Arc::downgrade(&self.inner);

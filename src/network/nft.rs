@@ -17,7 +17,7 @@ pub(crate) mod wire;
 pub(crate) use exact::{Exact, Form, Part, join};
 pub(crate) use map::Element;
 pub(crate) use rule::{Act, Family, Rule, Side};
-pub(crate) use watch::NftWatch;
+pub(crate) use watch::{NftWatch, Watched};
 
 use wire::{Head, attribute, comment, comment_of, find, find_text, message, nested, number, text};
 
@@ -120,6 +120,11 @@ pub(crate) struct Transaction<'a> {
 impl Nft {
     pub(crate) fn open() -> io::Result<Self> {
         Ok(Self { conversation: Conversation::open(NETFILTER)? })
+    }
+
+    /// The number by which notices of what we do are known.
+    pub(crate) fn port(&self) -> u32 {
+        self.conversation.port()
     }
 
     /// Begins a set of changes that comes about whatever others change meanwhile.

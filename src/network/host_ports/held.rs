@@ -5,7 +5,10 @@ use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 use ipnet::IpNet;
 use model::Protocol;
 
-use super::{LOCAL_SET, Mapping, near_set};
+use super::{
+    Mapping,
+    table::{LOCAL_SET, near_set},
+};
 use crate::{
     Error, Result,
     masquerade::TABLE,
@@ -69,8 +72,9 @@ impl Number {
     }
 }
 
-/// The ports that these mappings ask for, on the first address of each family that the pod has. Two that share an
-/// address and a port are refused, and so is a host's address of a family that the pod lacks.
+/// The ports that these mappings ask for, on the first address of each family that the pod has. One port of one address
+/// that is to lead to two is refused, and so is a host's address of a family that the pod lacks. A pod may have a port
+/// of every address and another's of one: that one goes before.
 pub(super) fn of(mappings: &[Mapping], addresses: &[IpNet]) -> Result<Vec<Held>> {
     let first = |family| addresses.iter().map(IpNet::addr).find(|address| Family::of(*address) == family);
     let refused = |why: String| Err(Error::Asked { capability: "portMappings".into(), why });
@@ -91,10 +95,14 @@ pub(super) fn of(mappings: &[Mapping], addresses: &[IpNet]) -> Result<Vec<Held>>
                 port: host_port,
                 to: SocketAddr::new(pod, container_port),
             };
-            if all.iter().any(|other| other.collides(&held)) {
-                return refused(format!("host port {host_port} is asked for twice"));
+            match all.iter().find(|other| other.is_in_place_of(&held)) {
+                Some(other) if other.to == held.to => {}
+                Some(other) => {
+                    let ports = [other.to.port(), container_port];
+                    return refused(format!("host port {host_port} is to lead to both {} and {}", ports[0], ports[1]));
+                }
+                None => all.push(held),
             }
-            all.push(held);
         }
         if !leads_somewhere {
             let ip = host_ip.map_or_else(|| "every address".to_owned(), |ip| ip.to_string());
@@ -105,7 +113,12 @@ pub(super) fn of(mappings: &[Mapping], addresses: &[IpNet]) -> Result<Vec<Held>>
 }
 
 impl Held {
-    /// Whether both cannot be had: they are the same port of some address.
+    /// Whether both have the same element.
+    fn is_in_place_of(&self, other: &Self) -> bool {
+        (self.place(), self.at, self.protocol, self.port) == (other.place(), other.at, other.protocol, other.port)
+    }
+
+    /// Whether two pods cannot both have theirs: they are the same port of some address.
     pub(super) fn collides(&self, other: &Self) -> bool {
         let same_family = self.to.is_ipv4() == other.to.is_ipv4();
         let share = match (self.at, other.at) {
@@ -257,20 +270,27 @@ mod tests {
     }
 
     #[test]
-    fn two_that_share_an_address_cannot_both_be_had() {
+    fn two_pods_cannot_share_a_port_of_an_address_and_one_can_unless_it_leads_to_two() {
         let v4 = nets(&["10.1.0.2/16"]);
-        for (one, other, good) in [
-            (None, None, false),
-            (None, Some("192.0.2.1"), false),
-            (Some("192.0.2.1"), Some("192.0.2.1"), false),
-            (Some("192.0.2.1"), Some("192.0.2.2"), true),
-            (Some("0.0.0.0"), Some("192.0.2.2"), false),
+        for (one, other, is_free, in_one_pod) in [
+            (None, None, false, false),
+            (None, Some("192.0.2.1"), false, true),
+            (Some("192.0.2.1"), Some("192.0.2.1"), false, false),
+            (Some("192.0.2.1"), Some("192.0.2.2"), true, true),
+            (Some("0.0.0.0"), Some("192.0.2.2"), false, true),
+            (Some("0.0.0.0"), None, false, false),
         ] {
-            let done = of(&[mapping(80, one), mapping(80, other)], &v4);
-            assert_eq!(done.is_ok(), good, "{one:?} {other:?}");
+            let (one, other) = (mapping(80, one), Mapping { container_port: 81, ..mapping(80, other) });
+            let held = |mapping| of(&[mapping], &v4).unwrap()[0];
+            assert_eq!(held(one).collides(&held(other)), !is_free, "{one:?} {other:?}");
+            assert_eq!(of(&[one, other], &v4).is_ok(), in_one_pod, "{one:?} {other:?}");
+            assert_eq!(of(&[one, one], &v4).unwrap().len(), 1, "the same again");
         }
+        let refused = of(&[mapping(80, None), Mapping { container_port: 81, ..mapping(80, None) }], &v4);
+        let refused = refused.unwrap_err().to_string();
+        assert!(refused.contains("host port 80") && refused.contains("80 and 81"), "{refused}");
         let udp = Mapping { protocol: Protocol::Udp, ..mapping(80, None) };
-        assert!(of(&[mapping(80, None), udp, mapping(81, None)], &v4).is_ok());
+        assert_eq!(of(&[mapping(80, None), udp, mapping(81, None)], &v4).unwrap().len(), 3);
     }
 
     proptest! {

@@ -1,6 +1,6 @@
 //! Rules: what they look at in a packet, and what they do with it.
 
-use std::net::IpAddr;
+use std::net::{IpAddr, Ipv6Addr};
 
 use ipnet::IpNet;
 
@@ -71,7 +71,7 @@ pub(crate) enum Act {
     LookUp { side: Side, map: String },
     /// Leaves under the node's own address, unless it goes to one of these networks.
     MasqueradeBeyond { near: Vec<IpNet> },
-    /// Goes through the chain if it is for the host itself.
+    /// Goes through the chain if it is for the host itself; of IPv6 not for its loopback.
     JumpIfLocal { chain: String },
     /// Sets this bit of its mark if the set has the link that it came by, and its port.
     MarkFromLink { set: String, bit: u32 },
@@ -162,6 +162,10 @@ impl Rule {
                     number(data, 3, FIB_OF_DESTINATION);
                 });
                 compare(list, CMP_EQ, &LOCAL.to_ne_bytes());
+                if self.family == Family::V6 {
+                    self.load(list, Side::Destination);
+                    compare(list, CMP_NEQ, &Ipv6Addr::LOCALHOST.octets());
+                }
                 expression(list, "immediate", |data| {
                     number(data, 1, REGISTER_VERDICT);
                     nested(data, 2, |data| {

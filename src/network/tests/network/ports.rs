@@ -1,7 +1,8 @@
 //! Ports of pods under the host's addresses: from everywhere, for every protocol, through flushes and restarts.
 
 use std::{
-    net::{IpAddr, SocketAddr, UdpSocket},
+    io::ErrorKind,
+    net::{IpAddr, Ipv6Addr, SocketAddr, TcpListener, TcpStream, UdpSocket},
     os::fd::OwnedFd,
     process::Command,
     time::Duration,
@@ -14,6 +15,10 @@ use crate::{
     hosts::{close, ip, on_a_host_of_its_own, open},
     node::{Attached, attach_asking, detach, eventually, inside, listener_in, pod_id, reaches, reason},
 };
+
+/// Elements of one port that every address shows: for each family where it leads and from which link it is reached, and
+/// that the loopback reaches it.
+const SAYS_SO: usize = 5;
 
 /// The host's own addresses, on a link that leads nowhere.
 const HOST: &str = "192.168.177.1";
@@ -58,7 +63,7 @@ fn give_address() {
 
 fn connects(from: Option<&OwnedFd>, to: &str, port: u16) -> bool {
     let address = SocketAddr::new(to.parse().unwrap(), port);
-    let connect = move || std::net::TcpStream::connect_timeout(&address, Duration::from_secs(2)).is_ok();
+    let connect = move || TcpStream::connect_timeout(&address, Duration::from_secs(2)).is_ok();
     match from {
         Some(netns) => inside(netns, connect),
         None => connect(),
@@ -89,6 +94,13 @@ fn a_port_is_reached_from_everywhere_and_by_both_families() {
             assert!(connects(Some(&with.0.fd), to, 8080), "from the pod itself to {to}");
         }
         assert!(!connects(None, HOST, 8081), "another port is nobody's");
+        // A packet from the loopback of IPv6 never leaves the host: what listens there has the port.
+        let loopback = SocketAddr::new(Ipv6Addr::LOCALHOST.into(), 8080);
+        let refused = TcpStream::connect_timeout(&loopback, Duration::from_secs(2)).unwrap_err();
+        assert_eq!(refused.kind(), ErrorKind::ConnectionRefused);
+        let listener = TcpListener::bind(loopback).unwrap();
+        assert!(connects(None, "::1", 8080));
+        drop(listener);
         let shown = rules();
         assert!(shown.contains(one.as_str()) && shown.contains("tcp . 8080"), "{shown}");
         end(&network, &one, with).await;
@@ -145,9 +157,14 @@ fn what_somebody_flushes_is_put_back_and_a_restart_knows_whose_ports_are_whose()
         let kept = run(&network, &live, &[port(Protocol::Tcp, 8080, None)]).await.unwrap();
         let lost = run(&network, &dead, &[port(Protocol::Tcp, 8081, None)]).await.unwrap();
         let _listener = listener_in(&kept.0.fd, 8080);
-        for flush in [&["flush", "ruleset"][..], &["delete", "table", "inet", "coracle"]] {
+        for flush in [
+            &["flush", "ruleset"][..],
+            &["delete", "table", "inet", "coracle"],
+            &["flush", "map", "inet", "coracle", "host-ports-v4"],
+            &["delete", "element", "inet", "coracle", "host-ports-local", "{ tcp . 8080 }"],
+        ] {
             assert!(Command::new("nft").args(flush).status().unwrap().success());
-            eventually("the rules are back", || rules().contains("tcp . 8080"));
+            eventually("the rules are back", || rules().matches("tcp . 8080").count() == SAYS_SO);
             assert!(connects(None, HOST, 8080) && connects(None, "127.0.0.1", 8080), "{flush:?}");
         }
         drop(network);
@@ -193,7 +210,7 @@ fn a_client_that_keeps_sending_reaches_the_pod_that_has_the_port_now() {
             let (length, _) = loop {
                 match client.recv_from(&mut heard) {
                     // A refusal of what was sent before anybody listened.
-                    Err(error) if error.kind() == std::io::ErrorKind::ConnectionRefused => {}
+                    Err(error) if error.kind() == ErrorKind::ConnectionRefused => {}
                     done => break done.unwrap(),
                 }
             };
