@@ -1,6 +1,7 @@
 //! Ports of pods under the host's addresses: from everywhere, for every protocol, through flushes and restarts.
 
 use std::{
+    fs,
     io::ErrorKind,
     net::{IpAddr, Ipv6Addr, SocketAddr, TcpListener, TcpStream, UdpSocket},
     os::fd::OwnedFd,
@@ -23,6 +24,8 @@ const SAYS_SO: usize = 5;
 /// The host's own addresses, on a link that leads nowhere.
 const HOST: &str = "192.168.177.1";
 const HOST_V6: &str = "fd77::1";
+/// Another machine's, beside them.
+const ELSEWHERE: &str = "192.168.177.9";
 
 fn port(protocol: Protocol, host_port: u16, host_ip: Option<&str>) -> PortMapping {
     let host_ip = host_ip.map(|ip| ip.parse().unwrap());
@@ -198,8 +201,16 @@ fn a_client_that_keeps_sending_reaches_the_pod_that_has_the_port_now() {
         // Before anybody has the port: the kernel remembers a flow to the host itself.
         client.send_to(b"nobody", (HOST, 5353)).unwrap();
         for number in 1..=3 {
+            // Somebody asks the same port of another machine: that is no business of the host's port.
+            client.send_to(b"elsewhere", (ELSEWHERE, 5353)).unwrap();
+            let is_remembered = || {
+                let flows = fs::read_to_string("/proc/thread-self/net/nf_conntrack").unwrap();
+                flows.lines().any(|flow| flow.contains(&format!("dst={ELSEWHERE} sport=40000 dport=5353")))
+            };
+            assert!(is_remembered(), "flows are remembered from the first rule on");
             let pod = pod_id("ports-udp", number);
             let ran = run(&network, &pod, &[port(Protocol::Udp, 5353, None)]).await.unwrap();
+            assert!(is_remembered(), "it is not forgotten with the port's own flows");
             let server = inside(&ran.0.fd, || UdpSocket::bind("0.0.0.0:8080").unwrap());
             server.set_read_timeout(Some(Duration::from_secs(5))).unwrap();
             client.send_to(format!("to {number}").as_bytes(), (HOST, 5353)).unwrap();
