@@ -7,3 +7,4 @@ mod hosts;
 mod node;
 mod pods;
 mod ports;
+mod sctp;

@@ -22,12 +22,12 @@ use crate::{
 const SAYS_SO: usize = 5;
 
 /// The host's own addresses, on a link that leads nowhere.
-const HOST: &str = "192.168.177.1";
-const HOST_V6: &str = "fd77::1";
+pub(crate) const HOST: &str = "192.168.177.1";
+pub(crate) const HOST_V6: &str = "fd77::1";
 /// Another machine's, beside them.
 const ELSEWHERE: &str = "192.168.177.9";
 
-fn port(protocol: Protocol, host_port: u16, host_ip: Option<&str>) -> PortMapping {
+pub(crate) fn port(protocol: Protocol, host_port: u16, host_ip: Option<&str>) -> PortMapping {
     let host_ip = host_ip.map(|ip| ip.parse().unwrap());
     PortMapping { protocol, container_port: 8080, host_port: Some(host_port), host_ip }
 }
@@ -37,7 +37,7 @@ fn asking(ports: &[PortMapping]) -> Request {
 }
 
 /// A pod with these ports.
-async fn run(network: &Network, pod: &PodId, ports: &[PortMapping]) -> Result<(Netns, Attached), Error> {
+pub(crate) async fn run(network: &Network, pod: &PodId, ports: &[PortMapping]) -> Result<(Netns, Attached), Error> {
     let netns = network.make_netns(pod).await.unwrap();
     match attach_asking(network, pod, &netns, &asking(ports)).await {
         Ok(attached) => Ok((netns, attached)),
@@ -50,13 +50,13 @@ async fn run(network: &Network, pod: &PodId, ports: &[PortMapping]) -> Result<(N
     }
 }
 
-async fn end(network: &Network, pod: &PodId, (netns, attached): (Netns, Attached)) {
+pub(crate) async fn end(network: &Network, pod: &PodId, (netns, attached): (Netns, Attached)) {
     detach(network, pod, Some(&attached)).await.unwrap();
     network.drop_netns(&netns.path).await.unwrap();
 }
 
 /// A link with the host's address. IPv6 wants a carrier.
-fn give_address() {
+pub(crate) fn give_address() {
     ip("link add uplink type veth peer name far");
     ip("link set far up");
     ip(&format!("address add {HOST}/24 dev uplink"));
