@@ -24,6 +24,7 @@ use std::{
 
 use ipnet::IpNet;
 use model::Protocol;
+use nix::net::if_::if_indextoname;
 
 use crate::{
     Error, Result,
@@ -364,15 +365,22 @@ fn pod_of(key: &str) -> &str {
 /// one by which the host itself reaches the world: a pod beyond it is reached as any other machine.
 fn by_link(addresses: &[IpNet]) -> Result<Option<String>> {
     let mut links = Links::open()?;
-    let Some(pod) = addresses.first() else { return Ok(None) };
-    let Some(link) = links.towards(pod.addr())? else { return Ok(None) };
-    if links.routes_by(pod.addr().is_ipv6(), link.index)?.iter().any(|route| route.to.prefix_len() == 0) {
+    let Some(pod) = addresses.first().map(IpNet::addr) else { return Ok(None) };
+    let Some(index) = links.towards(pod)? else { return Ok(None) };
+    if links.routes_by(pod.is_ipv6(), index)?.iter().any(|route| route.to.prefix_len() == 0) {
         return Ok(None);
     }
+    // The kernel answers this without the lock under which it changes links.
+    let name = if_indextoname(index).map_err(|errno| Error::Link {
+        act: "look up the name of",
+        name: format!("link {index}"),
+        source: errno.into(),
+    })?;
+    let name = name.to_string_lossy().into_owned();
     if addresses.iter().any(|net| net.addr().is_ipv4()) {
-        sysctl::route_localnet(&link.name)?;
+        sysctl::route_localnet(&name)?;
     }
-    Ok(Some(link.name))
+    Ok(Some(name))
 }
 
 fn taken(wanted: &Held, by: &Held, holder: String) -> Error {

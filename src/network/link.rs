@@ -151,8 +151,8 @@ impl Links {
         }))
     }
 
-    /// The link by which an address is reached; `None` when it is not.
-    pub(crate) fn towards(&mut self, address: IpAddr) -> Result<Option<Link>> {
+    /// Index of the link by which an address is reached; `None` when it is not.
+    pub(crate) fn towards(&mut self, address: IpAddr) -> Result<Option<u32>> {
         let fail = |source| Error::Link { act: "look up the route to", name: address.to_string(), source };
         let mut query = RouteMessage::default();
         query.header.address_family = if address.is_ipv6() { AddressFamily::Inet6 } else { AddressFamily::Inet };
@@ -168,14 +168,13 @@ impl Links {
                 _ => Err(fail(refusal.source)),
             };
         }
-        let link = answers.iter().filter_map(|answer| parse(answer.kind, &answer.payload)).find_map(|message| {
+        Ok(answers.iter().filter_map(|answer| parse(answer.kind, &answer.payload)).find_map(|message| {
             let RouteNetlinkMessage::NewRoute(route) = message else { return None };
             route.attributes.iter().find_map(|attribute| match attribute {
                 RouteAttribute::Oif(index) => Some(*index),
                 _ => None,
             })
-        });
-        link.map_or(Ok(None), |index| self.by_index(index))
+        }))
     }
 
     /// Every link.
