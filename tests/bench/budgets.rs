@@ -6,7 +6,7 @@ use crate::{
     budget::{BUDGETS, kept},
     options::Part,
     publish::NUMBERS,
-    report::{Conditions, Report, Row, Spread, Unit},
+    report::{Report, Row, Spread, Unit},
 };
 
 fn row(part: Part, what: &str, unit: Unit, coracle: f64, containerd: Option<f64>) -> Row {
@@ -16,7 +16,7 @@ fn row(part: Part, what: &str, unit: Unit, coracle: f64, containerd: Option<f64>
 
 /// Which budgets this run breaks.
 fn broken(rows: Vec<Row>) -> Vec<String> {
-    let verdicts = kept(&Report { conditions: Conditions::default(), rows }, &BUDGETS);
+    let verdicts = kept(&Report { rows, ..Report::default() }, &BUDGETS);
     verdicts.into_iter().filter(|(good, _)| !good).map(|(_, text)| text).collect()
 }
 

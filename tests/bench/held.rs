@@ -13,13 +13,29 @@ fn row(part: Part, what: &str, coracle: f64, containerd: Option<f64>) -> Row {
 }
 
 fn report(rows: Vec<Row>) -> Report {
-    Report { conditions: Conditions::default(), rows }
+    Report { rows, ..Report::default() }
 }
 
 /// What of a run fails beside these published rows.
 fn failed(rows: Vec<Row>, published: Vec<Row>) -> Vec<String> {
     let verdicts = compared(&report(rows), &report(published));
     verdicts.into_iter().filter(|(good, _)| !good).map(|(_, text)| text).collect()
+}
+
+#[test]
+fn parts_that_a_run_has_not_measured_keep_what_was_published() {
+    let measured = |what: &str, part, load: &str| {
+        let conditions = Conditions { load_before: load.to_owned(), ..Conditions::default() };
+        let mut report = Report::default();
+        report.add(&conditions, vec![row(part, what, 1.0, None)]);
+        report
+    };
+    let earlier = measured("Run", Part::Calls, "1").with(measured("to another", Part::Network, "2"));
+    let both = earlier.with(measured("Stop", Part::Calls, "3"));
+    let rows: Vec<_> = both.rows.iter().map(|row| row.what.as_str()).collect();
+    assert_eq!(rows, ["Stop", "to another"]);
+    let loads = [Part::Calls, Part::Network].map(|part| both.conditions[&part].load_before.as_str());
+    assert_eq!(loads, ["3", "2"]);
 }
 
 #[test]

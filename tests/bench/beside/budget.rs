@@ -33,7 +33,10 @@ const IDLE: f64 = 15.0 * 1024.0;
 /// How much two ends of one row may differ.
 const SAME: f64 = 1.25;
 
-pub(super) const BUDGETS: [Budget; 29] = [
+/// What is equal but for the noise of two pods on two cores.
+const EQUAL: f64 = 0.9;
+
+pub(super) const BUDGETS: [Budget; 37] = [
     met(Part::Calls, "RunPodSandbox", Bound::TimesBetter(15.0)),
     missed(Part::Calls, "CreateContainer + StartContainer", Bound::TimesBetter(10.0)),
     met(Part::Calls, "ExecSync", Bound::TimesBetter(12.0)),
@@ -61,6 +64,18 @@ pub(super) const BUDGETS: [Budget; 29] = [
         "StartContainer, of the last 30 of 500 pods",
         Bound::TimesOf(SAME, "StartContainer, of the first 30 pods"),
     ),
+    met(Part::Network, "RunPodSandbox, one host port", Bound::TimesBetter(15.0)),
+    met(Part::Network, "StopPodSandbox, one host port", Bound::TimesBetter(30.0)),
+    met(Part::Network, "a host port, of RunPodSandbox", Bound::AtMost(0.3)),
+    met(Part::Network, "a pod to another", Bound::TimesBetter(EQUAL)),
+    met(Part::Network, "a pod to the host", Bound::TimesBetter(EQUAL)),
+    met(
+        Part::Network,
+        "RunPodSandbox, one host port, of the last 30 of 500 pods",
+        Bound::TimesOf(SAME, "RunPodSandbox, one host port, of the first 30 pods"),
+    ),
+    met(Part::Network, "RunPodSandbox, one host port, plugins run by their binaries", Bound::TimesBetter(1.0)),
+    met(Part::Network, "StopPodSandbox, one host port, plugins run by their binaries", Bound::TimesBetter(1.0)),
     met(Part::Pull, "five layers of 400 MB in all, gzip", Bound::TimesBetter(3.0)),
     missed(Part::Pull, "five layers of 400 MB in all, zstd", Bound::TimesBetter(3.0)),
     missed(Part::Pull, "sixty small layers, gzip", Bound::TimesBetter(3.0)),

@@ -63,10 +63,11 @@ async fn main() {
     println!("{}", report.markdown());
     keep(&options, &report);
     let root = Path::new(env!("CARGO_MANIFEST_DIR"));
+    let fails = options.check && !check::holds(root, &report, &options.against);
     if options.publish {
-        publish::all(root, &report);
+        publish::all(root, report);
     }
-    if options.check && !check::holds(root, &report, &options.against) {
+    if fails {
         std::process::exit(1);
     }
 }
@@ -79,29 +80,29 @@ fn keep(options: &Options, report: &Report) {
 }
 
 async fn measure(options: &Options) -> Report {
-    let mut report = Report { conditions: Conditions::now(options), rows: Vec::new() };
+    let (now, mut report) = (Conditions::now(options), Report::default());
     if options.wants(Part::Alone) {
         let (node, mut engine) = engine::coracle().await;
-        report.rows.extend(life::of_one(&mut engine, options).await);
+        report.add(&now, life::of_one(&mut engine, options).await);
         node.finish().await;
     }
     if options.compares() {
-        report.rows.extend(side_by_side(options).await);
+        report.add(&now, side_by_side(options).await);
         // Pulls take minutes more.
         keep(options, &report);
     }
     if options.wants(Part::Network) {
-        report.rows.extend(network::of_both(options).await);
+        report.add(&now, network::of_both(options).await);
         keep(options, &report);
     }
     if options.wants(Part::Pull) {
         if !report.rows.is_empty() {
             tokio::time::sleep(FORGOTTEN).await;
         }
-        report.rows.extend(pull::of_both(options).await);
-        report.rows.extend(meanwhile::of_both(options).await);
-        report.rows.extend(listing::of_both(options).await);
-        report.rows.push(listing::right_after_a_start(options).await);
+        report.add(&now, pull::of_both(options).await);
+        report.add(&now, meanwhile::of_both(options).await);
+        report.add(&now, listing::of_both(options).await);
+        report.add(&now, vec![listing::right_after_a_start(options).await]);
     }
     report
 }

@@ -29,7 +29,7 @@ pub(super) struct Options {
     /// Takes the results of an earlier run from there, and measures nothing.
     #[arg(long, value_name = "FILE")]
     pub(super) from: Option<PathBuf>,
-    /// Makes them the numbers of README.md and ARCHITECTURE.md (all parts, please).
+    /// Makes them the numbers of README.md and ARCHITECTURE.md; parts that were not measured keep theirs.
     #[arg(long)]
     pub(super) publish: bool,
     /// Fails where our advantage is under half of what was published (see --against).
@@ -45,7 +45,7 @@ pub(super) struct Options {
 }
 
 /// See the head of `main.rs`.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum, serde::Serialize, serde::Deserialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, ValueEnum, serde::Serialize, serde::Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub(super) enum Part {
     Alone,

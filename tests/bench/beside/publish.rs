@@ -8,42 +8,44 @@ use super::{options::Part, report::Report};
 /// The numbers that README and ARCHITECTURE show.
 pub(super) const NUMBERS: &str = "tests/bench/numbers.json";
 
-/// A table in a document: the file, the name in its comments, the parts that are in it.
-const TABLES: [(&str, &str, &[Part]); 6] = [
-    ("README.md", "calls", &[Part::Calls]),
-    ("README.md", "memory", &[Part::Memory]),
-    ("README.md", "pace", &[Part::Pace]),
-    ("README.md", "pull", &[Part::Pull]),
-    ("ARCHITECTURE.md", "alone", &[Part::Alone]),
-    ("ARCHITECTURE.md", "crowd", &[Part::Crowd]),
+/// A table in a document: the file, and the part, whose name is in its comments.
+const TABLES: [(&str, Part); 7] = [
+    ("README.md", Part::Calls),
+    ("README.md", Part::Memory),
+    ("README.md", Part::Pace),
+    ("README.md", Part::Network),
+    ("README.md", Part::Pull),
+    ("ARCHITECTURE.md", Part::Alone),
+    ("ARCHITECTURE.md", Part::Crowd),
 ];
 
-/// Makes this run's numbers the published ones.
-pub(super) fn all(root: &Path, report: &Report) {
+/// Makes this run's numbers the published ones; parts that it has not measured keep theirs.
+pub(super) fn all(root: &Path, report: Report) {
+    let report = Report::read(&root.join(NUMBERS)).with(report);
     fs::write(root.join(NUMBERS), report.json()).unwrap();
-    for (file, name, parts) in TABLES {
+    for (file, part) in TABLES {
         let path = root.join(file);
         let text = fs::read_to_string(&path).unwrap();
-        fs::write(&path, with_table(&text, name, &table(report, parts)).unwrap()).unwrap();
+        fs::write(&path, with_table(&text, part, &table(&report, part)).unwrap()).unwrap();
     }
 }
 
 /// The first document whose table is not made from these numbers.
 pub(super) fn outdated(root: &Path, report: &Report) -> Option<&'static str> {
-    let is_old = |(file, name, parts): &(&str, &str, &[Part])| {
+    let is_old = |(file, part): &(&str, Part)| {
         let text = fs::read_to_string(root.join(file)).unwrap();
-        with_table(&text, name, &table(report, parts)).as_deref() != Some(text.as_str())
+        with_table(&text, *part, &table(report, *part)).as_deref() != Some(text.as_str())
     };
-    TABLES.into_iter().find(is_old).map(|(file, ..)| file)
+    TABLES.into_iter().find(is_old).map(|(file, _)| file)
 }
 
-fn table(report: &Report, parts: &[Part]) -> String {
-    format!("{}\n{}", report.conditions_line(parts), report.table(parts))
+fn table(report: &Report, part: Part) -> String {
+    format!("{}\n{}", report.conditions_line(part), report.table(part))
 }
 
-/// The document with another table in the place of that name; `None` where it has no such place.
-fn with_table(text: &str, name: &str, table: &str) -> Option<String> {
-    let (begin, end) = (format!("<!-- numbers: {name} -->\n"), "<!-- end of numbers -->");
+/// The document with another table in the place of that part; `None` where it has no such place.
+fn with_table(text: &str, part: Part, table: &str) -> Option<String> {
+    let (begin, end) = (format!("<!-- numbers: {part} -->\n"), "<!-- end of numbers -->");
     let (before, rest) = text.split_once(&begin)?;
     let (_, after) = rest.split_once(end)?;
     Some(format!("{before}{begin}{table}{end}{after}"))

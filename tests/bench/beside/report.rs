@@ -1,6 +1,6 @@
 //! What was found: rows of numbers, and under which conditions; as Markdown for people and JSON for programs.
 
-use std::{fs, path::Path, time::Duration};
+use std::{collections::BTreeMap, fs, path::Path, time::Duration};
 
 use serde::{Deserialize, Serialize};
 
@@ -9,15 +9,16 @@ use super::{
     options::{Options, PULLS, Part},
 };
 
-/// All that a run has found.
-#[derive(Debug, Serialize, Deserialize)]
+/// All that a run has found, or several have.
+#[derive(Debug, Default, Serialize, Deserialize)]
 pub(super) struct Report {
-    pub(super) conditions: Conditions,
+    /// Under which each part was measured.
+    pub(super) conditions: BTreeMap<Part, Conditions>,
     pub(super) rows: Vec<Row>,
 }
 
 /// What the numbers depend on.
-#[derive(Debug, Default, Serialize, Deserialize)]
+#[derive(Debug, Clone, Default, Serialize, Deserialize)]
 pub(super) struct Conditions {
     pub(super) date: String,
     pub(super) kernel: String,
@@ -148,22 +149,39 @@ impl Report {
         serde_json::from_str(&fs::read_to_string(path).unwrap()).unwrap()
     }
 
+    /// Adds what was measured under these conditions.
+    pub(super) fn add(&mut self, conditions: &Conditions, rows: Vec<Row>) {
+        for row in &rows {
+            self.conditions.entry(row.part).or_insert_with(|| conditions.clone());
+        }
+        self.rows.extend(rows);
+    }
+
+    /// The same with the parts of a later run in place of its own.
+    pub(super) fn with(mut self, later: Report) -> Report {
+        self.rows.retain(|row| !later.conditions.contains_key(&row.part));
+        self.rows.extend(later.rows);
+        self.rows.sort_by_key(|row| row.part);
+        self.conditions.extend(later.conditions);
+        self
+    }
+
     /// All parts, each under its name.
     pub(super) fn markdown(&self) -> String {
         let mut text = String::new();
         for part in [Part::Alone, Part::Calls, Part::Memory, Part::Pace, Part::Crowd, Part::Network, Part::Pull] {
             if self.rows.iter().any(|row| row.part == part) {
-                text += &format!("\n### {part}\n\n{}\n{}", self.conditions_line(&[part]), self.table(&[part]));
+                text += &format!("\n### {part}\n\n{}\n{}", self.conditions_line(part), self.table(part));
             }
         }
         text
     }
 
-    /// Under which conditions these parts were measured, in one line.
-    pub(super) fn conditions_line(&self, parts: &[Part]) -> String {
-        let of = &self.conditions;
-        let how = match parts {
-            [Part::Pull] => format!("{} pulls of each image", of.pulls),
+    /// Under which conditions a part was measured, in one line.
+    pub(super) fn conditions_line(&self, part: Part) -> String {
+        let of = &self.conditions[&part];
+        let how = match part {
+            Part::Pull => format!("{} pulls of each image", of.pulls),
             _ => format!("{} rounds, {} ms between calls", of.rounds, of.pause_ms),
         };
         format!(
@@ -172,9 +190,9 @@ impl Report {
         )
     }
 
-    /// A table of these parts; without containerd's columns where none of the rows has any.
-    pub(super) fn table(&self, parts: &[Part]) -> String {
-        let rows: Vec<&Row> = self.rows.iter().filter(|row| parts.contains(&row.part)).collect();
+    /// A table of a part; without containerd's columns where none of the rows has any.
+    pub(super) fn table(&self, part: Part) -> String {
+        let rows: Vec<&Row> = self.rows.iter().filter(|row| row.part == part).collect();
         if rows.iter().all(|row| row.containerd.is_none()) {
             let mut text = "| | median | p90 |\n|---|---|---|\n".to_owned();
             for row in rows {
