@@ -5,25 +5,17 @@ use std::{
     ffi::OsStr,
     fs::File,
     io,
-    os::{
-        fd::{AsFd, BorrowedFd, OwnedFd},
-        unix::ffi::OsStrExt,
-    },
+    os::{fd::AsFd, unix::ffi::OsStrExt},
     path::Path,
     rc::Rc,
     sync::Arc,
 };
 
-use kernel::{
-    file::{Special, make_special},
-    path_in_root::{open_no_links, reopen},
-    xattr,
-};
+use kernel::path_in_root::open_no_links;
 use nix::{
     errno::Errno,
-    fcntl::{AtFlags, OFlag, openat},
-    sys::stat::{Mode, SFlag, fstatat, major, minor, mkdirat},
-    unistd::{UnlinkatFlags, symlinkat, unlinkat},
+    fcntl::{OFlag, openat},
+    sys::stat::{Mode, SFlag, mkdirat},
 };
 
 use crate::{
@@ -32,14 +24,20 @@ use crate::{
     record::LayerSize,
     unpack::{
         BLOCK,
-        attributes::{
-            Attributes, OPAQUE_XATTR, set_attributes, set_on_directory, set_on_file, set_passed_on, set_time,
-        },
+        attributes::{Attributes, set_on_directory},
         failed,
         lower::{Found, Lowers},
-        names_in, remove, to_errno,
+        remove,
     },
 };
+
+mod ending;
+mod hide;
+mod place;
+
+use ending::Ending;
+use place::joined;
+pub(super) use place::{Directory, Place};
 
 /// Links that are followed on the way to one entry; the kernel's own number.
 const LINKS: usize = 40;
@@ -49,8 +47,6 @@ const WAY: usize = 32;
 const NAMES: usize = 64 << 20;
 /// To read or change a directory itself.
 const DIRECTORY: OFlag = OFlag::O_RDONLY.union(OFlag::O_DIRECTORY).union(OFlag::O_NOFOLLOW).union(OFlag::O_CLOEXEC);
-/// The device number of a whiteout.
-const WHITEOUT: Special = Special::Char { major: 0, minor: 0 };
 
 /// A layer in the making.
 #[derive(Debug)]
@@ -73,56 +69,6 @@ pub(crate) struct Tree {
     /// The way to where the last entry went, from the root, each directory below the one before: most entries go there
     /// or near it.
     way: Vec<Directory>,
-}
-
-/// A directory of the layer that is being made.
-#[derive(Debug, Clone)]
-pub(super) struct Directory {
-    fd: Rc<OwnedFd>,
-    /// From the root, without links, without a slash at either end.
-    path: Rc<[u8]>,
-}
-
-impl Directory {
-    pub(super) fn fd(&self) -> BorrowedFd<'_> {
-        self.fd.as_fd()
-    }
-
-    pub(super) fn path(&self) -> &[u8] {
-        &self.path
-    }
-
-    fn below(&self, name: &[u8], fd: OwnedFd) -> Directory {
-        Directory { fd: Rc::new(fd), path: joined(&self.path, name).into() }
-    }
-
-    /// The last name of its path.
-    fn name(&self) -> &[u8] {
-        self.path.rsplit(|b| *b == b'/').next().unwrap_or_default()
-    }
-
-    fn names(&self) -> Vec<&[u8]> {
-        self.path.split(|b| *b == b'/').filter(|name| !name.is_empty()).collect()
-    }
-}
-
-/// A name in a directory: all that any system call here is given.
-#[derive(Debug)]
-pub(super) struct Place<'a> {
-    pub(super) directory: Directory,
-    /// One name, never `.` or `..`.
-    pub(super) name: &'a [u8],
-}
-
-impl Place<'_> {
-    pub(super) fn path(&self) -> &Path {
-        Path::new(OsStr::from_bytes(self.name))
-    }
-
-    /// For people.
-    pub(super) fn shown(&self) -> String {
-        String::from_utf8_lossy(&joined(&self.directory.path, self.name)).chars().take(200).collect()
-    }
 }
 
 impl Tree {
@@ -308,81 +254,6 @@ impl Tree {
         made.map_err(|errno| failed("create", place)(errno.into()))
     }
 
-    /// Hides what the layers below have at this place. What this layer itself has there stays.
-    pub(super) fn hide(&mut self, place: &Place<'_>) -> Result<(), Fault> {
-        match Found::at(place.directory.fd(), place.name).map_err(failed("open", place))? {
-            Some(found) if found.kind() == SFlag::S_IFDIR => {
-                let directory = place.directory.below(place.name, found.fd);
-                self.set_opaque(&directory)
-            }
-            Some(_) => Ok(()),
-            // A whiteout of nothing would show as a device in a directory that is of this layer alone.
-            None if self.below(place)?.is_none() => Ok(()),
-            None => {
-                make_special(place.directory.fd(), place.path(), WHITEOUT, 0).map_err(failed("delete", place))?;
-                self.count(place, 0)
-            }
-        }
-    }
-
-    /// Hides everything that the layers below have in this directory.
-    pub(super) fn hide_below(&mut self, directory: &Directory) -> Result<(), Fault> {
-        if !directory.path.is_empty() {
-            return self.set_opaque(directory);
-        }
-        // Once is for good: whatever takes the place of a mark goes on hiding what is below.
-        if self.opaque.contains(&*directory.path) {
-            return Ok(());
-        }
-        // Overlay does not look at the mark on a layer's root, so each name is hidden by itself.
-        let names = self.lowers.root_names().map_err(or_fault(|source| list_failed("/", source)))?;
-        for name in names {
-            self.hide(&Place { directory: directory.clone(), name: &name })?;
-        }
-        self.opaque.insert(directory.path.to_vec());
-        Ok(())
-    }
-
-    /// Sees to it that a hard link has something in this layer to link to; whether there is anything.
-    pub(super) fn bring_up(&mut self, place: &Place<'_>) -> Result<bool, Fault> {
-        if let Some(found) = Found::at(place.directory.fd(), place.name).map_err(failed("open", place))? {
-            return match found.kind() {
-                SFlag::S_IFDIR => Err(entry(place, "it is a hard link to a directory")),
-                _ => Ok(!found.is_whiteout()),
-            };
-        }
-        let Some(found) = self.below(place)? else { return Ok(false) };
-        let attributes = Attributes::of_fd(&found.fd).map_err(failed("read", place))?;
-        match found.kind() {
-            SFlag::S_IFDIR => return Err(entry(place, "it is a hard link to a directory")),
-            SFlag::S_IFREG => {
-                let bytes = u64::try_from(found.stat.st_size).unwrap_or(0);
-                self.spend(place, bytes)?;
-                copy(place, &found, &attributes).map_err(failed("copy", place))?;
-                self.count(place, bytes.next_multiple_of(BLOCK))?;
-                return Ok(true);
-            }
-            SFlag::S_IFLNK => {
-                let target = found.target().map_err(failed("read the link", place))?;
-                let target = OsStr::from_bytes(&target);
-                self.create(place, || symlinkat(target, place.directory.fd(), place.path()))?;
-            }
-            kind => {
-                let (major, minor) = (major(found.stat.st_rdev), minor(found.stat.st_rdev));
-                let special = match kind {
-                    SFlag::S_IFCHR => Special::Char { major, minor },
-                    SFlag::S_IFBLK => Special::Block { major, minor },
-                    _ => Special::Fifo,
-                };
-                let make = || make_special(place.directory.fd(), place.path(), special, 0o600).map_err(to_errno);
-                self.create(place, make)?;
-            }
-        }
-        self.count(place, 0)?;
-        set_attributes(place, &attributes, found.kind())?;
-        Ok(true)
-    }
-
     /// Gives directories their times and what they pass on, now that nothing is made in them any more.
     pub(super) fn finish(mut self) -> Result<LayerSize, Fault> {
         // Without an entry of its own the root is as it was below: overlay shows that of the topmost layer. Looked at
@@ -403,25 +274,6 @@ impl Tree {
             }
         }
         Ok(self.size)
-    }
-
-    /// What the layers below show at a place where this one has nothing.
-    fn below(&self, place: &Place<'_>) -> Result<Option<Found>, Fault> {
-        if self.is_hidden(&place.directory.path) {
-            return Ok(None);
-        }
-        let mut names = place.directory.names();
-        names.push(place.name);
-        self.lowers.look_up(&names).map_err(or_fault(failed("look up", place)))
-    }
-
-    /// Whether the directory or one above it hides what is below.
-    fn is_hidden(&self, path: &[u8]) -> bool {
-        if self.opaque.is_empty() {
-            return false;
-        }
-        let ends = path.iter().enumerate().filter(|(_, b)| **b == b'/').map(|(at, _)| at).chain([path.len()]);
-        ends.into_iter().any(|end| self.opaque.contains(&path[..end]))
     }
 
     /// The next entry may well go into a directory that was just described.
@@ -462,22 +314,6 @@ impl Tree {
         Ok(made)
     }
 
-    fn set_opaque(&mut self, directory: &Directory) -> Result<(), Fault> {
-        let path = || String::from_utf8_lossy(&directory.path).chars().take(200).collect();
-        let failed = |source| Fault::Kernel { act: "hide what is below", path: path(), source };
-        let fd = reopen(directory.fd(), OFlag::O_RDONLY | OFlag::O_DIRECTORY).map_err(failed)?;
-        xattr::set(fd.as_fd(), OPAQUE_XATTR, b"y").map_err(failed)?;
-        if !self.is_hidden(&directory.path) {
-            let removed = remove_whiteouts(fd, &directory.path, &self.opaque);
-            self.size.inodes -= removed.map_err(|errno| failed(errno.into()))?;
-        }
-        if !self.opaque.contains(&*directory.path) {
-            self.remember(directory.path.len())?;
-            self.opaque.insert(directory.path.to_vec());
-        }
-        Ok(())
-    }
-
     fn replace(&mut self, place: &Place<'_>) -> Result<(), Fault> {
         let freed = remove(place)?;
         self.size.bytes = self.size.bytes.saturating_sub(freed.bytes);
@@ -503,67 +339,10 @@ impl Tree {
     }
 }
 
-/// What a directory gets when nothing is made in it any more.
-#[derive(Debug)]
-struct Ending {
-    /// Every name that is made changes it.
-    modified: (i64, u32),
-    /// The list of who may use what is made in it: of that, archives tell what they mean.
-    passes_on: Option<Vec<u8>>,
-}
-
-impl Ending {
-    fn of(attributes: &Attributes) -> Self {
-        Self { modified: attributes.modified, passes_on: attributes.passes_on().map(<[u8]>::to_vec) }
-    }
-
-    fn give(&self, directory: BorrowedFd<'_>) -> io::Result<()> {
-        if let Some(list) = &self.passes_on {
-            set_passed_on(directory, list)?;
-        }
-        set_time(directory, self.modified)
-    }
-}
-
 /// What one name on the way turned out to be.
 enum Step {
     Into(Directory),
     Link(Vec<u8>),
-}
-
-/// Removes whiteouts below a directory that hides everything by itself: overlay would list them. Answers how many.
-fn remove_whiteouts(directory: OwnedFd, path: &[u8], opaque: &HashSet<Vec<u8>>) -> Result<u64, Errno> {
-    let mut removed = 0;
-    for name in names_in(&directory)? {
-        let stat = fstatat(&directory, name.as_path(), AtFlags::AT_SYMLINK_NOFOLLOW)?;
-        let below = joined(path, name.as_os_str().as_bytes());
-        match SFlag::from_bits_truncate(stat.st_mode & SFlag::S_IFMT.bits()) {
-            SFlag::S_IFCHR if stat.st_rdev == 0 => {
-                unlinkat(&directory, name.as_path(), UnlinkatFlags::NoRemoveDir)?;
-                removed += 1;
-            }
-            // In one that hides by itself there are none any more.
-            SFlag::S_IFDIR if !opaque.contains(&below) => {
-                let inner = openat(&directory, name.as_path(), DIRECTORY, Mode::empty())?;
-                removed += remove_whiteouts(inner, &below, opaque)?;
-            }
-            _ => {}
-        }
-    }
-    Ok(removed)
-}
-
-fn copy(place: &Place<'_>, found: &Found, attributes: &Attributes) -> io::Result<()> {
-    let mut from = File::from(reopen(found.fd.as_fd(), OFlag::O_RDONLY)?);
-    let flags = OFlag::O_WRONLY | OFlag::O_CREAT | OFlag::O_EXCL | OFlag::O_NOFOLLOW | OFlag::O_CLOEXEC;
-    let to = openat(place.directory.fd(), place.path(), flags, Mode::from_bits_truncate(0o600))?;
-    let mut to = File::from(to);
-    io::copy(&mut from, &mut to)?;
-    set_on_file(&to, attributes)
-}
-
-fn joined(path: &[u8], name: &[u8]) -> Vec<u8> {
-    if path.is_empty() { name.to_vec() } else { [path, b"/", name].concat() }
 }
 
 fn entry(place: &Place<'_>, why: &'static str) -> Fault {
