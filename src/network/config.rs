@@ -148,15 +148,18 @@ impl Default for Config {
     }
 }
 
+/// A number for a text, the same in every release, unlike the standard hasher's: a restarted instance finds its own.
+/// FNV-1a.
+pub(crate) fn stable_hash(text: &str) -> u64 {
+    text.bytes().fold(0xcbf2_9ce4_8422_2325, |hash, b| (hash ^ u64::from(b)).wrapping_mul(0x100_0000_01b3))
+}
+
 impl Config {
     /// Settings for an instance that must not meet any other on this host (demo, tests): bridge name and subnets are
     /// derived from `seed`, a text of at least a few random characters. IPv4 is a /24 inside 10.128.0.0/9. The host's
     /// CNI configuration is not looked at.
     pub fn apart(seed: &str) -> Self {
-        // FNV-1a: stable between versions, unlike the standard hasher, so that a restarted instance finds its bridge.
-        let hash =
-            seed.bytes().fold(0xcbf2_9ce4_8422_2325_u64, |hash, b| (hash ^ u64::from(b)).wrapping_mul(0x100_0000_01b3));
-        let [a, b, c, d, e, ..] = hash.to_be_bytes();
+        let [a, b, c, d, e, ..] = stable_hash(seed).to_be_bytes();
         let v4 = format!("10.{}.{}.0/24", 128 | a, b);
         let v6 = format!("fdc0:7ac1:{:02x}{:02x}:{:02x}{:02x}::/64", a, b, c, d);
         Self {

@@ -28,6 +28,7 @@ use nix::net::if_::if_indextoname;
 
 use crate::{
     Error, Result,
+    config::stable_hash,
     link::Links,
     masquerade::{self, TABLE},
     netlink::errno,
@@ -88,11 +89,12 @@ struct State {
 impl HostPorts {
     /// The ports of the instance that `owner` names.
     pub(crate) fn new(owner: &str) -> Self {
-        // FNV-1a: the same in every release.
-        let hash = owner
-            .bytes()
-            .fold(0xcbf2_9ce4_8422_2325_u64, |hash, b| (hash ^ u64::from(b)).wrapping_mul(0x100_0000_01b3));
-        Self { owner: format!("{hash:016x}"), state: Mutex::default(), nft: OnceLock::new(), flows: Flows::default() }
+        Self {
+            owner: format!("{:016x}", stable_hash(owner)),
+            state: Mutex::default(),
+            nft: OnceLock::new(),
+            flows: Flows::default(),
+        }
     }
 
     /// Our conversation with the kernel. Taken after the state, if with it.
