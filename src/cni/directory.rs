@@ -30,9 +30,10 @@ const FILES_MAX: usize = 256;
 type Judge = dyn Fn(&Conflist) -> std::result::Result<(), String> + Send + Sync;
 
 /// The directory and what was found in it.
+#[derive(Clone)]
 pub struct Directory {
     path: PathBuf,
-    judge: Box<Judge>,
+    judge: Arc<Judge>,
     good: HashMap<PathBuf, Arc<Conflist>>,
     lists: Vec<Arc<Conflist>>,
     faults: Vec<Fault>,
@@ -53,7 +54,7 @@ impl Directory {
         path: PathBuf,
         judge: impl Fn(&Conflist) -> std::result::Result<(), String> + Send + Sync + 'static,
     ) -> Self {
-        let judge = Box::new(judge);
+        let judge = Arc::new(judge);
         let mut directory = Self { path, judge, good: HashMap::new(), lists: Vec::new(), faults: Vec::new() };
         directory.read_again();
         directory

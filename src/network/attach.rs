@@ -118,28 +118,50 @@ impl Network {
         if let Some(error) = failed {
             let error = with_causes(&error);
             tracing::error!(%pod, error, "a pod's network is not given back; it is tried again in the background");
-            let pending = Pending {
-                pod: pod.clone(),
-                choice: choice.clone(),
-                request: request.clone(),
-                attachment: attachment.cloned(),
-                netns: self.netns_path(pod),
-                reach: self.inner.state().attached.get(pod).cloned(),
-                since: SystemTime::now(),
-                tries: 1,
-                error,
-            };
-            let inner = self.inner.clone();
-            let noted = move || {
-                inner.queue.add(pending);
-                Ok(())
-            };
-            thread::lent("note what is owed", noted).await?;
-            self.inner.work_off();
+            self.inner.owe(self.owed(pod, choice, request, attachment, 1, error)).await?;
         }
         self.inner.state().attached.remove(pod);
         self.inner.sweep();
         Ok(())
+    }
+
+    /// The same for the start of the daemon, which waits for no plugin: what binaries have to give back is owed to them
+    /// at once, and they are run beside.
+    pub async fn detach_at_start(
+        &self,
+        pod: &PodId,
+        choice: &Choice,
+        request: &Request,
+        attachment: Option<&Attachment>,
+    ) -> Result<()> {
+        let is_ours = choice.networks.iter().all(|chosen| chosen.native.iter().all(|native| *native));
+        if is_ours || self.inner.queue.has(pod) {
+            return self.detach(pod, choice, request, attachment).await;
+        }
+        let why = "it is not tried yet".to_owned();
+        self.inner.owe(self.owed(pod, choice, request, attachment, 0, why)).await
+    }
+
+    fn owed(
+        &self,
+        pod: &PodId,
+        choice: &Choice,
+        request: &Request,
+        attachment: Option<&Attachment>,
+        tries: u32,
+        error: String,
+    ) -> Pending {
+        Pending {
+            pod: pod.clone(),
+            choice: choice.clone(),
+            request: request.clone(),
+            attachment: attachment.cloned(),
+            netns: self.netns_path(pod),
+            reach: self.inner.state().attached.get(pod).cloned(),
+            since: SystemTime::now(),
+            tries,
+            error,
+        }
     }
 }
 
@@ -274,6 +296,18 @@ impl Inner {
         if let Err(error) = thread::lent("drop netns", move || inner.netns.remove(&path)).await {
             tracing::warn!(error = with_causes(&error), "remove the namespace of a pod that is gone");
         }
+    }
+
+    /// Notes what is to be given back, and sees to it that it is.
+    async fn owe(self: &Arc<Self>, pending: Pending) -> Result<()> {
+        let inner = self.clone();
+        let noted = move || {
+            inner.queue.add(pending);
+            Ok(())
+        };
+        thread::lent("note what is owed", noted).await?;
+        self.work_off();
+        Ok(())
     }
 
     /// Sees to it that what is owed is given back some time.

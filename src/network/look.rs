@@ -110,9 +110,14 @@ impl Inner {
 
     /// Reads the directory again, and looks at what can be seen at once.
     pub(crate) fn read_again(&self) {
-        let changed = self.selection.write().unwrap_or_else(PoisonError::into_inner).read_again();
-        if !changed {
-            return;
+        {
+            // Beside: who wants a network does not wait for a slow disk.
+            let _once = lock(&self.reading);
+            let mut selection = self.selection().clone();
+            if !selection.read_again() {
+                return;
+            }
+            *self.selection.write().unwrap_or_else(PoisonError::into_inner) = selection;
         }
         let (names, faults) = {
             let selection = self.selection();

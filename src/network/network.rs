@@ -53,6 +53,8 @@ pub(crate) struct Inner {
     /// The built-in network, whether it counts now or not.
     pub(crate) builtin: Arc<Chain>,
     pub(crate) selection: RwLock<Selection>,
+    /// Held by whoever reads the directory again.
+    pub(crate) reading: Mutex<()>,
     pub(crate) queue: Queue,
     /// What the host cannot do, fixed when the network was opened.
     lacks: Vec<String>,
@@ -112,6 +114,7 @@ impl Network {
             cache: Cache::new(config.cache_dir.clone()),
             builtin,
             selection: RwLock::new(selection),
+            reading: Mutex::new(()),
             queue: Queue::open(&own.join("pending"))?,
             lacks,
             state: Mutex::new(State {

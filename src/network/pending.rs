@@ -37,7 +37,7 @@ pub struct Pending {
     /// How many plugins of each network may have done something, where that is known.
     #[serde(default)]
     pub(crate) reach: Option<Vec<usize>>,
-    /// When it was first tried.
+    /// Since when.
     pub since: SystemTime,
     /// How often it was tried.
     pub tries: u32,
@@ -168,7 +168,11 @@ impl Queue {
     }
 }
 
+/// The pause after so many failures.
 fn pause(tries: u32) -> Duration {
+    if tries == 0 {
+        return Duration::ZERO;
+    }
     let doubled = 2_u32.saturating_pow(tries.saturating_sub(1).min(16));
     FIRST_PAUSE.saturating_mul(doubled).min(LONGEST_PAUSE)
 }
@@ -213,7 +217,7 @@ mod tests {
 
     #[test]
     fn pauses_grow_and_end_at_the_longest() {
-        assert_eq!([0, 1, 2, 3].map(|tries| pause(tries).as_secs()), [2, 2, 4, 8]);
+        assert_eq!([0, 1, 2, 3].map(|tries| pause(tries).as_secs()), [0, 2, 4, 8]);
         assert_eq!(pause(u32::MAX), LONGEST_PAUSE);
     }
 }

@@ -28,8 +28,9 @@ use crate::{
     thread,
 };
 
-/// How long the start waits for plugins.
-const CLEARING: Duration = Duration::from_secs(10);
+/// How long the start waits for plugins that detach dead pods, and then for those that are told which pods live.
+const DETACHING: Duration = Duration::from_secs(2);
+const CLEARING: Duration = Duration::from_secs(5);
 
 /// Longest root path that fits a link's alias beside our prefix (`IFALIASZ` is 256).
 const ROOT_MAX: usize = 240;
@@ -48,7 +49,7 @@ pub(crate) async fn run(network: &Network, pods: Vec<Living>) -> Result<()> {
     let live: HashSet<PodId> = pods.iter().map(|living| living.pod.clone()).collect();
     // What hangs is gone on with while others are served: nobody has its pod's name any more.
     let mut leaving = tokio::spawn(leave_for_the_dead(inner.clone(), live.clone()));
-    let attachments = timeout(CLEARING, &mut leaving).await.map_or(0, |left| left.unwrap_or(0));
+    let attachments = timeout(DETACHING, &mut leaving).await.map_or(0, |left| left.unwrap_or(0));
     let (blocking, known) = (inner.clone(), live);
     let known_pods: Vec<(PodId, Choice)> =
         pods.iter().map(|living| (living.pod.clone(), living.choice.clone())).collect();

@@ -13,7 +13,7 @@ use cni::{Cache, Conflist, Directory, Fault};
 use crate::{Config, NativePlugins, Result, chain::Chain};
 
 /// The directory, and the networks of it that count.
-#[derive(Debug)]
+#[derive(Debug, Clone)]
 pub(crate) struct Selection {
     directory: Option<Directory>,
     builtin: Option<Arc<Chain>>,

@@ -343,7 +343,7 @@ async fn take_back(home: &Arc<Home>, record: &PodRecord) -> Result<(), Error> {
         steps.pass(Step::StopPodMonitor, ended).await?;
     }
     if record.plan.namespaces.network == model::NetworkMode::Pod {
-        steps.pass(Step::StopPodDetach, stop_pod::detach(home, record)).await?;
+        steps.pass(Step::StopPodDetach, stop_pod::detach_at_start(home, record)).await?;
         steps.pass(Step::StopPodNetns, stop_pod::drop_netns(home, &record.id)).await?;
     }
     if let Some(cgroup) = &record.cgroup {

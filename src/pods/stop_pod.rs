@@ -47,6 +47,13 @@ pub(crate) async fn detach(home: &Home, record: &PodRecord) -> Result<(), Error>
     left.map_err(|error| Error::at(Step::StopPodDetach, error.class(), error))
 }
 
+/// The same for a start, which waits for no plugin.
+pub(crate) async fn detach_at_start(home: &Home, record: &PodRecord) -> Result<(), Error> {
+    let request = network::Request::from(&*record.plan);
+    let left = home.network.detach_at_start(&record.id, &record.choice, &request, record.attachment.as_deref()).await;
+    left.map_err(|error| Error::at(Step::StopPodDetach, error.class(), error))
+}
+
 /// Drops the pod's network namespace; the kernel takes its links down in its own time.
 pub(crate) async fn drop_netns(home: &Home, id: &PodId) -> Result<(), Error> {
     let path = home.network.netns_path(id);

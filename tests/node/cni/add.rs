@@ -6,11 +6,14 @@ use std::{
 };
 
 use serde_json::{Value, json};
-use testkit::{Call, eventually_async, pod};
+use testkit::{Call, eventually_async, patience, pod};
 
 use super::{
     KIND, NETWORK, PLUGIN_TIMEOUT_S, Place, SOME_TIME, SOON, await_network, pod_status, ready_pods, refused, stop,
 };
+
+/// How long a start may take whose plugins hang: less than one call of theirs, were it waited for, with its repetitions.
+const STARTS_WITHIN: Duration = Duration::from_secs(5);
 
 /// What CRI clients' tools look for in an error.
 const HEAD: &str = "failed to setup network for sandbox \"";
@@ -182,19 +185,25 @@ async fn what_a_daemon_that_died_was_attaching_the_next_one_gives_back() {
     run.await.unwrap().unwrap_err();
     // The plugin finishes what it has begun, and nobody hears of it.
     fs::remove_file(&gate).unwrap();
-    place.plugin.script(&Value::Null);
+    place.plugin.script(&json!({ "DEL": { "hangs": true, "ignores_term": true } }));
+    let from = Instant::now();
     node = tokio::task::spawn_blocking(move || {
         node.start_daemon();
         node
     })
     .await
     .unwrap();
-    let deleted = place.plugin.await_calls("DEL", 1, SOME_TIME);
-    assert_eq!(deleted[0].env["CNI_CONTAINERID"], added[0].env["CNI_CONTAINERID"]);
-    assert_eq!(deleted[0].env["CNI_IFNAME"], "eth0");
+    // It is not waited for, neither by the start nor by a pod of the same name.
     let mut cri = node.client().await;
     assert_eq!(ready_pods(&mut cri).await, 0);
-    cri.run(&pod("one", node.dir())).await.unwrap();
+    assert!(from.elapsed() < patience(STARTS_WITHIN), "{:?}", from.elapsed());
+    let next = cri.run(&pod("one", node.dir())).await.unwrap();
+    let deleted = place.plugin.await_calls("DEL", 1, SOON);
+    assert_eq!(deleted[0].env["CNI_CONTAINERID"], added[0].env["CNI_CONTAINERID"]);
+    assert_eq!(deleted[0].env["CNI_IFNAME"], "eth0");
+    place.plugin.script(&Value::Null);
+    place.plugin.await_calls("DEL", 2, SOME_TIME);
+    cri.remove(&next).await.unwrap();
     place.finish(node).await;
 }
 
