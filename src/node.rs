@@ -114,7 +114,10 @@ async fn serve(config: Config, listener: StdListener, monitor_program: OwnedFd) 
         state: config.state().to_owned(),
         handlers: config.runtime.handlers.keys().cloned().collect(),
     };
-    let operator = operator::Operator::new(images.clone(), network.clone());
+    let operator = operator::Operator::new(images.clone(), network.clone(), {
+        let pods = pods.clone();
+        Arc::new(move || pods.living())
+    });
     // Held to the end: it answers for as long as calls are answered.
     let measure = measure::of(pods.clone(), network.clone());
     let _metrics = metrics.map(|listener| metrics::Endpoint::start(listener, measure));

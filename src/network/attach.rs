@@ -258,7 +258,7 @@ impl Inner {
     }
 
     /// The network that was chosen, whatever the settings are now.
-    fn chain_of(&self, chosen: &Chosen) -> Result<Arc<Chain>> {
+    pub(crate) fn chain_of(&self, chosen: &Chosen) -> Result<Arc<Chain>> {
         if let Some(chain) =
             self.selection().find(&chosen.list, chosen.builtin).filter(|chain| chain.does(&chosen.native))
         {
@@ -287,7 +287,13 @@ impl Inner {
         })
     }
 
-    fn runtime(&self, pod: &PodId, request: &Request, netns: Option<&Path>, interface: &str) -> Result<Runtime> {
+    pub(crate) fn runtime(
+        &self,
+        pod: &PodId,
+        request: &Request,
+        netns: Option<&Path>,
+        interface: &str,
+    ) -> Result<Runtime> {
         request.runtime(pod, netns, interface, &self.config.pod_capabilities)
     }
 

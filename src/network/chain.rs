@@ -268,6 +268,31 @@ impl Job {
         Ok(())
     }
 
+    /// Whether the attachment is as it was made, plugin by plugin in the list's order. Lists may say that nobody is to
+    /// ask.
+    pub(crate) async fn check(&self, made: &Success) -> Result<()> {
+        let list = &self.chain.list;
+        if list.disable_check {
+            return Ok(());
+        }
+        for (at, plugin) in list.plugins.iter().enumerate() {
+            if self.native[at] {
+                let (job, made) = (self.clone(), made.clone());
+                let _turn = self.tools.turn().await;
+                let work = move || job.part(at)?.check(&job.chain.list.plugins[at], job.place(), &made);
+                thread::lent("check", work).await?;
+            } else {
+                self.tools.plugins.check(list, plugin, &self.runtime, made).await?;
+            }
+        }
+        Ok(())
+    }
+
+    /// Whether the pod's ports are shown, where no plugin does. Blocks.
+    pub(crate) fn check_ports(&self, made: &Success) -> Result<()> {
+        portmap::check(self.place(), &portmap::mappings(&self.runtime.capabilities)?, made)
+    }
+
     fn natively_from(&self, at: usize) -> usize {
         self.native[at..].iter().take_while(|native| **native).count()
     }

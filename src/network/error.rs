@@ -48,6 +48,12 @@ pub enum Error {
         /// Why not.
         source: Box<Error>,
     },
+    /// An attachment is not any more as it was made.
+    #[error("{what}")]
+    Unlike {
+        /// What of it.
+        what: String,
+    },
     /// The template, or the configuration that is made of it.
     #[error("{act} {}", path.display())]
     File {
@@ -256,7 +262,7 @@ impl Error {
             Self::Pending { source } => source.class(),
             Self::NotNative { .. } => Class::Unsupported,
             Self::NotReady { .. } | Self::LeaseLock { .. } => Class::Unavailable,
-            Self::InUse { .. } => Class::Precondition,
+            Self::InUse { .. } | Self::Unlike { .. } => Class::Precondition,
             Self::Attached { .. } | Self::AddressTaken { .. } | Self::PortTaken { .. } => Class::Conflict,
             Self::Exhausted { .. } | Self::BridgeFull { .. } => Class::Exhausted,
             Self::Lease { source, .. }

@@ -153,6 +153,26 @@ impl HostPorts {
         Ok(())
     }
 
+    /// Whether a pod's ports are shown, by the kernel's word.
+    pub(crate) fn check(&self, pod: &str, mappings: &[Mapping], addresses: &[IpNet]) -> Result<()> {
+        let wanted = held::of(mappings, addresses)?;
+        if wanted.is_empty() {
+            return Ok(());
+        }
+        let mut nft = self.nft()?;
+        let is_whole = is_in_place(&mut nft)?;
+        let present = read(&mut nft)?;
+        // The pod's other networks show none that one of them shows.
+        let is_own = |comment: &String| comment.starts_with(&format!("pod {}", pod_of(pod)));
+        let shown = |held: &&Held| is_whole && present.get(held).is_some_and(is_own);
+        match wanted.iter().find(|held| !shown(held)) {
+            Some(held) => {
+                Err(Error::Unlike { what: format!("{} port {} is not shown", held.protocol.name(), held.port) })
+            }
+            None => Ok(()),
+        }
+    }
+
     /// Shows them no more. Safe to repeat, and when the table is gone.
     pub(crate) fn unmap(&self, pod: &str) -> Result<()> {
         let mut state = self.state()?;

@@ -12,6 +12,7 @@ mod attach;
 mod attachment;
 mod builtin;
 mod chain;
+mod check;
 mod config;
 mod conntrack;
 mod dns;
@@ -40,6 +41,7 @@ mod thread;
 pub use cni::Fault;
 
 pub use attachment::{Attachment, Choice, Joined, Living};
+pub use check::Unlike;
 pub use config::{Config, HostPortsBy, IpPref, NativePlugins};
 pub use error::{Error, Result};
 pub use netns::Netns;

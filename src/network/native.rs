@@ -12,6 +12,7 @@ use serde_json::Value;
 use crate::{Error, NativePlugins, Result, host_ports::HostPorts, lingering::Lingering};
 
 mod bridge;
+mod check;
 mod host_local;
 mod idle;
 mod loopback;
@@ -114,6 +115,26 @@ impl Native {
         match self {
             Self::Portmap(portmap) => portmap.restore(plugin, place, made),
             Self::Bridge(_) | Self::Ptp(_) | Self::Loopback | Self::Idle(_) => Ok(()),
+        }
+    }
+
+    /// Whether its part is as it was made; [`Error::Unlike`] says what is not. Blocks.
+    pub(crate) fn check(&self, plugin: &PluginConf, place: Place<'_>, made: &Success) -> Result<()> {
+        match self {
+            Self::Bridge(bridge) => {
+                check::links(place, made, Some(&bridge.name))?;
+                check::leases(place, made, &bridge.ipam)
+            }
+            Self::Ptp(ptp) => {
+                check::links(place, made, None)?;
+                check::leases(place, made, ptp.ipam())?;
+                let is_ours = |link: &&Interface| link.sandbox.is_empty() && link.name.starts_with("veth");
+                let ips = made.addresses_of(&place.runtime.interface).map(|ip| ip.address.addr());
+                made.interfaces.iter().find(is_ours).map_or(Ok(()), |link| check::reached(&link.name, ips))
+            }
+            Self::Loopback => check::loopback(place),
+            Self::Portmap(portmap) => portmap.check(plugin, place, made),
+            Self::Idle(_) => Ok(()),
         }
     }
 

@@ -4,14 +4,20 @@
 use std::time::{SystemTime, UNIX_EPOCH};
 
 use api::coracle::v1;
-use network::{Doer, Fault, Listed, Origin, Owed, PluginUse, Readiness, Report};
+use network::{Doer, Fault, Listed, Origin, Owed, PluginUse, Readiness, Report, Unlike};
 
 /// The network's part, as problems name it.
 const NETWORK: &str = "network";
 
 /// The answer for this state of the rooms.
-pub(crate) fn answer(network: Report) -> v1::CheckNodeResponse {
-    v1::CheckNodeResponse { problems: problems(&network), network: Some(told(network)) }
+pub(crate) fn answer(network: Report, unlike: Vec<Unlike>) -> v1::CheckNodeResponse {
+    let mut problems = problems(&network);
+    problems.extend(unlike.into_iter().map(|unlike| v1::Problem {
+        part: NETWORK.to_owned(),
+        object: format!("pod {}", unlike.pod),
+        what: format!("not attached to {} as it was made: {}", unlike.network, unlike.why),
+    }));
+    v1::CheckNodeResponse { problems, network: Some(told(network)) }
 }
 
 /// What an operator has to see to, the worst first.
@@ -116,7 +122,7 @@ mod tests {
 
     #[test]
     fn a_network_that_works_is_told_whole_and_has_no_problem() {
-        let answer = answer(report());
+        let answer = answer(report(), Vec::new());
         assert!(answer.problems.is_empty(), "a note is no problem: {answer:?}");
         let network = answer.network.unwrap();
         assert!(network.ready && network.why_not.is_empty() && network.notes == ["no IPv6"]);
@@ -137,20 +143,24 @@ mod tests {
             tries: 3,
             error: "it is away".into(),
         };
-        let answer = answer(Report {
+        let report = Report {
             readiness: Readiness::NotReady { why: "no bridge".into() },
             faults: vec![Fault { file: "/x/1.conf".into(), why: "plugins[0].type: is missing".into() }],
             pending: vec![owed.clone()],
             ..report()
-        });
+        };
+        let other = PodId::from_random([8; 32]);
+        let unlike = Unlike { pod: other.clone(), network: "a".into(), why: "there is no link eth0".into() };
+        let answer = answer(report, vec![unlike]);
         let problems: Vec<_> = answer.problems.iter().map(|one| (one.object.as_str(), one.what.as_str())).collect();
-        let pod = format!("pod {}", owed.pod);
+        let (pod, other) = (format!("pod {}", owed.pod), format!("pod {other}"));
         assert_eq!(
             problems,
             [
                 ("", "not ready: no bridge"),
                 ("/x/1.conf", "plugins[0].type: is missing"),
                 (pod.as_str(), "gone, and still to be detached from a, b after 3 tries: it is away"),
+                (other.as_str(), "not attached to a as it was made: there is no link eth0"),
             ]
         );
         let network = answer.network.unwrap();

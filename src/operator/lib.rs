@@ -24,4 +24,4 @@ mod tag_image;
 mod serve;
 
 pub use error::Error;
-pub use serve::Operator;
+pub use serve::{Operator, Pods};

@@ -1,6 +1,6 @@
 //! The calls of the contract, each sent to its file.
 
-use std::sync::Arc;
+use std::{fmt, sync::Arc};
 
 use api::coracle::v1::{
     self,
@@ -8,7 +8,7 @@ use api::coracle::v1::{
     system_server::{System as SystemContract, SystemServer},
 };
 use images::Images;
-use network::Network;
+use network::{Living, Network};
 use tonic::{Request, Response, Status, Streaming, async_trait, service::Routes};
 
 use crate::{
@@ -17,23 +17,33 @@ use crate::{
     explain_pull, list_images, load_images, pull_image, remove_image, save_images, tag_image,
 };
 
+/// Tells which pods are in a network now.
+pub type Pods = dyn Fn() -> Vec<Living> + Send + Sync;
+
 /// The services. Cheap to clone; all clones are the same.
-#[derive(Debug, Clone)]
+#[derive(Clone)]
 pub struct Operator {
     images: Arc<Images>,
     network: Network,
+    pods: Arc<Pods>,
 }
 
 impl Operator {
     /// The face of these rooms.
-    pub fn new(images: Arc<Images>, network: Network) -> Self {
-        Self { images, network }
+    pub fn new(images: Arc<Images>, network: Network, pods: Arc<Pods>) -> Self {
+        Self { images, network, pods }
     }
 
     /// What a server adds to its own services.
     pub fn routes(self) -> Routes {
         let system = SystemServer::new(self.clone());
         Routes::new(ImagesServer::new(self).max_decoding_message_size(load_images::MESSAGE_MAX)).add_service(system)
+    }
+}
+
+impl fmt::Debug for Operator {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Operator").field("images", &self.images).field("network", &self.network).finish_non_exhaustive()
     }
 }
 
@@ -110,7 +120,11 @@ impl SystemContract for Operator {
     type CheckStoreStream = News<v1::CheckStoreResponse>;
 
     async fn check_node(&self, _: Request<v1::CheckNodeRequest>) -> Result<Response<v1::CheckNodeResponse>, Status> {
-        door::pass("CheckNode", "", async { Ok(check_node::answer(self.network.report())) }).await
+        let answer = async {
+            let unlike = self.network.check((self.pods)()).await;
+            Ok(check_node::answer(self.network.report(), unlike))
+        };
+        door::pass("CheckNode", "", answer).await
     }
 
     async fn disk_usage(&self, _: Request<v1::DiskUsageRequest>) -> Result<Response<Self::DiskUsageStream>, Status> {

@@ -269,6 +269,7 @@ impl Keeper {
             created_at: record.created_at,
             ready: record.stage == PodStage::Ready && self.sandbox.is_some(),
             attachment: record.attachment.clone(),
+            choice: record.choice.clone(),
             netns: record.netns.clone(),
             monitor_pid: record.monitor.map(|process| process.pid),
             init_pid: record.init_pid,

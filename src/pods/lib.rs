@@ -39,6 +39,7 @@ use std::{
 };
 
 use model::{ContainerId, ContainerPlan, PodId, PodPlan};
+use network::{Living, Request};
 use tokio::sync::{mpsc, oneshot};
 use tokio_util::task::TaskTracker;
 
@@ -129,6 +130,19 @@ impl Pods {
     /// Every pod, from memory.
     pub fn list(&self) -> Vec<Arc<PodView>> {
         self.home.index.pods()
+    }
+
+    /// The pods that are in a network now, with all that says how they came to be there.
+    pub fn living(&self) -> Vec<Living> {
+        let ready = self.list().into_iter().filter(|pod| pod.ready && pod.attachment.is_some());
+        ready
+            .map(|pod| Living {
+                pod: pod.id.clone(),
+                choice: pod.choice.clone(),
+                request: Request::from(&*pod.plan),
+                attachment: pod.attachment.as_deref().cloned(),
+            })
+            .collect()
     }
 
     /// The pod with this id, or unambiguous prefix of one.

@@ -10,7 +10,7 @@ use std::{
 use bytes::Bytes;
 use engine::LaunchPlan;
 use model::{ContainerId, ContainerPlan, Digest, Exit, Phase, PodId, PodPlan, Signal};
-use network::Attachment;
+use network::{Attachment, Choice};
 use serde::{Deserialize, Serialize};
 
 /// A pod sandbox as it is now.
@@ -26,6 +26,8 @@ pub struct PodView {
     pub ready: bool,
     /// Its addresses and what its networks made of it; kept after a stop, for people.
     pub attachment: Option<Arc<Attachment>>,
+    /// The networks that were chosen for it.
+    pub choice: Choice,
     /// Its network namespace, while it has one of its own.
     pub netns: Option<PathBuf>,
     /// Its monitor.

@@ -82,6 +82,17 @@ impl Portmap {
     pub(super) fn restore(&self, plugin: &PluginConf, place: Place<'_>, made: &Success) -> Result<()> {
         map(place, &mappings(&plugin.runtime_config(place.runtime))?, made, self.snat)
     }
+
+    /// Whether the pod's ports are shown.
+    pub(super) fn check(&self, plugin: &PluginConf, place: Place<'_>, made: &Success) -> Result<()> {
+        check(place, &mappings(&plugin.runtime_config(place.runtime))?, made)
+    }
+}
+
+/// Whether the ports of a pod with these addresses are shown.
+pub(crate) fn check(place: Place<'_>, mappings: &[Mapping], made: &Success) -> Result<()> {
+    let addresses: Vec<IpNet> = made.addresses_of(&place.runtime.interface).map(|ip| ip.address).collect();
+    place.shared.host_ports.check(&key(place.runtime), mappings, &addresses)
 }
 
 /// The bit of a packet's mark that ours uses, and the reference plugin when it is not told another.

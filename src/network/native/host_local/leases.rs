@@ -51,6 +51,11 @@ impl Holder<'_> {
     fn text(&self) -> String {
         format!("{}\r\n{}", self.id, self.interface)
     }
+
+    /// Whether a lease is the holder's. Very old ones name no interface.
+    fn is_named_in(&self, lease: &str) -> bool {
+        lease.trim() == self.text() || lease.trim() == self.id
+    }
 }
 
 /// The lease directory of one network.
@@ -96,6 +101,11 @@ impl Leases {
         let file = file.map_err(failed("open", &path))?;
         let lock = flock(file, path, patience)?;
         Ok(Locked { dir: &self.dir, _lock: lock, _turn: turn, _single: PhantomData })
+    }
+
+    /// Whether the address is the holder's.
+    pub(crate) fn is_held(&self, address: IpAddr, holder: &Holder<'_>) -> Result<bool> {
+        Ok(read(&self.dir.join(address.to_string()))?.is_some_and(|text| holder.is_named_in(&text)))
     }
 
     /// Gives back what `holder` has, among these addresses only. Safe to repeat; a lease that has meanwhile become
@@ -220,8 +230,7 @@ impl Locked<'_> {
     pub(crate) fn release(&self, address: IpAddr, holder: &Holder<'_>) -> Result<bool> {
         let path = self.path(address);
         match read(&path)? {
-            // Very old leases name no interface.
-            Some(text) if text.trim() == holder.text() || text.trim() == holder.id => self.unlink(&path),
+            Some(text) if holder.is_named_in(&text) => self.unlink(&path),
             _ => Ok(false),
         }
     }
