@@ -5,11 +5,13 @@ use std::{
     time::{Duration, Instant},
 };
 
+use api::coracle::v1::CheckNodeRequest;
+use base64::{Engine as _, engine::general_purpose::STANDARD as BASE64};
 use serde_json::{Value, json};
 use testkit::{Call, eventually_async, patience, pod};
 
 use super::{
-    KIND, NETWORK, PLUGIN_TIMEOUT_S, Place, SOME_TIME, SOON, await_network, pod_status, ready_pods, refused, stop,
+    KIND, NETWORK, PLUGIN_TIMEOUT_S, Place, SOME_TIME, SOON, await_network, list, pod_status, ready_pods, refused, stop,
 };
 
 /// How long a start may take whose plugins hang: less than one call of theirs, were it waited for, with its repetitions.
@@ -162,6 +164,56 @@ async fn a_plugin_that_is_not_there_is_named_and_found_as_soon_as_it_is() {
     place.plugin.reinstall();
     await_network(&cri, true).await;
     cri.run(&pod("one", node.dir())).await.unwrap();
+    place.finish(node).await;
+}
+
+#[ignore = "needs root: runs a node"]
+#[tokio::test(flavor = "multi_thread")]
+async fn what_a_plugin_finds_wrong_with_a_pod_is_told_to_whoever_asks() {
+    let place = Place::new();
+    let node = place.node().await;
+    let mut cri = node.client().await;
+    let one = cri.run(&pod("one", node.dir())).await.unwrap();
+    let problems = async || {
+        let told = node.operator().await.system.check_node(CheckNodeRequest {}).await.unwrap().into_inner();
+        told.problems.into_iter().map(|problem| (problem.object, problem.what)).collect::<Vec<_>>()
+    };
+    assert_eq!(problems().await, []);
+    let checked = place.plugin.calls_of("CHECK");
+    assert_eq!(checked.len(), 1);
+    assert_eq!(checked[0].env["CNI_CONTAINERID"], one);
+    assert_eq!(checked[0].stdin["prevResult"]["ips"][0]["address"], "192.0.2.10/24");
+
+    place.plugin.script(&json!({ "CHECK": { "error": { "code": 100, "msg": "its policy is gone" } } }));
+    let [(object, what)] = &problems().await[..] else { panic!("one pod has one problem") };
+    assert_eq!(*object, format!("pod {one}"));
+    assert!(what.contains(NETWORK) && what.contains(KIND) && what.contains("its policy is gone"), "{what}");
+    place.plugin.script(&json!({ "CHECK": { "hangs": true } }));
+    let [(_, what)] = &problems().await[..] else { panic!("one pod has one problem") };
+    assert!(what.contains(KIND), "{what}");
+
+    // Of a list that says so nobody is asked.
+    let before = place.plugin.calls_of("CHECK").len();
+    cri.remove(&one).await.unwrap();
+    let mut quiet = list(NETWORK, json!({}));
+    quiet["disableCheck"] = true.into();
+    place.write("10-good.conflist", &quiet);
+    let two = eventually_async(SOON, "a pod is attached by the new list", || async {
+        let id = cri.clone().run(&pod("two", node.dir())).await.map_err(|status| status.to_string())?;
+        let by = fs::read_to_string(place.dir.path().join("cache/results").join(&place.cached()[0])).unwrap();
+        let by: Value = serde_json::from_str(&by).unwrap();
+        let config = by["config"].as_str().unwrap();
+        let config = String::from_utf8(BASE64.decode(config).unwrap()).unwrap();
+        if config.contains("disableCheck") {
+            return Ok(id);
+        }
+        cri.clone().remove(&id).await.unwrap();
+        Err(config)
+    })
+    .await;
+    assert_eq!(problems().await, []);
+    assert_eq!(place.plugin.calls_of("CHECK").len(), before);
+    cri.remove(&two).await.unwrap();
     place.finish(node).await;
 }
 

@@ -9,7 +9,7 @@ use api::cri::v1::PodSandboxState;
 use serde_json::{Value, json};
 use testkit::{eventually_async, patience, pod};
 
-use super::{KIND, NETWORK, Place, SOME_TIME, SOON, list, pod_status, remove, stop};
+use super::{KIND, NETWORK, Place, SOME_TIME, SOON, list, pod_status, refused, remove, stop};
 
 /// How long a stop may try before it leaves the rest to the background, and some room for a loaded machine.
 const STOPS_WITHIN: Duration = Duration::from_secs(20);
@@ -94,6 +94,42 @@ async fn the_namespace_is_there_until_the_plugin_has_ended() {
     // A device of the host's, for one, is moved out of it.
     assert_eq!(place.plugin.calls_of("DEL").len(), 1, "it failed, and was called again");
     await_not_cached(&place, &id).await;
+    place.finish(node).await;
+}
+
+#[ignore = "needs root: runs a node"]
+#[tokio::test(flavor = "multi_thread")]
+async fn an_address_is_nobody_elses_while_a_plugin_still_owes_something_for_it() {
+    let place = Place::without_configuration();
+    let leases = place.dir.path().join("leases");
+    let ipam = json!({ "type": "host-local", "subnet": "172.21.200.0/29", "dataDir": leases });
+    let plugins = json!([{ "type": "ptp", "ipam": ipam }, { "type": KIND }]);
+    place.write("10-mixed.conflist", &json!({ "cniVersion": "1.0.0", "name": NETWORK, "plugins": plugins }));
+    let node = place.node().await;
+    let mut cri = node.client().await;
+    let one = cri.run(&pod("one", node.dir())).await.unwrap();
+    let address = pod_status(&mut cri, &one).await.network.unwrap().ip;
+    place.plugin.script(&json!({ "DEL": { "error": { "code": 100, "msg": "its server is down" } } }));
+    cri.remove(&one).await.unwrap();
+    let lease = leases.join(NETWORK).join(&address);
+    assert!(lease.exists(), "what the plugin has begun to undo may still know the address");
+    let mut others = Vec::new();
+    // As many as there are.
+    for number in 2..=5 {
+        let id = cri.run(&pod(&format!("pod-{number}"), node.dir())).await.unwrap();
+        assert_ne!(pod_status(&mut cri, &id).await.network.unwrap().ip, address);
+        others.push(id);
+    }
+    refused(&mut cri, "one-too-many", node.dir()).await;
+    place.plugin.script(&Value::Null);
+    await_not_cached(&place, &one).await;
+    assert!(!lease.exists());
+    let next = cri.run(&pod("next", node.dir())).await.unwrap();
+    assert_eq!(pod_status(&mut cri, &next).await.network.unwrap().ip, address);
+    others.push(next);
+    for id in others {
+        cri.remove(&id).await.unwrap();
+    }
     place.finish(node).await;
 }
 
