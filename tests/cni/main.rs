@@ -18,6 +18,7 @@ mod ours;
 mod reach;
 mod reference;
 mod scripted;
+mod two_nodes;
 
 use compare::{by_ours, by_reference, crossed, every_case, of_links_and_leases};
 use ours::By;
