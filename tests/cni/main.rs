@@ -11,6 +11,7 @@
 mod cases;
 mod compare;
 mod host;
+mod kube_proxy;
 #[path = "../differential/list.rs"]
 mod list;
 mod observe;
@@ -18,6 +19,7 @@ mod ours;
 mod reach;
 mod reference;
 mod scripted;
+mod services;
 mod two_nodes;
 
 use compare::{by_ours, by_reference, crossed, every_case, of_links_and_leases};

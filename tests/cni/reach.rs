@@ -236,6 +236,13 @@ pub(crate) fn expect(when: &str, attempts: Vec<(Attempt<'_>, String)>) {
     assert!(wrong.is_empty(), "{when}: {wrong:#?}");
 }
 
+/// Makes every attempt and panics with each that was answered.
+pub(crate) fn expect_no_answer(when: &str, attempts: Vec<(Attempt<'_>, String)>) {
+    let (attempts, _): (Vec<_>, Vec<_>) = attempts.into_iter().unzip();
+    let answered: Vec<_> = outcomes(&attempts).into_iter().filter(|(_, outcome)| outcome.starts_with("as ")).collect();
+    assert!(answered.is_empty(), "{when}: {answered:#?}");
+}
+
 /// Makes every attempt, all at once.
 fn outcomes(attempts: &[Attempt<'_>]) -> BTreeMap<String, String> {
     thread::scope(|scope| {
