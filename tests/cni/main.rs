@@ -10,6 +10,7 @@
 
 mod cases;
 mod compare;
+mod families;
 mod host;
 mod kube_proxy;
 #[path = "../differential/list.rs"]
@@ -20,6 +21,9 @@ mod reach;
 mod reference;
 mod scripted;
 mod services;
+#[path = "../node/support.rs"]
+#[allow(dead_code, reason = "the tests of `node` need all of it")]
+mod support;
 mod two_nodes;
 
 use compare::{by_ours, by_reference, crossed, every_case, of_links_and_leases};
