@@ -17,6 +17,7 @@ mod kube_proxy;
 mod list;
 mod observe;
 mod ours;
+mod plugins;
 mod reach;
 mod reference;
 mod scripted;
