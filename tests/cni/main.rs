@@ -6,13 +6,14 @@
 //! of its own, made of network namespaces. The plugins are built by `tests/tools/cni/build`. `scripted`: the plugin
 //! that other tests give a node in their place does as it is told.
 
-#![allow(clippy::unwrap_used, reason = "these are tests")]
+#![allow(clippy::unwrap_used, clippy::print_stdout, reason = "these are tests")]
 
 mod cases;
 mod compare;
 mod families;
 mod host;
 mod kube_proxy;
+mod left;
 #[path = "../differential/list.rs"]
 mod list;
 mod observe;
