@@ -26,7 +26,9 @@ impl Taken {
 
     fn start(&self, verb: &str, more: &[&str]) -> Child {
         let program = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/network");
-        let mut command = Command::new(program);
+        let mut command = Command::new("unshare");
+        // Namespaces have their names in `/run`, which is the machine's: others name theirs there.
+        command.args(["--mount", "sh", "-ec", "mount -t tmpfs none /run; exec \"$@\"", "sh"]).arg(program);
         command.arg(verb).arg(self.file()).args(more).stdout(Stdio::piped());
         self.host.inside(move || command.spawn().unwrap())
     }

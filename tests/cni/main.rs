@@ -10,6 +10,7 @@
 
 mod cases;
 mod compare;
+mod dhcp;
 mod families;
 mod host;
 mod kube_proxy;

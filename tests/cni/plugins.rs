@@ -5,17 +5,17 @@
 //! all) is refused for that very reason, and leaves nothing. Bridge, ptp, host-local, portmap and loopback are compared
 //! in [`crate::cases`].
 
-use std::{collections::BTreeMap, path::Path, process::Command, time::Duration};
+use std::{collections::BTreeMap, path::Path, time::Duration};
 
 use serde_json::{Value, json};
 use testkit::eventually;
 
 use crate::{
+    dhcp::{Daemon, DhcpServer, Lease},
     host::{HOST, Host, Netns, OUTSIDE, UPLINK},
     observe,
     ours::{Attached, By, Ours},
     reach::{Attempt, Protocol, Server, TCP, expect},
-    reference,
 };
 
 /// For what happens at once.
@@ -375,8 +375,7 @@ async fn without_its_daemon_dhcp_is_refused_and_what_is_owed_is_given_back_when_
     assert!(status.message().contains(&socket.display().to_string()), "{status}");
     let owed = ours.node.leaks();
     assert!(owed.0.iter().any(|leak| leak.contains("netns")), "the plugin has failed at DEL, too: {owed:?}");
-    let program = reference::plugins().join("dhcp");
-    let mut daemon = Command::new(program).args(["daemon", "-socketpath"]).arg(&socket).spawn().unwrap();
+    let _daemon = Daemon::new(&socket);
     tokio::task::block_in_place(|| {
         eventually(SOME_TIME, "what is owed is given back", || {
             let owed = ours.node.leaks();
@@ -386,6 +385,44 @@ async fn without_its_daemon_dhcp_is_refused_and_what_is_owed_is_given_back_when_
     nothing_is_left(&host, &before, &[]);
     assert_eq!(ours.cached(), Vec::<String>::new(), "results of nobody");
     ours.finish().await;
-    daemon.kill().unwrap();
-    daemon.wait().unwrap();
+}
+
+#[ignore = "needs root: runs a node in a network namespace"]
+#[tokio::test(flavor = "multi_thread")]
+async fn dhcp_asks_the_server_behind_the_uplink_and_gives_the_address_back() {
+    let dir = tempfile::Builder::new().prefix("crt-cni-").tempdir().unwrap();
+    let socket = dir.path().join("dhcp.sock");
+    let _daemon = Daemon::new(&socket);
+    let lease = Lease {
+        server: OUTSIDE[0].parse().unwrap(),
+        address: GIVEN[0].parse().unwrap(),
+        mask: [255, 255, 255, 0].into(),
+    };
+    let (mut server, mut outside) = (None, None);
+    let plugins = |_: &Path| {
+        let ipam = json!({ "type": "dhcp", "daemonSocketPath": socket });
+        vec![json!({ "type": "macvlan", "master": UPLINK, "mode": "bridge", "ipam": ipam })]
+    };
+    let kind = format!("link {UPLINK} name probe type macvlan mode bridge");
+    let serve = |host: &Host| {
+        server = Some(DhcpServer::new(&host.outside, lease));
+        // Only to give an address back is the server asked by its own; from no address, so that no socket hears it.
+        host.outside.run("nft add table ip heard");
+        host.outside.run("nft add chain ip heard released { type filter hook prerouting priority -300 ; }");
+        host.outside.run(&format!("nft add rule ip heard released ip daddr {} udp dport 67 counter", OUTSIDE[0]));
+        outside = Some(Netns::at(&host.outside.path().display().to_string()));
+    };
+    life(plugins, &[], Some(&kind), serve, |host, pod| {
+        assert_eq!(texts(pod), [GIVEN[0]]);
+        let out = pod.netns.ip("-j route show default");
+        assert!(out.contains(OUTSIDE[0]), "{out}");
+        is_reached_from_outside(host, pod);
+    })
+    .await;
+    let outside = outside.expect("life prepares the host");
+    eventually(SOON, "the server is told that the address is free", || {
+        let heard = outside.run("nft list chain ip heard released");
+        if heard.contains("counter packets 0 ") { Err(heard) } else { Ok(()) }
+    });
+    drop(server);
 }

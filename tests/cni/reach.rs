@@ -10,6 +10,7 @@ use std::{
 };
 
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
+use testkit::patience;
 
 use crate::host::{HOST, Host, Netns, OUTSIDE};
 
@@ -18,7 +19,7 @@ pub(crate) const TCP: u16 = 8080;
 pub(crate) const UDP: u16 = 8081;
 
 /// How long a client waits: a lost first packet is sent again after a second.
-const PATIENCE: Duration = Duration::from_millis(2500);
+const WAITS: Duration = Duration::from_millis(2500);
 
 /// A server in a namespace, for both protocols and both families, until it is dropped.
 #[derive(Debug)]
@@ -92,8 +93,8 @@ pub(crate) struct Attempt<'a> {
 /// The address that the server saw, or how it ended.
 fn attempt(to: SocketAddr, protocol: Protocol) -> String {
     let answer = match protocol {
-        Protocol::Tcp => TcpStream::connect_timeout(&to, PATIENCE).and_then(|mut stream| {
-            stream.set_read_timeout(Some(PATIENCE))?;
+        Protocol::Tcp => TcpStream::connect_timeout(&to, patience(WAITS)).and_then(|mut stream| {
+            stream.set_read_timeout(Some(patience(WAITS)))?;
             let mut text = String::new();
             stream.read_to_string(&mut text)?;
             Ok(text)
@@ -115,7 +116,7 @@ fn ask_udp(to: SocketAddr) -> std::io::Result<String> {
     let any: IpAddr = if to.is_ipv4() { [0; 4].into() } else { [0_u16; 8].into() };
     let socket = UdpSocket::bind((any, 0))?;
     socket.connect(to)?;
-    socket.set_read_timeout(Some(PATIENCE / 2))?;
+    socket.set_read_timeout(Some(patience(WAITS) / 2))?;
     let mut answer = [0; 64];
     let mut ask = || {
         socket.send(b"who")?;
