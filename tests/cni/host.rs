@@ -43,7 +43,8 @@ impl Netns {
     pub(crate) fn inside<T: Send>(&self, act: impl FnOnce() -> T + Send) -> T {
         std::thread::scope(|scope| {
             let thread = scope.spawn(|| {
-                setns(&self.0, CloneFlags::CLONE_NEWNET).unwrap();
+                let is = || fs::read_link(format!("/proc/self/fd/{}", self.0.as_raw_fd()));
+                setns(&self.0, CloneFlags::CLONE_NEWNET).unwrap_or_else(|error| panic!("enter {:?}: {error}", is()));
                 act()
             });
             thread.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic))

@@ -120,8 +120,13 @@ fn ask_udp(to: SocketAddr) -> std::io::Result<String> {
     let mut answer = [0; 64];
     let mut ask = || {
         socket.send(b"who")?;
-        let length = socket.recv(&mut answer)?;
-        Ok(String::from_utf8_lossy(&answer[..length]).into_owned())
+        loop {
+            match socket.recv(&mut answer) {
+                // A signal, as of whoever stops the machine for a moment: the wait has no answer yet.
+                Err(error) if error.kind() == ErrorKind::Interrupted => {}
+                received => return Ok(String::from_utf8_lossy(&answer[..received?]).into_owned()),
+            }
+        }
     };
     ask().or_else(|_: std::io::Error| ask())
 }

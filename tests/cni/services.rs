@@ -140,6 +140,9 @@ impl<'a> Askers<'a> {
 /// A node with this first plugin and kube-proxy on one host.
 async fn beside_kube_proxy(by: By, mode: Mode, first: Value) {
     assert!(nix::unistd::geteuid().is_root(), "this test needs root");
+    // From pod to pod of one bridge, answers pass no rule of IP otherwise, and nobody takes the service's address back.
+    let sees_frames = Path::new("/proc/sys/net/bridge/bridge-nf-call-iptables").exists();
+    assert!(sees_frames, "kube-proxy wants the kernel's br_netfilter: modprobe br_netfilter");
     let host = Host::new();
     let mut ours = Ours::on(&host.netns, by, "", |leases| list(&first, leases)).await;
     let mut config = testkit::pod("a", ours.node.dir());

@@ -49,8 +49,11 @@ impl Wire {
         wire.outside.ip("link set lo up");
         wire.outside.ip("link add wire type bridge mcast_snooping 0");
         // Frames are passed on as on a wire, unseen by this machine's rules.
-        wire.outside.set("bridge/bridge-nf-call-iptables", "0");
-        wire.outside.set("bridge/bridge-nf-call-ip6tables", "0");
+        for parameter in ["bridge/bridge-nf-call-iptables", "bridge/bridge-nf-call-ip6tables"] {
+            if Path::new("/proc/sys/net").join(parameter).exists() {
+                wire.outside.set(parameter, "0");
+            }
+        }
         for (node, number) in wire.nodes.iter().zip(NODES) {
             node.ip("link set lo up");
             let path = wire.outside.path();
