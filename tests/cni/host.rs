@@ -4,7 +4,7 @@ use std::{
     fs::{self, File},
     os::fd::AsRawFd,
     path::PathBuf,
-    process::Command,
+    process::{Command, Output},
 };
 
 use nix::sched::{CloneFlags, setns, unshare};
@@ -43,7 +43,8 @@ impl Netns {
     pub(crate) fn inside<T: Send>(&self, act: impl FnOnce() -> T + Send) -> T {
         std::thread::scope(|scope| {
             let thread = scope.spawn(|| {
-                setns(&self.0, CloneFlags::CLONE_NEWNET).unwrap();
+                let is = || fs::read_link(format!("/proc/self/fd/{}", self.0.as_raw_fd()));
+                setns(&self.0, CloneFlags::CLONE_NEWNET).unwrap_or_else(|error| panic!("enter {:?}: {error}", is()));
                 act()
             });
             thread.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic))
@@ -52,9 +53,22 @@ impl Netns {
 
     /// Standard output of `ip` inside, which has to succeed.
     pub(crate) fn ip(&self, arguments: &str) -> String {
-        let output = self.inside(|| Command::new("ip").args(arguments.split(' ')).output().expect("ip"));
-        assert!(output.status.success(), "ip {arguments}: {}", String::from_utf8_lossy(&output.stderr));
+        self.run(&format!("ip {arguments}"))
+    }
+
+    /// The same of any command.
+    pub(crate) fn run(&self, command: &str) -> String {
+        let output = self.try_run(command);
+        assert!(output.status.success(), "{command}: {}", String::from_utf8_lossy(&output.stderr));
         String::from_utf8(output.stdout).unwrap()
+    }
+
+    /// How a command ends inside: a program, and its arguments after spaces.
+    pub(crate) fn try_run(&self, command: &str) -> Output {
+        let (program, arguments) = command.split_once(' ').unwrap_or((command, ""));
+        let mut command = Command::new(program);
+        command.args(arguments.split(' ').filter(|argument| !argument.is_empty()));
+        self.inside(move || command.output()).unwrap_or_else(|error| panic!("{program}: {error}"))
     }
 
     /// Sets a kernel parameter below `/proc/sys/net`.

@@ -6,18 +6,28 @@
 //! of its own, made of network namespaces. The plugins are built by `tests/tools/cni/build`. `scripted`: the plugin
 //! that other tests give a node in their place does as it is told.
 
-#![allow(clippy::unwrap_used, reason = "these are tests")]
+#![allow(clippy::unwrap_used, clippy::print_stdout, reason = "these are tests")]
 
 mod cases;
 mod compare;
+mod dhcp;
+mod families;
 mod host;
+mod kube_proxy;
+mod left;
 #[path = "../differential/list.rs"]
 mod list;
 mod observe;
 mod ours;
+mod plugins;
 mod reach;
 mod reference;
 mod scripted;
+mod services;
+#[path = "../node/support.rs"]
+#[allow(dead_code, reason = "the tests of `node` need all of it")]
+mod support;
+mod two_nodes;
 
 use compare::{by_ours, by_reference, crossed, every_case, of_links_and_leases};
 use ours::By;

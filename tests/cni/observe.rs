@@ -100,26 +100,27 @@ pub(crate) fn others_go(host: &Host, pods: &[Pod<'_>]) {
 
 /// Waits until nobody looks for duplicates of an address any more, and every link that can come up is up.
 pub(crate) fn settle(host: &Host, pods: &[Pod<'_>]) {
-    let places = std::iter::once(&host.netns).chain(pods.iter().map(|pod| pod.netns));
-    for netns in places {
-        eventually(SETTLES, "the addresses settle", || {
-            let links = json(netns, "-j -d address show");
-            let unsettled = |link: &&Value| {
-                let addresses = link["addr_info"].as_array().into_iter().flatten();
-                let has = |flag: &str| flags(link).iter().any(|one| one == flag);
-                let is_coming = has("UP") && !has("NO-CARRIER") && link["operstate"] == "DOWN";
-                // A bridge loses its carrier with its last port, a moment later.
-                let has_ports = || links.as_array().unwrap().iter().any(|one| one["master"] == link["ifname"]);
-                let is_going =
-                    link["linkinfo"]["info_kind"] == "bridge" && has("UP") && !has("NO-CARRIER") && !has_ports();
-                is_coming || is_going || addresses.into_iter().any(|one| one["tentative"] == true)
-            };
-            match links.as_array().unwrap().iter().find(unsettled) {
-                Some(link) => Err(link.to_string()),
-                None => Ok(()),
-            }
-        });
-    }
+    std::iter::once(&host.netns).chain(pods.iter().map(|pod| pod.netns)).for_each(settle_in);
+}
+
+/// The same in one namespace.
+pub(crate) fn settle_in(netns: &Netns) {
+    eventually(SETTLES, "the addresses settle", || {
+        let links = json(netns, "-j -d address show");
+        let unsettled = |link: &&Value| {
+            let addresses = link["addr_info"].as_array().into_iter().flatten();
+            let has = |flag: &str| flags(link).iter().any(|one| one == flag);
+            let is_coming = has("UP") && !has("NO-CARRIER") && link["operstate"] == "DOWN";
+            // A bridge loses its carrier with its last port, a moment later.
+            let has_ports = || links.as_array().unwrap().iter().any(|one| one["master"] == link["ifname"]);
+            let is_going = link["linkinfo"]["info_kind"] == "bridge" && has("UP") && !has("NO-CARRIER") && !has_ports();
+            is_coming || is_going || addresses.into_iter().any(|one| one["tentative"] == true)
+        };
+        match links.as_array().unwrap().iter().find(unsettled) {
+            Some(link) => Err(link.to_string()),
+            None => Ok(()),
+        }
+    });
 }
 
 /// Links, addresses, routes and kernel parameters of the host and of the pods.

@@ -1,6 +1,10 @@
 //! Our half: a daemon on a host of its own that reads the same list, driven by CRI.
 
-use std::{fs, path::PathBuf};
+use std::{
+    fs,
+    net::IpAddr,
+    path::{Path, PathBuf},
+};
 
 use api::cri::v1::{
     DnsConfig, PodSandboxConfig, PodSandboxStatusRequest, PortMapping, Protocol, RemovePodSandboxRequest,
@@ -40,17 +44,38 @@ pub(crate) struct Attached {
     pub(crate) result: Value,
 }
 
+impl Attached {
+    /// Its addresses, in the plugins' order.
+    pub(crate) fn ips(&self) -> Vec<IpAddr> {
+        let texts = self.result["ips"].as_array().into_iter().flatten().map(|ip| ip["address"].as_str().unwrap());
+        texts.map(|text| text.split('/').next().unwrap().parse().unwrap()).collect()
+    }
+}
+
+/// A host port as a pod asks for it, under every address of the host.
+pub(crate) fn port(protocol: Protocol, host_port: u16, container_port: u16) -> PortMapping {
+    let (host_port, container_port) = (host_port.into(), container_port.into());
+    PortMapping { protocol: protocol.into(), container_port, host_port, host_ip: String::new() }
+}
+
 impl Ours {
     /// A node that has this case's list, and no other network.
     pub(crate) async fn new(host: &Host, by: By, case: &Case) -> Ours {
+        Ours::on(&host.netns, by, "", |leases| case.list_at(leases)).await
+    }
+
+    /// The same in any namespace, for any list whose name is `net`, given where its leases are to be; with more lines
+    /// of the settings.
+    pub(crate) async fn on(netns: &Netns, by: By, more: &str, list_at: impl FnOnce(&Path) -> Value) -> Ours {
         let dir = tempfile::Builder::new().prefix("crt-cni-").tempdir().unwrap();
         for below in ["net.d", "leases", "cache"] {
             fs::create_dir(dir.path().join(below)).unwrap();
         }
-        let list = case.list_at(&dir.path().join("leases"));
+        let list = list_at(&dir.path().join("leases"));
         fs::write(dir.path().join("net.d/10-net.conflist"), list.to_string()).unwrap();
         let case = dir.path().to_owned();
-        let options = NodeOptions { network: lines(&case, by), netns: Some(host.netns.path()), ..Default::default() };
+        let network = lines(&case, by) + more;
+        let options = NodeOptions { network, netns: Some(netns.path()), ..Default::default() };
         // On a thread of its own: to start one is to wait for it.
         let node = tokio::task::spawn_blocking(|| TempNode::start_with(options)).await.unwrap();
         let cri = node.client().await;
@@ -65,6 +90,11 @@ impl Ours {
     /// The same node with its plugins run by somebody else from now on.
     pub(crate) async fn now_by(mut self, by: By) -> Ours {
         self.node.set_network(lines(&self.case, by));
+        self.restarted().await
+    }
+
+    /// The same node, its daemon killed and started again.
+    pub(crate) async fn restarted(mut self) -> Ours {
         self.node = tokio::task::spawn_blocking(move || {
             self.node.restart_daemon();
             self.node
@@ -77,7 +107,12 @@ impl Ours {
 
     /// Runs a pod.
     pub(crate) async fn attach(&mut self, name: &str, case: &Case, with_ports: bool) -> Result<Attached, Status> {
-        let id = self.cri.run(&self.pod(name, case, with_ports)).await?;
+        self.run(&self.pod(name, case, with_ports)).await
+    }
+
+    /// Runs a pod of any configuration.
+    pub(crate) async fn run(&mut self, pod: &PodSandboxConfig) -> Result<Attached, Status> {
+        let id = self.cri.run(pod).await?;
         let request = PodSandboxStatusRequest { pod_sandbox_id: id.clone(), verbose: true };
         let info = self.cri.runtime.pod_sandbox_status(request).await?.into_inner().info;
         let info: Value = serde_json::from_str(&info["info"]).unwrap();
@@ -140,7 +175,7 @@ impl Ours {
 }
 
 /// The settings: nothing of the machine's own.
-fn lines(case: &std::path::Path, by: By) -> String {
+fn lines(case: &Path, by: By) -> String {
     format!(
         "conf_dir = \"{case}/net.d\"\nbin_dirs = [\"{plugins}\"]\ncache_dir = \"{case}/cache\"\n\
          native_plugins = {native}\nbuiltin = false\n",

@@ -2,15 +2,15 @@
 
 use std::{
     collections::BTreeMap,
-    io::{ErrorKind, Read, Write},
+    io::{ErrorKind, PipeWriter, Read, Write, pipe},
     net::{IpAddr, Ipv6Addr, SocketAddr, TcpListener, TcpStream, UdpSocket},
-    sync::{
-        Arc,
-        atomic::{AtomicBool, Ordering},
-    },
+    os::fd::AsFd,
     thread::{self, JoinHandle},
     time::Duration,
 };
+
+use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
+use testkit::patience;
 
 use crate::host::{HOST, Host, Netns, OUTSIDE};
 
@@ -19,49 +19,59 @@ pub(crate) const TCP: u16 = 8080;
 pub(crate) const UDP: u16 = 8081;
 
 /// How long a client waits: a lost first packet is sent again after a second.
-const PATIENCE: Duration = Duration::from_millis(2500);
-/// Between two looks of a server.
-const PAUSE: Duration = Duration::from_millis(5);
+const WAITS: Duration = Duration::from_millis(2500);
 
 /// A server in a namespace, for both protocols and both families, until it is dropped.
 #[derive(Debug)]
 pub(crate) struct Server {
-    ends: Arc<AtomicBool>,
-    threads: Vec<JoinHandle<()>>,
+    /// The thread ends when nobody holds this end any more.
+    ends: Option<PipeWriter>,
+    thread: Option<JoinHandle<()>>,
 }
 
 impl Server {
+    /// One that answers with the address that it sees.
     pub(crate) fn new(netns: &Netns) -> Server {
+        Server::of(netns, "")
+    }
+
+    /// One that says who it is before that.
+    pub(crate) fn named(netns: &Netns, name: &str) -> Server {
+        Server::of(netns, &format!("{name} sees "))
+    }
+
+    fn of(netns: &Netns, greeting: &str) -> Server {
         let any = |port| SocketAddr::from((Ipv6Addr::UNSPECIFIED, port));
         let (tcp, udp) = netns.inside(|| (TcpListener::bind(any(TCP)).unwrap(), UdpSocket::bind(any(UDP)).unwrap()));
         tcp.set_nonblocking(true).unwrap();
         udp.set_nonblocking(true).unwrap();
-        let ends = Arc::new(AtomicBool::new(false));
-        let (tcp_ends, udp_ends) = (Arc::clone(&ends), Arc::clone(&ends));
-        let answers_tcp = thread::spawn(move || {
-            while !tcp_ends.load(Ordering::Relaxed) {
-                match tcp.accept() {
-                    Ok((mut stream, peer)) => _ = stream.write_all(peer.ip().to_canonical().to_string().as_bytes()),
-                    Err(_) => thread::sleep(PAUSE),
+        let (end, ends) = pipe().unwrap();
+        let greeting = greeting.to_owned();
+        let thread = thread::spawn(move || {
+            let answer = |peer: SocketAddr| format!("{greeting}{}", peer.ip().to_canonical());
+            loop {
+                let mut awaited = [tcp.as_fd(), udp.as_fd(), end.as_fd()].map(|fd| PollFd::new(fd, PollFlags::POLLIN));
+                poll(&mut awaited, PollTimeout::NONE).unwrap();
+                if awaited[2].any() == Some(true) {
+                    return;
+                }
+                // Whoever asked may have gone again.
+                if let Ok((mut stream, peer)) = tcp.accept() {
+                    let _ = stream.write_all(answer(peer).as_bytes());
+                }
+                if let Ok((_, peer)) = udp.recv_from(&mut [0; 16]) {
+                    let _ = udp.send_to(answer(peer).as_bytes(), peer);
                 }
             }
         });
-        let answers_udp = thread::spawn(move || {
-            while !udp_ends.load(Ordering::Relaxed) {
-                match udp.recv_from(&mut [0; 16]) {
-                    Ok((_, peer)) => _ = udp.send_to(peer.ip().to_canonical().to_string().as_bytes(), peer),
-                    Err(_) => thread::sleep(PAUSE),
-                }
-            }
-        });
-        Server { ends, threads: vec![answers_tcp, answers_udp] }
+        Server { ends: Some(ends), thread: Some(thread) }
     }
 }
 
 impl Drop for Server {
     fn drop(&mut self) {
-        self.ends.store(true, Ordering::Relaxed);
-        self.threads.drain(..).for_each(|thread| _ = thread.join());
+        drop(self.ends.take());
+        let _ = self.thread.take().map(JoinHandle::join);
     }
 }
 
@@ -73,18 +83,18 @@ pub(crate) enum Protocol {
 }
 
 /// One attempt: what it is called, from where, to where.
-struct Attempt<'a> {
-    name: String,
-    from: &'a Netns,
-    to: SocketAddr,
-    protocol: Protocol,
+pub(crate) struct Attempt<'a> {
+    pub(crate) name: String,
+    pub(crate) from: &'a Netns,
+    pub(crate) to: SocketAddr,
+    pub(crate) protocol: Protocol,
 }
 
 /// The address that the server saw, or how it ended.
 fn attempt(to: SocketAddr, protocol: Protocol) -> String {
     let answer = match protocol {
-        Protocol::Tcp => TcpStream::connect_timeout(&to, PATIENCE).and_then(|mut stream| {
-            stream.set_read_timeout(Some(PATIENCE))?;
+        Protocol::Tcp => TcpStream::connect_timeout(&to, patience(WAITS)).and_then(|mut stream| {
+            stream.set_read_timeout(Some(patience(WAITS)))?;
             let mut text = String::new();
             stream.read_to_string(&mut text)?;
             Ok(text)
@@ -106,12 +116,17 @@ fn ask_udp(to: SocketAddr) -> std::io::Result<String> {
     let any: IpAddr = if to.is_ipv4() { [0; 4].into() } else { [0_u16; 8].into() };
     let socket = UdpSocket::bind((any, 0))?;
     socket.connect(to)?;
-    socket.set_read_timeout(Some(PATIENCE / 2))?;
+    socket.set_read_timeout(Some(patience(WAITS) / 2))?;
     let mut answer = [0; 64];
     let mut ask = || {
         socket.send(b"who")?;
-        let length = socket.recv(&mut answer)?;
-        Ok(String::from_utf8_lossy(&answer[..length]).into_owned())
+        loop {
+            match socket.recv(&mut answer) {
+                // A signal, as of whoever stops the machine for a moment: the wait has no answer yet.
+                Err(error) if error.kind() == ErrorKind::Interrupted => {}
+                received => return Ok(String::from_utf8_lossy(&answer[..received?]).into_owned()),
+            }
+        }
     };
     ask().or_else(|_: std::io::Error| ask())
 }
@@ -212,6 +227,26 @@ fn to_ports<'a>(host: &'a Host, pods: &[(&str, &'a Netns)], ports: &[HostPort]) 
         }
     }
     attempts
+}
+
+/// Makes every attempt and panics with each that ended otherwise than its partner says.
+pub(crate) fn expect(when: &str, attempts: Vec<(Attempt<'_>, String)>) {
+    let (attempts, expected): (Vec<_>, Vec<_>) = attempts.into_iter().unzip();
+    let found = outcomes(&attempts);
+    assert_eq!(found.len(), attempts.len(), "two attempts of one name");
+    let differ = |(one, expected): (&Attempt<'_>, String)| {
+        let found = &found[&one.name];
+        (*found != expected).then(|| format!("{}: {found:?}, not {expected:?}", one.name))
+    };
+    let wrong: Vec<_> = attempts.iter().zip(expected).filter_map(differ).collect();
+    assert!(wrong.is_empty(), "{when}: {wrong:#?}");
+}
+
+/// Makes every attempt and panics with each that was answered.
+pub(crate) fn expect_no_answer(when: &str, attempts: Vec<(Attempt<'_>, String)>) {
+    let (attempts, _): (Vec<_>, Vec<_>) = attempts.into_iter().unzip();
+    let answered: Vec<_> = outcomes(&attempts).into_iter().filter(|(_, outcome)| outcome.starts_with("as ")).collect();
+    assert!(answered.is_empty(), "{when}: {answered:#?}");
 }
 
 /// Makes every attempt, all at once.

@@ -13,9 +13,10 @@ use crate::host::{Host, Netns};
 /// The link that CRI runtimes ask for.
 pub(crate) const ETH0: &str = "eth0";
 
-/// Where `tests/tools/cni/build` has put them.
+/// Where `tests/tools/cni/build` has put them, or where a guest finds them: `CORACLE_CNI_PLUGINS`.
 pub(crate) fn plugins() -> PathBuf {
-    let dir = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/tools/bin/cni");
+    let built = || Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/tools/bin/cni");
+    let dir = std::env::var_os("CORACLE_CNI_PLUGINS").map_or_else(built, PathBuf::from);
     assert!(dir.join("bridge").exists(), "{} has no plugins: run tests/tools/cni/build", dir.display());
     dir
 }

@@ -7,7 +7,9 @@ use std::{
 };
 
 use serde_json::Value;
-use testkit::{DebianRegistry, TempNode};
+use testkit::{DebianRegistry, NodeOptions, TempNode};
+
+use crate::host::Host;
 
 /// A node and the tool.
 pub(crate) struct Crictl {
@@ -20,6 +22,15 @@ impl Crictl {
     pub(crate) fn start() -> Crictl {
         let node = TempNode::start();
         let registry = DebianRegistry::start();
+        registry.serve(&node);
+        Crictl { node, _registry: registry }
+    }
+
+    /// A node on a host of its own, with the registry.
+    pub(crate) fn on(host: &Host) -> Crictl {
+        let node = TempNode::start_with(NodeOptions { netns: Some(host.netns.path()), ..Default::default() });
+        // Its own address is the loopback's.
+        let registry = host.netns.inside(DebianRegistry::start);
         registry.serve(&node);
         Crictl { node, _registry: registry }
     }

@@ -3,6 +3,13 @@
 #![allow(clippy::unwrap_used, reason = "this is a test")]
 
 mod command;
+#[path = "../cni/host.rs"]
+#[allow(dead_code, reason = "the tests of `cni` need all of it")]
+mod host;
+mod ports;
+#[path = "../cni/reach.rs"]
+#[allow(dead_code, reason = "the tests of `cni` need all of it")]
+mod reach;
 mod registry;
 mod session;
 
@@ -84,6 +91,12 @@ async fn run_is_all_in_one() {
 #[ignore = "needs root: runs a whole node"]
 async fn a_guarded_registry_lets_in_whom_it_knows() {
     registry::guarded().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 1)]
+#[ignore = "needs root: runs a whole node in a network namespace"]
+async fn host_ports_are_reached_by_curl_from_everywhere() {
+    ports::mapped().await;
 }
 
 /// A pod's configuration file.

@@ -7,7 +7,7 @@ use testkit::eventually;
 use crate::{IMAGE, command::Crictl, container};
 
 /// How long a container that ends by itself may take until the node says so.
-const SOON: Duration = Duration::from_secs(20);
+pub(crate) const SOON: Duration = Duration::from_secs(20);
 
 /// runp, pods, inspectp, create, start, ps, inspect, exec, stop, rm, stopp, rmp.
 pub(crate) async fn pod() {

@@ -21,14 +21,21 @@ def copy(target, names):
 
 
 def copy_tests(target, names):
-    """Copies test programs of the root package, as Cargo links them."""
+    """Copies test programs of the root package or of a room, as Cargo links them."""
     command = ["cargo", "test", "--locked", "--workspace", "--no-run", "--message-format=json"]
     command += [word for name in names for word in ("--test", name)]
     built = subprocess.run(command, cwd=ROOT, check=True, stdout=subprocess.PIPE, text=True)
     messages = [json.loads(line) for line in built.stdout.splitlines() if line.startswith("{")]
     for name in names:
-        # A room's tests may have the same name: those of the root package lie where it has them.
-        source = str(ROOT / "tests" / name / "main.rs")
+        # A room's tests may have the same name as those of the root package, which come first.
+        places = [ROOT / "tests" / name / "main.rs", ROOT / "src" / name / "tests" / name / "main.rs"]
+        source = str(next(place for place in places if place.exists()))
         program = next(m["executable"] for m in messages
                        if m.get("reason") == "compiler-artifact" and m["target"]["src_path"] == source)
         shutil.copy(program, pathlib.Path(target) / name)
+
+
+def copy_plugins(target):
+    """Copies the reference CNI plugins, which are static too."""
+    subprocess.run([ROOT / "tests/tools/cni/build"], check=True)
+    shutil.copytree(ROOT / "tests/tools/bin/cni", pathlib.Path(target) / "plugins")
