@@ -130,7 +130,10 @@ impl Native {
         match self {
             Self::Portmap(portmap) => portmap.restore(plugin, place, made),
             Self::Bridge(bridge) => bridge.restore(place, made),
-            Self::Ptp(ptp) => ptp.restore(),
+            Self::Ptp(ptp) => {
+                ptp.restore();
+                Ok(())
+            }
             Self::Loopback | Self::Idle(_) => Ok(()),
         }
     }

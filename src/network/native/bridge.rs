@@ -236,8 +236,6 @@ impl Bridge {
 
     /// Puts back what the kernel may have lost of a pod's part.
     pub(super) fn restore(&self, place: Place<'_>, made: &Success) -> Result<()> {
-        // Mended from now on, as the bridge of a pod that was attached by this process.
-        self.ground(&mut Links::open()?)?;
         if self.checks_senders { self.check_made(place, made) } else { Ok(()) }
     }
 

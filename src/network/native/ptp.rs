@@ -79,10 +79,9 @@ impl Ptp {
         if masquerade::is_alive(links, name, &self.subnets())? { self.let_out(links) } else { Ok(()) }
     }
 
-    /// The same, of a pod that was attached before.
-    pub(super) fn restore(&self) -> Result<()> {
+    /// Has [`Ptp::mend`] see to a pod that was attached before.
+    pub(super) fn restore(&self) {
         self.is_used.store(true, Ordering::Relaxed);
-        self.mend(&mut Links::open()?)
     }
 
     /// Has the pods' packets leave under the host's address, where they are to. After a pod's routes: a network to
