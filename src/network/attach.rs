@@ -244,15 +244,18 @@ impl Inner {
         failed.map_or(Ok(()), Err)
     }
 
-    /// Shows the ports of a pod again that was found alive. Blocks.
-    pub(crate) fn show_ports(self: &Arc<Self>, living: &Living) -> Result<()> {
+    /// Puts back what the kernel may have lost of a pod that was found alive: its ports, what it may send as. Blocks.
+    pub(crate) fn restore(self: &Arc<Self>, living: &Living) -> Result<()> {
         let Living { pod, choice, request, attachment: Some(attachment) } = living else { return Ok(()) };
         for chosen in &choice.networks {
             let joined = attachment.networks.iter().find(|joined| joined.interface == chosen.interface);
             let Some(Joined { result, .. }) = joined else { continue };
             let runtime = self.runtime(pod, request, Some(&self.netns.path(pod)), &chosen.interface)?;
             let job = Job::new(self.chain_of(chosen)?, chosen, runtime, None, self.tools.clone());
-            if chosen.maps_ports { job.show_ports(result)? } else { job.restore(result)? }
+            if chosen.maps_ports {
+                job.show_ports(result)?;
+            }
+            job.restore(result)?;
         }
         Ok(())
     }

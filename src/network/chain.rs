@@ -17,7 +17,7 @@ use tokio::sync::{Semaphore, SemaphorePermit};
 use crate::{
     Error, NativePlugins, Result,
     attachment::Chosen,
-    native::{Bridge, HostLocal, Native, Place, Shared, portmap},
+    native::{Bridge, HostLocal, Native, Place, Ptp, Shared, portmap},
     report::Doer,
     thread,
 };
@@ -133,6 +133,14 @@ impl Chain {
     pub(crate) fn bridges(&self) -> impl Iterator<Item = &Bridge> {
         self.parts.iter().filter_map(|part| match part {
             Some(Native::Bridge(bridge)) => Some(bridge.as_ref()),
+            _ => None,
+        })
+    }
+
+    /// What gives pods a link to the host alone.
+    pub(crate) fn ptps(&self) -> impl Iterator<Item = &Ptp> {
+        self.parts.iter().filter_map(|part| match part {
+            Some(Native::Ptp(ptp)) => Some(ptp.as_ref()),
             _ => None,
         })
     }

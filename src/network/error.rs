@@ -169,6 +169,14 @@ pub enum Error {
         /// The address.
         address: IpAddr,
     },
+    /// Somebody on the link has an address already that a pod was given.
+    #[error("link {link} has address {address} in DADFAILED state: somebody else has it")]
+    Duplicate {
+        /// The link.
+        link: String,
+        /// The address.
+        address: IpAddr,
+    },
     /// A lease file or its directory.
     #[error("{act} {}", path.display())]
     Lease {
@@ -212,6 +220,16 @@ pub enum Error {
     /// The nftables table of ours.
     #[error("{act} nftables table inet {table}")]
     Nftables {
+        /// What was being done.
+        act: &'static str,
+        /// The table.
+        table: String,
+        /// The kernel's answer.
+        source: io::Error,
+    },
+    /// The nftables table of ours that sees the frames of bridges.
+    #[error("{act} nftables table bridge {table}")]
+    NftablesOfBridges {
         /// What was being done.
         act: &'static str,
         /// The table.
@@ -263,13 +281,16 @@ impl Error {
             Self::NotNative { .. } => Class::Unsupported,
             Self::NotReady { .. } | Self::LeaseLock { .. } => Class::Unavailable,
             Self::InUse { .. } | Self::Unlike { .. } => Class::Precondition,
-            Self::Attached { .. } | Self::AddressTaken { .. } | Self::PortTaken { .. } => Class::Conflict,
+            Self::Attached { .. } | Self::AddressTaken { .. } | Self::Duplicate { .. } | Self::PortTaken { .. } => {
+                Class::Conflict
+            }
             Self::Exhausted { .. } | Self::BridgeFull { .. } => Class::Exhausted,
             Self::Lease { source, .. }
             | Self::Netns { source, .. }
             | Self::Link { source, .. }
             | Self::Sysctl { source, .. }
             | Self::Nftables { source, .. }
+            | Self::NftablesOfBridges { source, .. }
             | Self::Thread { source, .. }
             | Self::File { source, .. }
             | Self::Dns { source, .. } => of_kernel(source),

@@ -22,6 +22,7 @@ mod host_ports;
 mod lingering;
 mod link;
 mod look;
+mod mac_spoof;
 mod masquerade;
 mod native;
 mod netlink;

@@ -22,6 +22,7 @@ use crate::{
 };
 
 mod batch;
+mod duplicates;
 
 use batch::Change;
 pub(crate) use batch::{Batch, Veth};
@@ -48,6 +49,8 @@ pub(crate) struct Link {
     pub(crate) alias: Option<String>,
     pub(crate) is_bridge: bool,
     pub(crate) is_veth: bool,
+    /// Somebody has told it to take every packet.
+    pub(crate) takes_all: bool,
 }
 
 /// A route of the main table.
@@ -271,7 +274,12 @@ impl Links {
 impl From<LinkMessage> for Link {
     fn from(message: LinkMessage) -> Self {
         let flags = message.header.flags;
-        let mut link = Self { index: message.header.index, up: flags.contains(LinkFlags::Up), ..Self::default() };
+        let mut link = Self {
+            index: message.header.index,
+            up: flags.contains(LinkFlags::Up),
+            takes_all: flags.contains(LinkFlags::Promisc),
+            ..Self::default()
+        };
         for attribute in message.attributes {
             match attribute {
                 LinkAttribute::IfName(name) => link.name = name,

@@ -106,6 +106,11 @@ impl Inner {
             Ok(false) => {}
             Err(error) => tracing::warn!(error = with_causes(&error), "look at the rules of host ports"),
         }
+        match self.tools.shared.mac_spoof.restore() {
+            Ok(true) => tracing::warn!("somebody has flushed what pods may send as: it is put back"),
+            Ok(false) => {}
+            Err(error) => tracing::warn!(error = with_causes(&error), "look at the rules of hardware addresses"),
+        }
     }
 
     /// Reads the directory again, and looks at what can be seen at once.
@@ -150,6 +155,12 @@ impl Inner {
                     let mended = Links::open().and_then(|mut links| bridge.prepare(&mut links));
                     if let Err(error) = mended {
                         tracing::warn!(bridge = bridge.name, error = with_causes(&error), "mend a bridge");
+                    }
+                }
+                for ptp in chains.iter().flat_map(|chain| chain.ptps()) {
+                    let mended = Links::open().and_then(|mut links| ptp.mend(&mut links));
+                    if let Err(error) = mended {
+                        tracing::warn!(error = with_causes(&error), "mend what pods with a link each share");
                     }
                 }
                 // Plugins have not been asked; until they are, a binary that is missing is the only thing known.

@@ -5,7 +5,8 @@
 //! ```text
 //! chain postrouting         the one chain on a hook: looks up where a packet comes from, a rule for each family
 //! map   networks-v4, -v6    subnet of a network : jump to its chain
-//! chain masquerade-BRIDGE   one for each network: masquerade, unless the packet stays in the subnet or is multicast
+//! chain masquerade-BRIDGE   one for each network: masquerade, unless the packet stays in the subnet or is multicast;
+//!                           masquerade-ptp/NETWORK for one whose pods have a link each
 //! ```
 //!
 //! A hook carries 1024 chains and asks each of them about every new connection; a map carries any number of networks
@@ -13,8 +14,8 @@
 //! the same table ([`crate::host_ports`]).
 //!
 //! Instances agree by transactions: each reads the table, decides, and writes what holds only if nobody has written
-//! meanwhile. An instance writes its own network, never another's; but a network whose bridge is no more is nobody's,
-//! and whoever writes next clears it away. The last network takes the table with it.
+//! meanwhile. An instance writes its own network, never another's; but a network whose bridge is no more, or to whose
+//! pods no route leads, is nobody's, and whoever writes next clears it away. The last network takes the table with it.
 
 use std::{
     collections::BTreeSet,
@@ -48,9 +49,33 @@ const SETTLE_WITHIN: Duration = Duration::from_secs(5);
 /// fit the socket's buffer.
 const CLEARED_AT_ONCE: usize = 16;
 
+/// Before the network's name in place of a bridge's, which has no such character.
+const OF_LINKS: &str = "ptp/";
+
+/// What a network is called here whose pods have a link each.
+pub(crate) fn of_links(network: &str) -> String {
+    format!("{OF_LINKS}{network}")
+}
+
+/// Whether somebody has the network: there is its bridge, or a route to a pod of it.
+pub(crate) fn is_alive(links: &mut Links, name: &str, subnets: &[IpNet]) -> Result<bool> {
+    if !name.starts_with(OF_LINKS) {
+        return Ok(links.by_name(name)?.is_some());
+    }
+    for ipv6 in [false, true] {
+        let leads_to_pod = |to: &IpNet| to.prefix_len() == to.max_prefix_len();
+        let routes = links.routes(ipv6)?;
+        let mut to_pods = routes.iter().map(|route| &route.to).filter(|to| leads_to_pod(to));
+        if to_pods.any(|to| subnets.iter().any(|subnet| subnet.contains(to))) {
+            return Ok(true);
+        }
+    }
+    Ok(false)
+}
+
 /// Writes the network's rules, whatever was there before.
 pub(crate) fn ensure(links: &mut Links, bridge: &str, subnets: &[IpNet]) -> Result<()> {
-    settle(&Wanted { bridge, subnets }, &mut |name| Ok(links.by_name(name)?.is_some()))
+    settle(&Wanted { bridge, subnets }, &mut |name, subnets| is_alive(links, name, subnets))
 }
 
 /// Whether the rules stand as [`ensure`] wrote them. Rules are known by their comments.
@@ -65,7 +90,7 @@ pub(crate) fn is_in_place(bridge: &str, subnets: &[IpNet]) -> Result<bool> {
 
 /// Removes the network's rules, and the table with the last of them. Missing ones are success.
 pub(crate) fn remove(links: &mut Links, bridge: &str) -> Result<()> {
-    settle(&Wanted { bridge, subnets: &[] }, &mut |name| Ok(links.by_name(name)?.is_some()))
+    settle(&Wanted { bridge, subnets: &[] }, &mut |name, subnets| is_alive(links, name, subnets))
 }
 
 /// What a network is to have in the table; without subnets, nothing.
@@ -119,24 +144,28 @@ impl Table {
         let shares = |net: &IpNet| wanted.subnets.iter().any(|subnet| subnet.contains(net) || net.contains(subnet));
         let mut others = self.elements.iter().flatten().filter(|element| element.chain != own);
         let Some(Element { net, chain }) = others.find(|element| shares(&element.net)) else { return Ok(()) };
-        let bridge = chain.strip_prefix(CHAIN_PREFIX).unwrap_or(chain);
-        let why =
-            format!("the pods' subnet shares addresses with {net}, that of bridge {bridge}; choose another subnet");
+        let name = chain.strip_prefix(CHAIN_PREFIX).unwrap_or(chain);
+        let whose = match name.strip_prefix(OF_LINKS) {
+            Some(network) => format!("network {network}"),
+            None => format!("bridge {name}"),
+        };
+        let why = format!("the pods' subnet shares addresses with {net}, that of {whose}; choose another subnet");
         Err(Error::NotReady { why })
     }
 }
 
-/// Brings the table to what one network wants, and clears away networks whose bridge is no more.
-fn settle(wanted: &Wanted<'_>, bridge_exists: &mut dyn FnMut(&str) -> Result<bool>) -> Result<()> {
+/// Brings the table to what one network wants, and clears away networks that are no more.
+fn settle(wanted: &Wanted<'_>, is_alive: &mut dyn FnMut(&str, &[IpNet]) -> Result<bool>) -> Result<()> {
     let mut nft = Nft::open().map_err(failed("open"))?;
     let deadline = Instant::now() + SETTLE_WITHIN;
     loop {
         let generation = nft.generation().map_err(failed("read"))?;
         let mut table = Table::read(&mut nft)?;
-        // After the reading: a bridge is made before its chain, so a chain without one has lost it.
+        // After the reading: a bridge or a route is made before its chain, so a chain without one has lost it.
         let mut nobodys = Vec::new();
         for bridge in table.bridges.iter().filter(|bridge| *bridge != wanted.bridge) {
-            if !bridge_exists(bridge)? {
+            let subnets: Vec<IpNet> = elements_to(&table, bridge).into_iter().flatten().map(|one| one.net).collect();
+            if !is_alive(bridge, &subnets)? {
                 nobodys.push(bridge.clone());
             }
         }

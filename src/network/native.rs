@@ -7,9 +7,9 @@ use std::{io, net::IpAddr, os::fd::BorrowedFd, path::Path};
 
 use cni::{Conflist, Interface, PluginConf, Runtime, Success};
 use serde::de::DeserializeOwned;
-use serde_json::Value;
+use serde_json::{Map, Value};
 
-use crate::{Error, NativePlugins, Result, host_ports::HostPorts, lingering::Lingering};
+use crate::{Error, NativePlugins, Result, host_ports::HostPorts, lingering::Lingering, mac_spoof::MacSpoof};
 
 mod bridge;
 mod check;
@@ -21,6 +21,7 @@ mod ptp;
 
 pub(crate) use bridge::{Bridge, link_names};
 pub(crate) use host_local::{Holder, HostLocal};
+pub(crate) use ptp::Ptp;
 
 /// A plugin of a list, done by us.
 #[derive(Debug)]
@@ -28,7 +29,7 @@ pub(crate) enum Native {
     /// A veth to a bridge.
     Bridge(Box<Bridge>),
     /// A veth to the host alone.
-    Ptp(Box<ptp::Ptp>),
+    Ptp(Box<Ptp>),
     /// The pod's own loopback.
     Loopback,
     /// Ports of the pod under the host's addresses.
@@ -64,6 +65,7 @@ impl<'a> Place<'a> {
 pub(crate) struct Shared {
     pub(crate) lingering: Lingering,
     pub(crate) host_ports: HostPorts,
+    pub(crate) mac_spoof: MacSpoof,
 }
 
 impl Native {
@@ -74,16 +76,28 @@ impl Native {
             return not_native("native_plugins of the settings");
         }
         // By these, too, something may be asked for.
-        if plugin.object.get("args").is_some_and(|args| !is_nothing(args)) {
+        let done: &[&str] = match plugin.kind.as_str() {
+            "bridge" => &["ips", "mac"],
+            "ptp" => &["ips"],
+            _ => &[],
+        };
+        if plugin.object.get("args").is_some_and(|args| !asks_only(args, done)) {
             return not_native("args");
         }
-        let ipam = plugin.object.get("ipam").and_then(|ipam| ipam.get("type")).and_then(Value::as_str);
-        if matches!(plugin.kind.as_str(), "bridge" | "ptp") && ipam != Some("host-local") {
-            return not_native("ipam");
+        if matches!(plugin.kind.as_str(), "bridge" | "ptp") {
+            let ipam = plugin.object.get("ipam");
+            if ipam.and_then(|ipam| ipam.get("type")).and_then(Value::as_str) != Some("host-local") {
+                return not_native("ipam");
+            }
+            // All of its addresses are each pod's own to name.
+            let has = |key| ipam.and_then(|ipam| ipam.get(key)).is_some_and(|ranges| !is_nothing(ranges));
+            if plugin.capabilities.get(RANGES) == Some(&true) && !has("ranges") && !has("subnet") {
+                return not_native(RANGES);
+            }
         }
         match plugin.kind.as_str() {
             "bridge" => Ok(Self::Bridge(Box::new(Bridge::new(&list.name, plugin, None)?))),
-            "ptp" => Ok(Self::Ptp(Box::new(ptp::Ptp::new(&list.name, plugin)?))),
+            "ptp" => Ok(Self::Ptp(Box::new(Ptp::new(&list.name, plugin)?))),
             "portmap" => portmap::Portmap::new(plugin).map(Self::Portmap),
             "loopback" => loopback::check(plugin).map(|()| Self::Loopback),
             "bandwidth" | "tuning" => idle::Idle::new(plugin).map(Self::Idle),
@@ -94,7 +108,9 @@ impl Native {
     /// Whether it does its part for this pod; otherwise its binary does.
     pub(crate) fn does(&self, plugin: &PluginConf, runtime: &Runtime) -> bool {
         match self {
-            Self::Bridge(_) | Self::Ptp(_) | Self::Loopback | Self::Portmap(_) => true,
+            // What a bridge and the way out are made for is the list's own ranges.
+            Self::Bridge(_) | Self::Ptp(_) => plugin.runtime_config(runtime).get(RANGES).is_none_or(is_nothing),
+            Self::Loopback | Self::Portmap(_) => true,
             Self::Idle(idle) => idle.has_nothing_to_do(&plugin.runtime_config(runtime)),
         }
     }
@@ -114,7 +130,12 @@ impl Native {
     pub(crate) fn restore(&self, plugin: &PluginConf, place: Place<'_>, made: &Success) -> Result<()> {
         match self {
             Self::Portmap(portmap) => portmap.restore(plugin, place, made),
-            Self::Bridge(_) | Self::Ptp(_) | Self::Loopback | Self::Idle(_) => Ok(()),
+            Self::Bridge(bridge) => bridge.restore(place, made),
+            Self::Ptp(ptp) => {
+                ptp.restore();
+                Ok(())
+            }
+            Self::Loopback | Self::Idle(_) => Ok(()),
         }
     }
 
@@ -172,6 +193,40 @@ fn give_back(ipam: &HostLocal, place: Place<'_>, made: Option<&Success>, is_own:
     Ok(())
 }
 
+/// The capability by which a pod names ranges of its own.
+const RANGES: &str = "ipRanges";
+
+/// What a pod is to have of its own: the capability arguments that the plugin declares, and what its list asks for
+/// every pod (`args`). Addresses of both count, the list's first; a hardware address of a pod's own goes before the
+/// list's.
+fn asked(plugin: &PluginConf, runtime: &Runtime) -> Map<String, Value> {
+    let mut asked = plugin.runtime_config(runtime);
+    let Some(args) = plugin.object.get("args").and_then(|args| args.get("cni")) else { return asked };
+    if let Some(mac) = args.get("mac")
+        && asked.get("mac").is_none_or(is_nothing)
+    {
+        asked.insert("mac".into(), mac.clone());
+    }
+    match (args.get("ips"), asked.get_mut("ips")) {
+        (Some(Value::Array(of_list)), Some(Value::Array(of_pod))) => *of_pod = [&of_list[..], &of_pod[..]].concat(),
+        // What is no list is refused where it is read.
+        (Some(ips), _) if !is_nothing(ips) => _ = asked.insert("ips".into(), ips.clone()),
+        _ => {}
+    }
+    asked
+}
+
+/// Whether `args` ask for nothing but these.
+fn asks_only(args: &Value, done: &[&str]) -> bool {
+    is_nothing(args)
+        || args.as_object().is_some_and(|all| {
+            all.iter().all(|(key, value)| {
+                let is_done = |(key, value): (&String, _)| done.contains(&key.as_str()) || is_nothing(value);
+                is_nothing(value) || (key == "cni" && value.as_object().is_some_and(|all| all.iter().all(is_done)))
+            })
+        })
+}
+
 /// Whether a value asks for nothing.
 fn is_nothing(value: &Value) -> bool {
     match value {
@@ -195,4 +250,61 @@ pub(crate) fn own<T: DeserializeOwned>(plugin: &PluginConf) -> Result<T> {
         cni::Error::Conflist { key, why } => Error::Conflist { key, why },
         other => Error::Cni(other),
     })
+}
+
+#[cfg(test)]
+mod tests {
+    use serde_json::json;
+
+    use super::*;
+
+    fn native(options: Value) -> Result<(Native, PluginConf)> {
+        let mut plugin = json!({"type": "ptp", "ipam": {"type": "host-local", "subnet": "10.1.0.0/24"}});
+        plugin.as_object_mut().unwrap().extend(options.as_object().unwrap().clone());
+        let list = json!({"name": "net", "cniVersion": "1.0.0", "plugins": [plugin]});
+        let list = Conflist::parse(list.to_string().as_bytes()).unwrap();
+        let native = Native::new(&list, &list.plugins[0], &NativePlugins::All(true))?;
+        Ok((native, list.plugins[0].clone()))
+    }
+
+    fn runtime(capabilities: Value) -> Runtime {
+        let Value::Object(capabilities) = capabilities else { panic!("an object") };
+        let (container, interface) = ("a".to_owned(), "eth0".to_owned());
+        Runtime { container, netns: None, interface, args: Vec::new(), capabilities }
+    }
+
+    #[test]
+    fn args_ask_for_addresses_and_for_whatever_else_the_binary_is_asked() {
+        for good in [json!({}), json!({"cni": {}}), json!({"cni": {"ips": ["10.1.0.7"], "mac": ""}, "other": null})] {
+            assert!(native(json!({"args": good.clone()})).is_ok(), "{good}");
+        }
+        for of_binary in [json!({"cni": {"mac": "0a:58:0a:01:00:07"}}), json!({"other": {"ips": ["x"]}}), json!("ips")]
+        {
+            let refused = native(json!({"args": of_binary.clone()}));
+            assert!(matches!(refused, Err(Error::NotNative { key, .. }) if key == "args"), "{of_binary}");
+        }
+        let args = json!({"cni": {"ips": ["10.1.0.7"], "mac": "0a:58:0a:01:00:07"}});
+        let both = json!({"type": "bridge", "args": args, "capabilities": {"ips": true, "mac": true}});
+        let (_, plugin) = native(both).unwrap();
+        let of_list = asked(&plugin, &runtime(json!({})));
+        assert_eq!((&of_list["ips"], &of_list["mac"]), (&json!(["10.1.0.7"]), &json!("0a:58:0a:01:00:07")));
+        let of_both = asked(&plugin, &runtime(json!({"ips": ["10.1.0.9"], "mac": "0a:58:0a:01:00:09"})));
+        assert_eq!((&of_both["ips"], &of_both["mac"]), (&json!(["10.1.0.7", "10.1.0.9"]), &json!("0a:58:0a:01:00:09")));
+        let (_, plugin) = native(json!({"args": {"cni": {"ips": "10.1.0.7"}}})).unwrap();
+        assert!(host_local::asked_addresses(&asked(&plugin, &runtime(json!({})))).is_err());
+    }
+
+    #[test]
+    fn a_pod_with_ranges_of_its_own_is_the_binary_s() {
+        let ranges = json!([[{"subnet": "10.2.0.0/24"}]]);
+        let declares = json!({"capabilities": {"ipRanges": true}});
+        let (native_part, plugin) = native(declares.clone()).unwrap();
+        assert!(native_part.does(&plugin, &runtime(json!({}))));
+        assert!(native_part.does(&plugin, &runtime(json!({"ipRanges": []}))));
+        assert!(!native_part.does(&plugin, &runtime(json!({"ipRanges": ranges.clone()}))));
+        let (deaf, plugin) = native(json!({})).unwrap();
+        assert!(deaf.does(&plugin, &runtime(json!({"ipRanges": ranges}))), "nothing is passed that is not declared");
+        let none = json!({"ipam": {"type": "host-local"}, "capabilities": {"ipRanges": true}});
+        assert!(matches!(native(none), Err(Error::NotNative { key, .. }) if key == "ipRanges"));
+    }
 }

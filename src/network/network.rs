@@ -24,6 +24,7 @@ use crate::{
     lingering::Lingering,
     link::Links,
     look::Verdict,
+    mac_spoof::MacSpoof,
     native::Shared,
     netns::NetnsDir,
     nft::NftWatch,
@@ -108,7 +109,11 @@ impl Network {
             netns,
             tools: Arc::new(Tools {
                 plugins,
-                shared: Shared { lingering: Lingering::default(), host_ports: HostPorts::new(&owner) },
+                shared: Shared {
+                    lingering: Lingering::default(),
+                    host_ports: HostPorts::new(&owner),
+                    mac_spoof: MacSpoof::new(&owner),
+                },
                 jobs: Semaphore::new(JOBS_AT_ONCE),
             }),
             cache: Cache::new(config.cache_dir.clone()),
@@ -223,6 +228,7 @@ impl Network {
             inner.delete_links(true);
             let mut links = Links::open()?;
             inner.tools.shared.host_ports.dismantle()?;
+            inner.tools.shared.mac_spoof.retain(|_| false)?;
             let done = inner.builtin.bridges().try_for_each(|bridge| bridge.dismantle(&mut links));
             inner.state().dismantled = done.is_ok();
             done

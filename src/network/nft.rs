@@ -32,6 +32,8 @@ const BATCH_END: u16 = 0x11;
 const GENMSG: usize = 4;
 // linux/netfilter.h: a table that sees IPv4 and IPv6.
 const NFPROTO_INET: u8 = 1;
+/// One that sees the frames of bridges.
+const NFPROTO_BRIDGE: u8 = 7;
 // linux/netfilter/nf_tables.h: messages
 const NEW_TABLE: u16 = 0;
 const DEL_TABLE: u16 = 2;
@@ -94,6 +96,8 @@ const DUMP_ATTEMPTS: usize = 8;
 #[derive(Debug)]
 pub(crate) struct Nft {
     conversation: Conversation,
+    /// Of the tables that are meant.
+    family: u8,
 }
 
 /// Where a chain stands.
@@ -119,7 +123,12 @@ pub(crate) struct Transaction<'a> {
 
 impl Nft {
     pub(crate) fn open() -> io::Result<Self> {
-        Ok(Self { conversation: Conversation::open(NETFILTER)? })
+        Ok(Self { conversation: Conversation::open(NETFILTER)?, family: NFPROTO_INET })
+    }
+
+    /// The same of tables that see the frames of bridges.
+    pub(crate) fn open_of_bridges() -> io::Result<Self> {
+        Ok(Self { family: NFPROTO_BRIDGE, ..Self::open()? })
     }
 
     /// The number by which notices of what we do are known.
@@ -207,7 +216,7 @@ impl Nft {
     /// Everything of a kind, each as its attributes.
     fn dump(&mut self, kind: u16, body: impl Fn(&mut Vec<u8>)) -> io::Result<Vec<Vec<u8>>> {
         for _ in 0..DUMP_ATTEMPTS {
-            let head = self.request(kind, NLM_F_DUMP, NFPROTO_INET);
+            let head = self.request(kind, NLM_F_DUMP, self.family);
             let mut bytes = Vec::new();
             message(&mut bytes, &head, &body);
             match self.conversation.exchange(&bytes, &[head.sequence], None) {
@@ -389,7 +398,7 @@ impl Transaction<'_> {
     }
 
     fn push(&mut self, kind: u16, flags: u16, body: impl FnOnce(&mut Vec<u8>)) {
-        let head = self.nft.request(kind, NLM_F_ACK | flags, NFPROTO_INET);
+        let head = self.nft.request(kind, NLM_F_ACK | flags, self.nft.family);
         self.sequences.push(head.sequence);
         message(&mut self.bytes, &head, body);
     }

@@ -183,9 +183,13 @@ fn clear(network: &Arc<Inner>, live: &HashSet<PodId>, pods: &[Living]) -> Result
         tracing::warn!(error = with_causes(&error), "give back host ports of dead pods");
         0
     });
+    if let Err(error) = network.tools.shared.mac_spoof.retain(owed) {
+        tracing::warn!(error = with_causes(&error), "take back what dead pods may send as");
+    }
     for living in pods {
-        if let Err(error) = network.show_ports(living) {
-            tracing::error!(pod = %living.pod, error = with_causes(&error), "show a living pod's host ports again");
+        if let Err(error) = network.restore(living) {
+            let error = with_causes(&error);
+            tracing::error!(pod = %living.pod, error, "restore what the kernel has lost of a living pod");
         }
     }
     let mut namespaces = 0;

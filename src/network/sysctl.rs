@@ -46,6 +46,18 @@ pub(crate) fn skip_duplicate_detection(link: &str) -> Result<()> {
     set(&conf("ipv6", link, "accept_dad"), "0")
 }
 
+/// Has a link look for somebody else with its addresses, and not take its own echo for one.
+pub(crate) fn detect_duplicates(link: &str) -> Result<()> {
+    for key in ["enhanced_dad", "accept_dad"] {
+        let name = conf("ipv6", link, key);
+        // A kernel without IPv6 has neither, and nothing to look for.
+        if read(&name).is_some() {
+            set(&name, "1")?;
+        }
+    }
+    Ok(())
+}
+
 /// Has a pod's link tell its neighbours of an address that it gets: whoever had it before is forgotten.
 pub(crate) fn announce(link: &str) -> Result<()> {
     set(&conf("ipv4", link, "arp_notify"), "1")

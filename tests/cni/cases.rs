@@ -7,7 +7,7 @@ use std::{fs, path::Path};
 use serde_json::{Map, Value, json};
 
 use crate::{
-    host::HOST,
+    host::{HOST, Host},
     reach::{HostPort, Protocol, TCP, UDP},
 };
 
@@ -39,9 +39,18 @@ pub(crate) struct Case {
     pub(crate) spoofs: bool,
     /// A word of the error, where nobody can attach a pod.
     pub(crate) refused: Option<&'static str>,
+    /// What the host's administrator has done before, as arguments of `ip`.
+    pub(crate) before: &'static [&'static str],
 }
 
 impl Case {
+    /// A host of its own.
+    pub(crate) fn host(&self) -> Host {
+        let host = Host::new();
+        self.before.iter().for_each(|arguments| _ = host.netns.ip(arguments));
+        host
+    }
+
     /// The list, with its leases there, and the resolver's file beside them if it has one.
     pub(crate) fn list_at(&self, leases: &Path) -> Value {
         let text = self.list.to_string().replace(LEASES, &leases.display().to_string());
@@ -96,7 +105,7 @@ fn case(name: &'static str, plugins: Vec<Value>) -> Case {
 
 fn of_version(version: &str, name: &'static str, plugins: Vec<Value>) -> Case {
     let list = json!({ "cniVersion": version, "name": "net", "plugins": plugins });
-    Case { name, list, ports: Vec::new(), resolver: None, spoofs: false, refused: None }
+    Case { name, list, ports: Vec::new(), resolver: None, spoofs: false, refused: None, before: &[] }
 }
 
 impl Case {
@@ -171,6 +180,17 @@ pub(crate) fn cases() -> Vec<Case> {
     [of_bridge(), of_addresses(), of_ptp(), of_chains(), of_ports(), of_versions()].into_iter().flatten().collect()
 }
 
+/// A bridge with addresses that are not the gateways', and one that can stay.
+const OTHER_ADDRESSES: [&str; 4] = [
+    "link add cbr0 type bridge",
+    "address add 172.21.7.1/24 dev cbr0",
+    "address add fd21:5::77/64 dev cbr0 nodad",
+    "address add fd21:7::1/64 dev cbr0 nodad",
+];
+
+/// Somebody on the bridge has the first pod's address: the host.
+const SOMEBODY_ELSE: [&str; 2] = ["link add cbr0 up type bridge", "address add fd21:5::2/64 dev cbr0 nodad"];
+
 fn of_bridge() -> Vec<Case> {
     let ordinary = || json!({ "isGateway": true, "ipMasq": true });
     let with = |key: &str, value: Value| {
@@ -194,8 +214,21 @@ fn of_bridge() -> Vec<Case> {
         case("bridge with a check of hardware addresses", vec![bridge(v4(), with("macspoofchk", true.into()))])
             .spoofs(),
         case("bridge that forces its address", vec![bridge(v4(), with("forceAddress", true.into()))]),
+        case("bridge that forces its address upon another", vec![bridge(dual(), with("forceAddress", true.into()))])
+            .before(&OTHER_ADDRESSES),
+        case("bridge that has another address", vec![bridge(dual(), ordinary())])
+            .before(&OTHER_ADDRESSES)
+            .refused("already has an IP address"),
+        case("bridge that is to take all packets from now on", {
+            vec![bridge(v4(), with("promiscMode", true.into()))]
+        })
+        .before(&["link add cbr0 type bridge"]),
         case("bridge without duplicate detection", vec![bridge(dual(), with("enabledad", false.into()))]),
         case("bridge with duplicate detection", vec![bridge(dual(), with("enabledad", true.into()))]),
+        case("bridge with duplicate detection of IPv4", vec![bridge(v4(), with("enabledad", true.into()))]),
+        case("bridge with duplicate detection that finds one", vec![bridge(dual(), json!({ "enabledad": true }))])
+            .before(&SOMEBODY_ELSE)
+            .refused("DADFAILED"),
         case(
             "bridge without a container interface's link",
             vec![bridge(v4(), with("disableContainerInterface", false.into()))],
@@ -217,6 +250,11 @@ impl Case {
 
     fn spoofs(mut self) -> Case {
         self.spoofs = true;
+        self
+    }
+
+    fn before(mut self, before: &'static [&'static str]) -> Case {
+        self.before = before;
         self
     }
 

@@ -32,7 +32,7 @@ const AT_ONCE: usize = 6;
 
 /// The reference's half.
 pub(crate) fn by_reference(case: &Case) -> Flat {
-    let host = Host::new();
+    let host = case.host();
     let leases = tempfile::Builder::new().prefix("crt-cni-").tempdir().unwrap();
     let list = case.list_at(leases.path());
     let mut pods = Vec::new();
@@ -65,7 +65,7 @@ pub(crate) fn by_reference(case: &Case) -> Flat {
 /// Our half.
 pub(crate) fn by_ours(by: By, case: &Case) -> Flat {
     asynchronously(async {
-        let host = Host::new();
+        let host = case.host();
         let mut ours = Ours::new(&host, by, case).await;
         let leases = ours.leases();
         let mut pods = Vec::new();
@@ -100,7 +100,7 @@ pub(crate) fn by_ours(by: By, case: &Case) -> Flat {
 /// Pods attached by one and detached by the other: what is left of links and leases.
 pub(crate) fn crossed(from: By, to: By, case: &Case) -> Flat {
     asynchronously(async {
-        let host = Host::new();
+        let host = case.host();
         let mut ours = Ours::new(&host, from, case).await;
         let mut pods = Vec::new();
         for (name, is_first) in PODS.into_iter().zip([true, false]) {

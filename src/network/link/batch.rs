@@ -151,10 +151,35 @@ impl Batch {
         self.push(RouteNetlinkMessage::SetLink(message), 0, "bring up", name);
     }
 
+    /// Has the link take every packet, whoever it is for.
+    pub(crate) fn take_all(&mut self, name: &str) {
+        let mut message = LinkMessage::default();
+        message.header.flags = LinkFlags::Promisc;
+        message.header.change_mask = LinkFlags::Promisc;
+        message.attributes = vec![LinkAttribute::IfName(name.to_owned())];
+        self.push(RouteNetlinkMessage::SetLink(message), 0, "have take all packets", name);
+    }
+
+    /// Gives the link this hardware address for good, where it had one that it might change by itself.
+    pub(crate) fn set_mac(&mut self, name: &str, mac: [u8; 6]) {
+        let mut message = LinkMessage::default();
+        message.attributes = vec![LinkAttribute::IfName(name.to_owned()), LinkAttribute::Address(mac.to_vec())];
+        self.push(RouteNetlinkMessage::SetLink(message), 0, "give its hardware address to", name);
+    }
+
     /// Adds an address. IPv6 is usable at once: nobody else can have an address that we handed out, so the kernel's
     /// second-long search for a duplicate is left out.
     pub(crate) fn add_address(&mut self, link: u32, net: IpNet) {
         let (message, name) = address(link, net);
+        self.push(RouteNetlinkMessage::NewAddress(message), NLM_F_CREATE | NLM_F_EXCL, "add address", &name);
+    }
+
+    /// Adds an address after the kernel's search for a duplicate, where the link is one that searches:
+    /// [`crate::link::Links::await_unique`] tells how that ends.
+    pub(crate) fn add_address_if_unique(&mut self, link: u32, net: IpNet) {
+        let (mut message, name) = address(link, net);
+        message.header.flags = AddressHeaderFlags::empty();
+        message.attributes.retain(|attribute| !matches!(attribute, AddressAttribute::Flags(_)));
         self.push(RouteNetlinkMessage::NewAddress(message), NLM_F_CREATE | NLM_F_EXCL, "add address", &name);
     }
 

@@ -20,7 +20,7 @@ fn nets(list: &[&str]) -> Vec<IpNet> {
 
 /// [`ensure`] and [`remove`] on a host that has these bridges.
 fn ensure_on(bridges: &[&str], bridge: &str, subnets: &[IpNet]) -> Result<()> {
-    settle(&Wanted { bridge, subnets }, &mut |name| Ok(bridges.contains(&name)))
+    settle(&Wanted { bridge, subnets }, &mut |name, _| Ok(bridges.contains(&name)))
 }
 
 fn remove_on(bridges: &[&str], bridge: &str) -> Result<()> {
@@ -38,6 +38,34 @@ fn assert_no_table() {
     let mut change = nft.transaction_at(generation);
     change.remove_table(TABLE);
     assert_eq!(errno(&change.commit().unwrap_err()), Some(libc::ENOENT));
+}
+
+#[test]
+#[ignore = "needs root: writes nftables rules in a network namespace of its own"]
+fn a_network_of_links_lives_while_a_route_leads_to_a_pod_of_it() {
+    on_a_host_of_its_own(|| {
+        let ip = |arguments: &str| {
+            let done = std::process::Command::new("ip").args(arguments.split(' ')).status().unwrap();
+            assert!(done.success(), "ip {arguments}");
+        };
+        ip("link add pod type veth peer name far");
+        ip("link set pod up");
+        ip("route add 10.1.0.2/32 dev pod");
+        let mut links = Links::open().unwrap();
+        let (one, other) = (of_links("one"), of_links("other"));
+        let (of_one, of_other) = (nets(&["10.1.0.0/24"]), nets(&["10.2.0.0/24"]));
+        ensure(&mut links, &one, &of_one).unwrap();
+        ensure(&mut links, &other, &of_other).unwrap();
+        assert!(is_in_place(&one, &of_one).unwrap() && is_in_place(&other, &of_other).unwrap());
+        let refused = ensure(&mut links, &other, &of_one).unwrap_err().to_string();
+        assert!(refused.contains("network one"), "{refused}");
+        // No route leads to a pod of the other: whoever writes next clears it away.
+        ensure(&mut links, &one, &of_one).unwrap();
+        assert!(is_in_place(&one, &of_one).unwrap() && !is_in_place(&other, &of_other).unwrap());
+        ip("link delete pod");
+        ensure(&mut links, &other, &of_one).unwrap();
+        assert!(!is_in_place(&one, &of_one).unwrap() && is_in_place(&other, &of_one).unwrap());
+    });
 }
 
 #[test]
@@ -144,7 +172,7 @@ fn a_host_has_room_for_more_networks_than_a_hook_has_for_chains() {
             }
             change.commit().unwrap();
         }
-        settle(&Wanted { bridge: "last", subnets: &nets(&["192.168.0.0/24"]) }, &mut |_| Ok(true)).unwrap();
+        settle(&Wanted { bridge: "last", subnets: &nets(&["192.168.0.0/24"]) }, &mut |_, _| Ok(true)).unwrap();
         assert!(
             is_in_place("b1099", &subnets(1099)).unwrap() && is_in_place("last", &nets(&["192.168.0.0/24"])).unwrap()
         );

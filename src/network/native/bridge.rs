@@ -50,17 +50,18 @@ struct Conf {
     /// Says what becomes of a VLAN's port; without `vlan` and `vlanTrunk` there is none.
     #[serde(default, rename = "preserveDefaultVlan")]
     _preserve_default_vlan: bool,
-    // Not done natively.
     #[serde(default)]
     force_address: bool,
     #[serde(default)]
     promisc_mode: bool,
     #[serde(default)]
-    vlan: u32,
+    enabledad: bool,
     #[serde(default)]
     macspoofchk: bool,
+    // Not done natively.
     #[serde(default)]
-    enabledad: bool,
+    vlan: u32,
+    /// Asks for a pod's link that is down, and so for none of the addresses that we hand out.
     #[serde(default)]
     disable_container_interface: bool,
 }
@@ -89,6 +90,14 @@ pub(crate) struct Bridge {
     masquerade: bool,
     hairpin: bool,
     isolated: bool,
+    /// The bridge takes every packet.
+    takes_all: bool,
+    /// The bridge's addresses that are in the way of the gateways are removed.
+    forces_address: bool,
+    /// A pod's addresses of IPv6 are looked for on the bridge first.
+    detects_duplicates: bool,
+    /// A pod may send under its own hardware address alone.
+    checks_senders: bool,
 }
 
 /// What [`Bridge::prepare`] found or made.
@@ -111,11 +120,7 @@ impl Bridge {
         }
         let conf: Conf = own(plugin)?;
         for (asked, key) in [
-            (conf.force_address, "forceAddress"),
-            (conf.promisc_mode, "promiscMode"),
             (conf.vlan != 0, "vlan"),
-            (conf.macspoofchk, "macspoofchk"),
-            (conf.enabledad, "enabledad"),
             (conf.disable_container_interface, "disableContainerInterface"),
             (conf.ip_masq_backend.as_deref().is_some_and(|backend| backend != "nftables"), "ipMasqBackend"),
         ] {
@@ -127,8 +132,18 @@ impl Bridge {
             let why = format!("{:?} is not a link's name", conf.bridge);
             return Err(Error::Conflist { key: "bridge.bridge".into(), why });
         }
+        if conf.hairpin_mode && conf.promisc_mode {
+            // In the words of the reference plugin: a port would give back what the bridge takes for itself.
+            let why = "cannot set hairpin mode and promiscuous mode at the same time".to_owned();
+            return Err(Error::Conflist { key: "bridge.promiscMode".into(), why });
+        }
+        let ipam = HostLocal::new(network, conf.ipam)?;
+        // The reference has the gateways take the bridge from each other, pod after pod.
+        if conf.force_address && ground::check_gateways(&conf.bridge, &ipam.gateway_of_each_set()).is_err() {
+            return not_native("forceAddress");
+        }
         Ok(Self {
-            ipam: HostLocal::new(network, conf.ipam)?,
+            ipam,
             name: conf.bridge,
             owner,
             ground: Mutex::default(),
@@ -139,6 +154,10 @@ impl Bridge {
             masquerade: conf.ip_masq,
             hairpin: conf.hairpin_mode,
             isolated: conf.port_isolation,
+            takes_all: conf.promisc_mode,
+            forces_address: conf.force_address,
+            detects_duplicates: conf.enabledad,
+            checks_senders: conf.macspoofchk,
         })
     }
 
@@ -161,13 +180,16 @@ impl Bridge {
             Some(_) => ground::check_subnets(links, &self.name, &subnets)?,
             None => Vec::new(),
         };
-        let bridge = ground::ensure_bridge(links, self)?;
+        let mut bridge = ground::ensure_bridge(links, self)?;
         if self.gateway {
             let gateways = self.ipam.gateways();
             if self.owner.is_none() {
                 ground::check_gateways(&self.name, &self.ipam.gateway_of_each_set())?;
             }
-            ground::ensure_addresses(links, &bridge, &gateways, self.owner.is_some())?;
+            if self.forces_address {
+                ground::make_way(links, &bridge, &gateways)?;
+            }
+            ground::ensure_addresses(links, &mut bridge, &gateways, self.owner.is_some())?;
             if self.owner.is_some() {
                 notes.extend(ground::drop_turned_off(links, &bridge, &gateways)?);
             }
@@ -210,6 +232,11 @@ impl Bridge {
             }
             done => done,
         }
+    }
+
+    /// Puts back what the kernel may have lost of a pod's part.
+    pub(super) fn restore(&self, place: Place<'_>, made: &Success) -> Result<()> {
+        if self.checks_senders { self.check_made(place, made) } else { Ok(()) }
     }
 
     /// Takes down what [`Bridge::prepare`] made, if no pod uses it and it is the owner's. Slow, and never needed by a
@@ -275,19 +302,26 @@ mod tests {
 
     #[test]
     fn an_option_that_is_not_done_is_refused_and_never_ignored() {
-        for key in ["promiscMode", "macspoofchk", "forceAddress", "enabledad", "disableContainerInterface"] {
-            assert!(bridge(json!({ key: false })).is_ok(), "{key}");
-            match bridge(json!({ key: true })) {
-                Err(Error::NotNative { key: named, .. }) => assert_eq!(named, key),
-                other => panic!("{key} gave {other:?}"),
+        for key in ["promiscMode", "forceAddress", "enabledad", "macspoofchk"] {
+            for asked in [false, true] {
+                assert!(bridge(json!({ key: asked })).is_ok(), "{key}");
             }
         }
+        let key = "disableContainerInterface";
+        assert!(bridge(json!({ key: false })).is_ok());
+        assert!(matches!(bridge(json!({ key: true })), Err(Error::NotNative { key: named, .. }) if named == key));
         assert!(bridge(json!({"preserveDefaultVlan": true})).is_ok(), "without a VLAN it asks for nothing");
         assert!(matches!(bridge(json!({"vlan": 7})), Err(Error::NotNative { .. })));
         assert!(matches!(bridge(json!({"vlanTrunk": [{"id": 7}]})), Err(Error::NotNative { .. })));
         assert!(matches!(bridge(json!({"ipMasqBackend": "iptables"})), Err(Error::NotNative { .. })));
         assert!(matches!(bridge(json!({"newIn2031": 1})), Err(Error::NotNative { key, .. }) if key == "newIn2031"));
         assert!(matches!(bridge(json!({"isGateway": "yes"})), Err(Error::Conflist { .. })));
+        let both = bridge(json!({"promiscMode": true, "hairpinMode": true}));
+        assert!(matches!(both, Err(Error::Conflist { key, .. }) if key == "bridge.promiscMode"));
+        let ranges = json!([[{"subnet": "10.1.0.0/24"}], [{"subnet": "10.2.0.0/24"}]]);
+        let ipam = json!({"type": "host-local", "ranges": ranges});
+        let two = bridge(json!({"forceAddress": true, "ipam": ipam}));
+        assert!(matches!(two, Err(Error::NotNative { key, .. }) if key == "forceAddress"));
     }
 
     #[test]

@@ -3,7 +3,11 @@
 //! The pod has its address with the subnet's prefix, but reaches the subnet, too, by way of the host: what the kernel
 //! makes of the address alone is taken away, and a route to the gateway and one to the subnet by it are put there.
 
-use std::{net::IpAddr, os::fd::AsFd};
+use std::{
+    net::IpAddr,
+    os::fd::AsFd,
+    sync::atomic::{AtomicBool, Ordering},
+};
 
 use cni::{Dns, Interface, Ip, PluginConf, Success};
 use ipnet::IpNet;
@@ -19,6 +23,7 @@ use crate::{
     Error, Result,
     address::{Address, mac_text},
     link::{Batch, Links, Veth},
+    masquerade,
     netlink::errno,
     netns, sysctl,
 };
@@ -32,11 +37,9 @@ struct Conf {
     ipam: host_local::Conf,
     #[serde(default)]
     dns: Dns,
-    // Not done natively: the rule would have to end with the last of the network's pods.
     #[serde(default)]
     ip_masq: bool,
-    #[serde(rename = "ipMasqBackend")]
-    _ip_masq_backend: Option<String>,
+    ip_masq_backend: Option<String>,
 }
 
 /// A checked `ptp` plugin of one network.
@@ -46,20 +49,55 @@ pub(crate) struct Ptp {
     /// `None` is the kernel's own.
     mtu: Option<u32>,
     dns: Dns,
+    /// What the network is called where packets leave under the host's address, if its pods' do.
+    masquerade: Option<String>,
+    /// Whether this process knows of a pod.
+    is_used: AtomicBool,
 }
 
 impl Ptp {
     /// Checks the plugin's object. Touches nothing.
     pub(super) fn new(network: &str, plugin: &PluginConf) -> Result<Self> {
         let conf: Conf = own(plugin)?;
-        if conf.ip_masq {
-            return Err(Error::NotNative { plugin: plugin.kind.clone(), key: "ipMasq".into() });
+        if conf.ip_masq_backend.as_deref().is_some_and(|backend| backend != "nftables") {
+            return Err(Error::NotNative { plugin: plugin.kind.clone(), key: "ipMasqBackend".into() });
         }
         Ok(Self {
             ipam: HostLocal::new(network, conf.ipam)?,
             mtu: Some(conf.mtu).filter(|mtu| *mtu > 0),
             dns: conf.dns,
+            masquerade: conf.ip_masq.then(|| masquerade::of_links(network)),
+            is_used: AtomicBool::new(false),
         })
+    }
+
+    /// Puts back what the kernel may have lost of what all pods of the network share, while it has any.
+    pub(crate) fn mend(&self, links: &mut Links) -> Result<()> {
+        let Some(name) = self.masquerade.as_deref().filter(|_| self.is_used.load(Ordering::Relaxed)) else {
+            return Ok(());
+        };
+        if masquerade::is_alive(links, name, &self.subnets())? { self.let_out(links) } else { Ok(()) }
+    }
+
+    /// Has [`Ptp::mend`] see to a pod that was attached before.
+    pub(super) fn restore(&self) {
+        self.is_used.store(true, Ordering::Relaxed);
+    }
+
+    /// Has the pods' packets leave under the host's address, where they are to. After a pod's routes: a network to
+    /// which none leads is nobody's.
+    fn let_out(&self, links: &mut Links) -> Result<()> {
+        let Some(name) = &self.masquerade else { return Ok(()) };
+        self.is_used.store(true, Ordering::Relaxed);
+        let subnets = self.subnets();
+        if masquerade::is_in_place(name, &subnets)? { Ok(()) } else { masquerade::ensure(links, name, &subnets) }
+    }
+
+    /// The networks that pods of this network live in.
+    fn subnets(&self) -> Vec<IpNet> {
+        let mut all: Vec<IpNet> = self.ipam.gateways().iter().map(IpNet::trunc).collect();
+        all.dedup();
+        all
     }
 
     /// The addresses that it hands out.
@@ -71,7 +109,7 @@ impl Ptp {
     pub(super) fn add(&self, plugin: &PluginConf, place: Place<'_>) -> Result<Success> {
         let runtime = place.runtime;
         let mut links = Links::open()?;
-        let asked = host_local::asked_addresses(&plugin.runtime_config(runtime))?;
+        let asked = host_local::asked_addresses(&super::asked(plugin, runtime))?;
         let ipam_dns = self.ipam.dns()?;
         let holder = Holder { id: &runtime.container, interface: &runtime.interface };
         let addresses = self.ipam.allocate(&holder, &asked)?;
@@ -113,7 +151,8 @@ impl Ptp {
         let mac = mac_of(first.net.addr());
         let name = self.make_veth(links, place, mac)?;
         let wired = netns::inside(netns, path, || self.configure(&runtime.interface, addresses))
-            .and_then(|()| on_the_host(links, &name, addresses));
+            .and_then(|()| on_the_host(links, &name, addresses))
+            .and_then(|mac| self.let_out(links).map(|()| mac));
         match wired {
             Ok(host_mac) => {
                 let link =
@@ -220,10 +259,14 @@ mod tests {
 
     #[test]
     fn what_ours_does_not_do_is_the_binary_s() {
-        for good in [json!({}), json!({"mtu": 1400}), json!({"ipMasq": false}), json!({"dns": {"domain": "x"}})] {
+        let nftables = json!({"ipMasq": true, "ipMasqBackend": "nftables"});
+        for good in
+            [json!({}), json!({"mtu": 1400}), json!({"ipMasq": true}), nftables, json!({"dns": {"domain": "x"}})]
+        {
             assert!(ptp(good.clone()).is_ok(), "{good}");
         }
-        for (option, named) in [(json!({"ipMasq": true}), "ipMasq"), (json!({"newIn2031": 1}), "newIn2031")] {
+        let iptables = json!({"ipMasq": true, "ipMasqBackend": "iptables"});
+        for (option, named) in [(iptables, "ipMasqBackend"), (json!({"newIn2031": 1}), "newIn2031")] {
             assert!(matches!(ptp(option), Err(Error::NotNative { key, .. }) if key == named), "{named}");
         }
         assert!(matches!(ptp(json!({"mtu": "large"})), Err(Error::Conflist { .. })));

@@ -11,6 +11,7 @@ const ELEMENT_USERDATA: u16 = 6;
 /// Numbers by which the `nft` program knows what keys and values are when it shows them; six bits each.
 const TYPE_IPV4: u32 = 7;
 const TYPE_IPV6: u32 = 8;
+const TYPE_HARDWARE: u32 = 9;
 const TYPE_PROTOCOL: u32 = 12;
 const TYPE_PORT: u32 = 13;
 const TYPE_LINK: u32 = 41;
@@ -27,6 +28,8 @@ pub(crate) enum Part {
     Port,
     /// A link's name.
     Link,
+    /// A link's hardware address.
+    Hardware,
 }
 
 /// What the keys of a set are made of, and what the values of a map are.
@@ -54,6 +57,7 @@ impl Part {
             Self::Protocol => TYPE_PROTOCOL,
             Self::Port => TYPE_PORT,
             Self::Link => TYPE_LINK,
+            Self::Hardware => TYPE_HARDWARE,
         }
     }
 
@@ -63,6 +67,7 @@ impl Part {
             Self::Ipv6 | Self::Link => 16,
             Self::Protocol => 1,
             Self::Port => 2,
+            Self::Hardware => 6,
         }
     }
 }

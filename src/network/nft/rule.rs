@@ -16,6 +16,7 @@ const EXPRESSION_DATA: u16 = 2;
 const DATA_VALUE: u16 = 1;
 const REGISTER_VERDICT: u32 = 0;
 const REGISTER_1: u32 = 1;
+const PAYLOAD_LINK_HEADER: u32 = 0;
 const PAYLOAD_NETWORK_HEADER: u32 = 1;
 const PAYLOAD_TRANSPORT_HEADER: u32 = 2;
 const META_MARK: u32 = 3;
@@ -37,6 +38,9 @@ const NFT_JUMP: i32 = -3;
 const NF_DROP: u32 = 0;
 /// Registers of four bytes that a link's name takes.
 const LINK_NAME_WORDS: u32 = 4;
+/// Where an Ethernet frame says who sends it, and how long that is.
+const ETHERNET_SOURCE: [u32; 2] = [6, 6];
+const LOOKUP_INVERTED: u32 = 1;
 /// The index of every namespace's loopback.
 const LOOPBACK_INDEX: u32 = 1;
 const CMP_EQ: u32 = 0;
@@ -83,6 +87,9 @@ pub(crate) enum Act {
     Translate { map: String, by_address: bool },
     /// Leaves under the node's own address if it has this bit in its mark.
     MasqueradeMarked { bit: u32 },
+    /// Ends here if one set has the link that it came by, and the other not the link with who sends it. Of frames of
+    /// every family.
+    DropStrangers { links: String, senders: String },
 }
 
 impl Family {
@@ -130,11 +137,13 @@ impl Family {
 impl Rule {
     /// Appends the rule's expressions.
     pub(super) fn encode(&self, list: &mut Vec<u8>) {
-        expression(list, "meta", |data| {
-            number(data, 1, REGISTER_1);
-            number(data, 2, META_NFPROTO);
-        });
-        compare(list, CMP_EQ, &[self.family.number()]);
+        if !matches!(self.act, Act::DropStrangers { .. }) {
+            expression(list, "meta", |data| {
+                number(data, 1, REGISTER_1);
+                number(data, 2, META_NFPROTO);
+            });
+            compare(list, CMP_EQ, &[self.family.number()]);
+        }
         match &self.act {
             Act::LookUp { side, map } => {
                 self.load(list, *side);
@@ -177,10 +186,7 @@ impl Rule {
                 });
             }
             Act::MarkFromLink { set, bit } => {
-                expression(list, "meta", |data| {
-                    number(data, 1, REGISTER_1);
-                    number(data, 2, META_LINK_NAME);
-                });
+                load_link(list);
                 load_port(list, LINK_NAME_WORDS);
                 look_up(list, set, None);
                 set_mark(list, *bit);
@@ -198,12 +204,14 @@ impl Rule {
                 });
                 compare(list, CMP_NEQ, &LOOPBACK_INDEX.to_ne_bytes());
                 self.is_loopback(list, Side::Destination);
-                expression(list, "immediate", |data| {
-                    number(data, 1, REGISTER_VERDICT);
-                    nested(data, 2, |data| {
-                        nested(data, DATA_VERDICT, |verdict| number(verdict, VERDICT_CODE, NF_DROP));
-                    });
-                });
+                drop_it(list);
+            }
+            Act::DropStrangers { links, senders } => {
+                load_link(list);
+                look_up(list, links, None);
+                load_sender(list, LINK_NAME_WORDS);
+                look_up_none(list, senders);
+                drop_it(list);
             }
             Act::Translate { map, by_address } => {
                 if *by_address {
@@ -266,6 +274,44 @@ fn load_port(list: &mut Vec<u8>, word: u32) {
         number(data, 2, PAYLOAD_TRANSPORT_HEADER);
         number(data, 3, 2);
         number(data, 4, 2);
+    });
+}
+
+/// Loads the name of the link that the packet came by.
+fn load_link(list: &mut Vec<u8>) {
+    expression(list, "meta", |data| {
+        number(data, 1, REGISTER_1);
+        number(data, 2, META_LINK_NAME);
+    });
+}
+
+/// Loads who sends the frame, from this register of four bytes on.
+fn load_sender(list: &mut Vec<u8>, word: u32) {
+    let [offset, length] = ETHERNET_SOURCE;
+    expression(list, "payload", |data| {
+        number(data, 1, REGISTER_WORD_0 + word);
+        number(data, 2, PAYLOAD_LINK_HEADER);
+        number(data, 3, offset);
+        number(data, 4, length);
+    });
+}
+
+/// Ends the packet's way here.
+fn drop_it(list: &mut Vec<u8>) {
+    expression(list, "immediate", |data| {
+        number(data, 1, REGISTER_VERDICT);
+        nested(data, 2, |data| {
+            nested(data, DATA_VERDICT, |verdict| number(verdict, VERDICT_CODE, NF_DROP));
+        });
+    });
+}
+
+/// Ends the rule if the set has what was loaded.
+fn look_up_none(list: &mut Vec<u8>, set: &str) {
+    expression(list, "lookup", |data| {
+        text(data, 1, set);
+        number(data, 2, REGISTER_1);
+        number(data, 5, LOOKUP_INVERTED);
     });
 }
 

@@ -57,12 +57,46 @@ pub(super) fn ensure_bridge(links: &mut Links, bridge: &Bridge) -> Result<Link> 
     }
     // Pods must not teach the host routes (CVE-2020-10749).
     sysctl::ignore_advertisements(name)?;
-    if !found.up {
-        let mut batch = Batch::default();
-        batch.set_up(name);
-        links.run(batch)?;
+    let mut batch = Batch::default();
+    if bridge.takes_all && !found.takes_all {
+        batch.take_all(name);
     }
+    if !found.up {
+        batch.set_up(name);
+    }
+    links.run(batch)?;
     Ok(found)
+}
+
+/// Removes what is in the way of a gateway's address, whatever is on the bridge (`forceAddress`). As the reference
+/// plugin has it, what stands behind that address on the bridge stays.
+pub(super) fn make_way(links: &mut Links, bridge: &Link, gateways: &[IpNet]) -> Result<()> {
+    let present = of_link(links, bridge.index)?;
+    let mut batch = Batch::default();
+    for old in in_the_way(&present, gateways) {
+        batch.remove_address(bridge.index, old);
+    }
+    match links.run(batch) {
+        // The kernel has taken it away with another of its subnet.
+        Err(Error::Link { source, .. }) if errno(&source) == Some(libc::EADDRNOTAVAIL) => Ok(()),
+        done => done,
+    }
+}
+
+/// Those of the addresses that cannot stay for the gateways' sake.
+fn in_the_way(present: &[IpNet], gateways: &[IpNet]) -> Vec<IpNet> {
+    let mut stale: Vec<IpNet> = Vec::new();
+    for gateway in gateways {
+        let before = present.iter().take_while(|old| *old != gateway);
+        stale.extend(before.filter(|old| is_in_the_way(**old, *gateway) && !gateways.contains(old)));
+    }
+    stale.sort();
+    stale.dedup();
+    stale
+}
+
+fn of_link(links: &mut Links, index: u32) -> Result<Vec<IpNet>> {
+    Ok(links.addresses()?.into_iter().filter(|(link, _)| *link == index).map(|(_, net)| net).collect())
 }
 
 /// Gives the bridge the gateways' addresses.
@@ -70,9 +104,11 @@ pub(super) fn ensure_bridge(links: &mut Links, bridge: &Bridge) -> Result<Link> 
 /// A different address of the same family (the subnet's setting has changed) is replaced while no pod is on the bridge,
 /// and refused otherwise: those pods' gateway must not vanish. On a bridge that is not `ours` alone it is always
 /// refused.
-pub(super) fn ensure_addresses(links: &mut Links, bridge: &Link, gateways: &[IpNet], ours: bool) -> Result<()> {
-    let present: Vec<IpNet> =
-        links.addresses()?.into_iter().filter(|(link, _)| *link == bridge.index).map(|(_, net)| net).collect();
+///
+/// A bridge that somebody else has made may take a port's hardware address, and another one as ports come and go: from
+/// now on it keeps the one that `bridge` then has.
+pub(super) fn ensure_addresses(links: &mut Links, bridge: &mut Link, gateways: &[IpNet], ours: bool) -> Result<()> {
+    let present = of_link(links, bridge.index)?;
     let mut batch = Batch::default();
     let mut used = None;
     for gateway in gateways.iter().filter(|gateway| !present.contains(gateway)) {
@@ -97,6 +133,13 @@ pub(super) fn ensure_addresses(links: &mut Links, bridge: &Link, gateways: &[IpN
             sysctl::enable_ipv6(&bridge.name)?;
         }
         batch.add_address(bridge.index, *gateway);
+    }
+    if let Some(gateway) = gateways.first().filter(|_| gateways.iter().any(|gateway| !present.contains(gateway))) {
+        // Who has ports is known to somebody already.
+        if !has_ports(links, bridge.index)? {
+            bridge.mac = mac_of(gateway.addr());
+        }
+        batch.set_mac(&bridge.name, bridge.mac);
     }
     if gateways.iter().any(|gateway| gateway.addr().is_ipv6()) {
         // What leaves under an address of another link asks for pods from the bridge's own, which would be searched for
@@ -248,4 +291,20 @@ fn name_of(links: &mut Links, index: Option<u32>) -> Result<String> {
 
 fn not_ready<T>(why: String) -> Result<T> {
     Err(Error::NotReady { why })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_is_in_the_way_of_a_gateway_is_what_the_reference_removes() {
+        let nets = |all: &[&str]| all.iter().map(|net| net.parse().unwrap()).collect::<Vec<IpNet>>();
+        let gone = |present: &[&str], gateways: &[&str]| in_the_way(&nets(present), &nets(gateways));
+        let wanted = ["10.1.0.1/24", "fd00:1::1/64"];
+        assert_eq!(gone(&["10.9.0.1/24", "fe80::1/64", "fd00:2::1/64"], &wanted), nets(&["10.9.0.1/24"]));
+        assert_eq!(gone(&["fd00:1::9/64", "fd00:1::7/80"], &wanted), nets(&["fd00:1::7/80", "fd00:1::9/64"]));
+        assert_eq!(gone(&["10.9.0.1/24", "10.1.0.1/24", "10.8.0.1/24"], &wanted), nets(&["10.9.0.1/24"]));
+        assert_eq!(gone(&["10.1.0.1/24"], &["10.1.0.1/24", "10.2.0.1/24"]), [], "two ranges of one set");
+    }
 }

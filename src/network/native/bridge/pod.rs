@@ -17,7 +17,7 @@ use crate::{
     Error, Result,
     address::{Address, mac_text, parse_mac},
     link::{Batch, Links, Veth},
-    native::{Holder, Place, give_back},
+    native::{Holder, Place, asked, give_back, portmap},
     netlink::errno,
     netns, sysctl,
 };
@@ -37,9 +37,9 @@ pub(super) struct Asked {
 }
 
 impl Asked {
-    /// From the capability arguments that the plugin declares.
+    /// From the capability arguments that the plugin declares, and what its list asks for every pod.
     pub(super) fn of(plugin: &PluginConf, place: Place<'_>) -> Result<Self> {
-        let asked = plugin.runtime_config(place.runtime);
+        let asked = asked(plugin, place.runtime);
         let refused = |key: &str, why: String| Err(Error::Asked { capability: key.to_owned(), why });
         let mac = match asked.get("mac") {
             None => None,
@@ -51,6 +51,14 @@ impl Asked {
         };
         Ok(Self { addresses: super::host_local::asked_addresses(&asked)?, mac })
     }
+}
+
+/// What a pod's link has on the host.
+struct Ends {
+    name: String,
+    mac: [u8; 6],
+    /// The bridge's, which may have become another one with this port.
+    bridge_mac: [u8; 6],
 }
 
 impl Bridge {
@@ -76,7 +84,7 @@ impl Bridge {
         let former = place.shared.lingering.former_links(&ips);
         let cut_off = former.iter().try_for_each(|former| shut(links, former));
         match cut_off.and_then(|()| self.wire(links, ground, place, &addresses, mac)) {
-            Ok(host) => Ok(self.result(ground, place, host, mac, (&addresses, dns))),
+            Ok(ends) => Ok(self.result(place, &ends, mac, (&addresses, dns))),
             Err(error) => {
                 // Best effort: detaching gives back a lease whose pod never came to be.
                 let _ = self.ipam.leases.release(&holder, &ips);
@@ -87,18 +95,26 @@ impl Bridge {
 
     /// Gives a pod's addresses back and lets its link go. Nothing needs to exist any more; safe to repeat.
     pub(in crate::native) fn del(&self, place: Place<'_>, made: Option<&Success>) -> Result<()> {
+        if self.checks_senders {
+            place.shared.mac_spoof.release(&portmap::key(place.runtime))?;
+        }
         give_back(&self.ipam, place, made, |link| link != self.name)
     }
 
+    /// Checks again what comes from a pod that was attached before: its links are those of the result.
+    pub(super) fn check_made(&self, place: Place<'_>, made: &Success) -> Result<()> {
+        let of_pod = |link: &&Interface| !link.sandbox.is_empty() && link.name == place.runtime.interface;
+        let on_host = |link: &&Interface| link.sandbox.is_empty() && link.name.starts_with("veth");
+        let mac = made.interfaces.iter().find(of_pod).and_then(|link| parse_mac(&link.mac));
+        match (made.interfaces.iter().find(on_host), mac) {
+            (Some(link), Some(mac)) => place.shared.mac_spoof.check(&portmap::key(place.runtime), &link.name, mac),
+            // Of another plugin's making.
+            _ => Ok(()),
+        }
+    }
+
     /// What the plugin answers.
-    fn result(
-        &self,
-        ground: &Ground,
-        place: Place<'_>,
-        host: (String, [u8; 6]),
-        mac: [u8; 6],
-        (got, dns): (&[Address], Dns),
-    ) -> Success {
+    fn result(&self, place: Place<'_>, ends: &Ends, mac: [u8; 6], (got, dns): (&[Address], Dns)) -> Success {
         let sandbox = place.path().display().to_string();
         let link = |name: &str, mac| Interface { name: name.to_owned(), mac: mac_text(mac), ..Interface::default() };
         let inside = Interface { sandbox, ..link(&place.runtime.interface, mac) };
@@ -108,7 +124,7 @@ impl Bridge {
             routes.extend(self.default_routes_beside(&routes, got));
         }
         Success {
-            interfaces: vec![link(&self.name, ground.mac), link(&host.0, host.1), inside],
+            interfaces: vec![link(&self.name, ends.bridge_mac), link(&ends.name, ends.mac), inside],
             ips: ips.collect(),
             routes,
             dns: if self.dns.is_empty() { dns } else { self.dns.clone() },
@@ -123,20 +139,34 @@ impl Bridge {
         place: Place<'_>,
         addresses: &[Address],
         mac: [u8; 6],
-    ) -> Result<(String, [u8; 6])> {
+    ) -> Result<Ends> {
         let (path, netns) = (place.path(), place.namespace()?);
         let name = self.make_veth(links, ground.index, place, netns, mac)?;
-        let wired = netns::inside(netns, path, || self.configure(&place.runtime.interface, addresses))
-            .and_then(|()| await_forwarding(links, &name));
+        let check = || place.shared.mac_spoof.check(&portmap::key(place.runtime), &name, mac);
+        // Before the pod's end is up, so that nothing comes by unchecked.
+        let checked = if self.checks_senders { check() } else { Ok(()) };
+        let wired = checked
+            .and_then(|()| netns::inside(netns, path, || self.configure(&place.runtime.interface, addresses)))
+            .and_then(|()| Ok((await_forwarding(links, &name)?, self.mac_with_port(links, ground)?)));
         match wired {
-            Ok(host) => Ok((name, host)),
+            Ok((mac, bridge_mac)) => Ok(Ends { name, mac, bridge_mac }),
             Err(error) => {
+                if self.checks_senders {
+                    // Best effort: detaching takes it back, too.
+                    let _ = place.shared.mac_spoof.release(&portmap::key(place.runtime));
+                }
                 // Slow, but an error is rare, and the same namespace may be tried again. Best effort: the link also
                 // goes with its namespace.
                 let _ = links.delete(&name);
                 Err(error)
             }
         }
+    }
+
+    /// The bridge's hardware address now. One of somebody else's making may have taken the port's.
+    fn mac_with_port(&self, links: &mut Links, ground: &Ground) -> Result<[u8; 6]> {
+        let now = if self.owner.is_none() { links.by_index(ground.index)? } else { None };
+        Ok(now.map_or(ground.mac, |bridge| bridge.mac))
     }
 
     fn make_veth(
@@ -187,20 +217,35 @@ impl Bridge {
             name: interface.to_owned(),
             source: std::io::Error::from_raw_os_error(libc::ENODEV),
         };
-        let link = links.by_name(interface)?.ok_or_else(missing)?.index;
+        let found = links.by_name(interface)?.ok_or_else(missing)?;
+        let link = found.index;
         sysctl::announce(interface)?;
+        if self.detects_duplicates {
+            sysctl::detect_duplicates(interface)?;
+        }
         let mut batch = Batch::default();
-        if addresses.iter().any(|address| address.net.addr().is_ipv6()) {
+        let has_ipv6 = addresses.iter().any(|address| address.net.addr().is_ipv6());
+        if has_ipv6 {
             sysctl::enable_ipv6(interface)?;
             sysctl::keep_addresses(interface)?;
-            sysctl::skip_duplicate_detection(interface)?;
+            if !self.detects_duplicates {
+                sysctl::skip_duplicate_detection(interface)?;
+            }
         } else {
             // Whoever wants IPv6 there all the same may add an address.
             batch.without_link_local(interface);
         }
         batch.set_up(interface);
         for address in addresses {
-            batch.add_address(link, address.net);
+            if self.detects_duplicates {
+                batch.add_address_if_unique(link, address.net);
+            } else {
+                batch.add_address(link, address.net);
+            }
+        }
+        if has_ipv6 && self.detects_duplicates {
+            links.run(std::mem::take(&mut batch))?;
+            links.await_unique(&found)?;
         }
         let gateways: Vec<IpAddr> = addresses.iter().filter_map(|address| address.gateway).collect();
         for (to, gateway) in self.routes(&gateways) {
