@@ -19,6 +19,7 @@ use std::{
 
 use crate::{
     Error, Result,
+    config::stable_hash,
     netlink::errno,
     nft::{Act, Exact, Family, Form, Hook, Nft, Part, Rule, Transaction, join},
 };
@@ -64,11 +65,7 @@ struct Sender {
 impl MacSpoof {
     /// Those of the instance that `owner` names.
     pub(crate) fn new(owner: &str) -> Self {
-        // FNV-1a: the same in every release.
-        let hash = owner
-            .bytes()
-            .fold(0xcbf2_9ce4_8422_2325_u64, |hash, b| (hash ^ u64::from(b)).wrapping_mul(0x100_0000_01b3));
-        Self { owner: format!("{hash:016x}"), state: Mutex::default() }
+        Self { owner: format!("{:016x}", stable_hash(owner)), state: Mutex::default() }
     }
 
     /// From now on nothing comes by the link but under this address. The same again changes nothing.
