@@ -57,6 +57,9 @@ pub struct PluginConf {
     pub object: Object,
 }
 
+/// Longest reason, characters.
+const WHY_MAX: usize = 500;
+
 /// A JSON object.
 pub(crate) type Object = Map<String, Value>;
 
@@ -225,7 +228,16 @@ fn is_plugin_type(kind: &str) -> bool {
 }
 
 fn refused<T>(key: &str, why: String) -> Result<T> {
-    Err(Error::Conflist { key: key.to_owned(), why })
+    Err(Error::Conflist { key: key.to_owned(), why: bounded(why) })
+}
+
+/// A reason as people and logs can bear it: it may repeat what stands in the file.
+pub fn bounded(mut why: String) -> String {
+    if let Some((end, _)) = why.char_indices().nth(WHY_MAX) {
+        why.truncate(end);
+        why.push('…');
+    }
+    why
 }
 
 #[cfg(test)]

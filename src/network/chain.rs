@@ -76,7 +76,7 @@ impl Chain {
                 Ok(native) => (Some(native), None),
                 Err(Error::NotNative { key, .. }) => (None, Some(key)),
                 Err(Error::Conflist { key, why }) => {
-                    return Err(Error::Conflist { key: format!("plugins[{at}].{key}"), why });
+                    return Err(Error::Conflist { key: format!("plugins[{at}].{key}"), why: cni::bounded(why) });
                 }
                 Err(error) => return Err(error),
             };

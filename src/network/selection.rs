@@ -117,3 +117,96 @@ impl Selection {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use serde_json::{Value, json};
+
+    use super::*;
+
+    /// A usual list, with something for every option that is done natively.
+    fn usual() -> Value {
+        let sets = json!([[{ "subnet": "172.21.0.0/16", "rangeStart": "172.21.1.1", "rangeEnd": "172.21.2.1",
+            "gateway": "172.21.0.1" }], [{ "subnet": "fd00::/64" }]]);
+        let ipam = json!({ "type": "host-local", "ranges": sets, "dataDir": "/x", "resolvConf": "/y",
+            "routes": [{ "dst": "0.0.0.0/0", "gw": "172.21.0.1" }] });
+        json!({ "cniVersion": "1.1.0", "cniVersions": ["1.0.0", "1.1.0"], "name": "pods", "disableCheck": false,
+            "plugins": [
+                { "type": "loopback" },
+                { "type": "bridge", "bridge": "x0", "isGateway": true, "isDefaultGateway": true, "ipMasq": true,
+                  "hairpinMode": true, "portIsolation": true, "mtu": 1400, "forceAddress": true, "enabledad": false,
+                  "macspoofchk": true, "promiscMode": false, "vlan": 0, "ipam": ipam,
+                  "capabilities": { "ips": true }, "args": { "cni": { "ips": ["172.21.1.7"] } },
+                  "dns": { "nameservers": ["172.21.0.1"], "domain": "x", "search": [], "options": [] } },
+                { "type": "ptp", "ipMasq": true, "mtu": 1400, "ipam": ipam },
+                { "type": "portmap", "snat": true, "conditionsV4": [], "markMasqBit": 13,
+                  "capabilities": { "portMappings": true } },
+                { "type": "bandwidth", "ingressRate": 0, "capabilities": { "bandwidth": true } },
+                { "type": "tuning", "sysctl": {} },
+            ] })
+    }
+
+    /// Every place in a value.
+    fn places(value: &Value, at: &str, all: &mut Vec<String>) {
+        all.push(at.to_owned());
+        match value {
+            Value::Array(values) => {
+                values.iter().enumerate().for_each(|(n, value)| places(value, &format!("{at}/{n}"), all))
+            }
+            Value::Object(values) => values.iter().for_each(|(key, value)| places(value, &format!("{at}/{key}"), all)),
+            _ => {}
+        }
+    }
+
+    #[test]
+    fn whatever_stands_anywhere_in_a_list_it_is_a_network_or_an_error_with_a_reason() {
+        let maker = Maker { wanted: NativePlugins::All(true), cache_dir: "/nowhere".into() };
+        let judge = |list: &Value| -> Result<()> {
+            let list = Conflist::parse(list.to_string().as_bytes())?;
+            maker.chain(list).map(drop)
+        };
+        judge(&usual()).unwrap();
+        let mut all = Vec::new();
+        places(&usual(), "", &mut all);
+        let others = [
+            json!(null),
+            json!(true),
+            json!(-1),
+            json!(1e300),
+            json!(u64::MAX),
+            json!(""),
+            json!("x"),
+            json!("1/2"),
+            json!("172.21.0.0/0"),
+            json!("172.21.255.255/32"),
+            json!("::/128"),
+            json!("ffff::/127"),
+            json!([]),
+            json!({}),
+            json!([[]]),
+            json!([{}]),
+            json!({ "x": null }),
+            json!("a".repeat(1 << 16)),
+        ];
+        let (mut good, mut bad) = (0, 0);
+        for place in &all {
+            for other in &others {
+                let mut list = usual();
+                *list.pointer_mut(place).unwrap() = other.clone();
+                match judge(&list) {
+                    Ok(()) => good += 1,
+                    Err(error) => {
+                        let said = error.to_string();
+                        assert!(
+                            said.contains(':') && said.len() < 2000,
+                            "{place} = {:.40}: {said:.2000}",
+                            other.to_string()
+                        );
+                        bad += 1;
+                    }
+                }
+            }
+        }
+        assert!(good > 100 && bad > 100, "{good} good, {bad} bad");
+    }
+}

@@ -9,6 +9,7 @@
 #![allow(clippy::unwrap_used, clippy::print_stderr, reason = "this is a test")]
 
 mod bytes;
+mod cni;
 #[allow(dead_code, reason = "shared with the tests of unpackers, which use all of it")]
 #[path = "../unpackers/corpus.rs"]
 mod corpus;

@@ -20,6 +20,7 @@ use tonic::Status;
 mod add;
 mod del;
 mod directory;
+mod specification;
 
 /// For what happens at once.
 const SOON: Duration = Duration::from_secs(10);
