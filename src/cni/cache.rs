@@ -108,7 +108,11 @@ impl Cache {
 
     /// The attachment of one container to one network; `None` when there is none that can be read.
     pub fn get(&self, network: &str, container: &str, interface: &str) -> Option<Cached> {
-        read(&self.path(network, container, interface))
+        let is_it = |cached: &Cached| {
+            (cached.network.as_str(), cached.runtime.container.as_str()) == (network, container)
+                && cached.runtime.interface == interface
+        };
+        read(&self.path(network, container, interface)).filter(is_it)
     }
 
     /// Forgets an attachment. A missing one is success.

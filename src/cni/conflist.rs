@@ -19,7 +19,7 @@ pub(crate) const SIZE_MAX: usize = 1024 * 1024;
 /// Longest chain of plugins.
 const PLUGINS_MAX: usize = 32;
 /// Longest name of a network: it becomes a directory's name.
-const NAME_MAX: usize = 200;
+const NAME_MAX: usize = 180;
 
 /// Versions of the specification whose configurations we understand, oldest first.
 const VERSIONS: [&str; 5] = ["0.3.1", "0.4.0", "1.0.0", "1.1.0", "0.3.0"];

@@ -86,7 +86,12 @@ impl Directory {
     pub fn read_again(&mut self) -> bool {
         let mut good = HashMap::new();
         let (mut lists, mut faults): (Vec<Arc<Conflist>>, Vec<Fault>) = (Vec::new(), Vec::new());
-        for file in self.files(&mut faults) {
+        for (number, file) in self.files(&mut faults).into_iter().enumerate() {
+            if number >= FILES_MAX {
+                let why = format!("it is not read, nor what comes after it: the first {FILES_MAX} files are");
+                faults.push(Fault { file, why });
+                break;
+            }
             let judged = read(&file).map_err(|error| model::with_causes(&error));
             let judged = judged.and_then(|list| (self.judge)(&list).map(|()| list));
             let list = match judged {
@@ -180,7 +185,6 @@ fn named(dir: &Path, endings: &[&str]) -> io::Result<Vec<PathBuf>> {
         }
     }
     files.sort();
-    files.truncate(FILES_MAX);
     Ok(files)
 }
 

@@ -62,8 +62,8 @@ pub struct Plugins {
     dirs: Vec<PathBuf>,
     patience: Duration,
     programs: Programs,
-    /// Turns of ADD, and of all else: what hangs there holds nobody up who gives back.
-    turns: [Semaphore; 2],
+    /// Turns of ADD, of DEL, and of all else: what hangs in one of them holds up nobody in another.
+    turns: [Semaphore; 3],
     /// What each file has said of its versions.
     versions: Mutex<HashMap<FileId, Vec<String>>>,
 }
@@ -100,7 +100,7 @@ impl Plugins {
             dirs,
             patience,
             programs,
-            turns: [Semaphore::new(RUNS_AT_ONCE), Semaphore::new(RUNS_AT_ONCE)],
+            turns: [const { Semaphore::const_new(RUNS_AT_ONCE) }; 3],
             versions: Mutex::default(),
         }
     }
@@ -217,8 +217,12 @@ impl Plugins {
             patience,
             most_output: ANSWER_MAX,
         };
-        let _turn =
-            self.turns[usize::from(command != Command::Add)].acquire().await.expect("the semaphore is never closed");
+        let turns = match command {
+            Command::Add => &self.turns[0],
+            Command::Del => &self.turns[1],
+            _ => &self.turns[2],
+        };
+        let _turn = turns.acquire().await.expect("the semaphore is never closed");
         let failed = |source| Error::Run { plugin: plugin.kind.clone(), command, source };
         let mut tried = 1;
         let output = loop {

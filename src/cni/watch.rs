@@ -25,7 +25,7 @@ const QUIET_MS: u16 = 50;
 /// How often in a row quiet may be waited for: a directory that is never quiet is read all the same.
 const WAITS_MAX: usize = 20;
 /// Stack of the thread, bytes.
-const STACK: usize = 128 * 1024;
+const STACK: usize = 1024 * 1024;
 
 /// A watch. It ends when this is dropped.
 #[derive(Debug)]

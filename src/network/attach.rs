@@ -7,7 +7,7 @@
 use std::{
     collections::{BTreeMap, hash_map::Entry},
     net::IpAddr,
-    path::{Path, PathBuf},
+    path::Path,
     sync::Arc,
     time::{Duration, Instant, SystemTime},
 };
@@ -15,8 +15,8 @@ use std::{
 use cni::Runtime;
 use model::{PodId, with_causes};
 use tokio::{
-    sync::{Semaphore, oneshot},
-    time::sleep,
+    sync::oneshot,
+    time::{sleep, timeout},
 };
 
 use crate::{
@@ -31,12 +31,8 @@ use crate::{
 /// How long a detaching that fails at once is tried again while somebody waits, and the first pause in between.
 const TRY_FOR: Duration = Duration::from_secs(8);
 const FIRST_PAUSE: Duration = Duration::from_millis(250);
-
-/// Pods at a time for which what is owed is tried again: one whose plugin hangs keeps few others.
-const TRIES_AT_ONCE: usize = 8;
-
-/// How long the namespace of a pod that is gone is kept for plugins that are still to give something back.
-const KEEP_NETNS: Duration = Duration::from_secs(600);
+/// How long somebody waits at most, turns of others included.
+const TRY_WITHIN: Duration = Duration::from_secs(15);
 
 /// The link that Kubernetes looks for in a pod; its other networks' have the next numbers.
 fn interface(number: usize) -> String {
@@ -85,6 +81,11 @@ impl Network {
         told.await.unwrap_or_else(gone)
     }
 
+    /// The pod came to nothing before it was attached: there is nothing to detach, and no plugin is called.
+    pub fn never_attached(&self, pod: &PodId) {
+        self.inner.state().attached.entry(pod.clone()).or_default();
+    }
+
     /// Gives the pod's addresses back, exactly once however often it is called. Its links go with its namespace; what
     /// keeps one alive after a second is cut off, and at once when its address is handed out again.
     ///
@@ -105,7 +106,10 @@ impl Network {
         let failed = loop {
             // Only what this process has seen being made is known so well.
             let reach = self.inner.state().attached.get(pod).cloned();
-            match self.inner.leave_all(pod, choice, request, attachment, reach.as_deref()).await {
+            let left = self.inner.leave_all(pod, choice, request, attachment, reach.as_deref());
+            // What hangs is ended, and called again beside: whoever waits has only so much time.
+            let left = timeout(TRY_WITHIN.saturating_sub(began.elapsed()), left).await;
+            match left.unwrap_or(Err(Error::Late { within: TRY_WITHIN })) {
                 Ok(()) => break None,
                 Err(error) if began.elapsed() + pause > TRY_FOR => break Some(error),
                 Err(error) => {
@@ -202,7 +206,7 @@ impl Inner {
     }
 
     /// Leaves every network, whatever becomes of the others; the first failure is told.
-    async fn leave_all(
+    pub(crate) async fn leave_all(
         self: &Arc<Self>,
         pod: &PodId,
         choice: &Choice,
@@ -298,88 +302,6 @@ impl Inner {
         interface: &str,
     ) -> Result<Runtime> {
         request.runtime(pod, netns, interface, &self.config.pod_capabilities)
-    }
-
-    async fn forget_netns(self: &Arc<Self>, path: PathBuf) {
-        let inner = self.clone();
-        if let Err(error) = thread::lent("drop netns", move || inner.netns.remove(&path)).await {
-            tracing::warn!(error = with_causes(&error), "remove the namespace of a pod that is gone");
-        }
-    }
-
-    /// Notes what is to be given back, and sees to it that it is.
-    async fn owe(self: &Arc<Self>, pending: Pending) -> Result<()> {
-        let inner = self.clone();
-        let noted = move || {
-            inner.queue.add(pending);
-            Ok(())
-        };
-        thread::lent("note what is owed", noted).await?;
-        self.work_off();
-        Ok(())
-    }
-
-    /// Sees to it that what is owed is given back some time.
-    pub(crate) fn work_off(self: &Arc<Self>) {
-        if self.queue.wants_worker() {
-            tokio::spawn(work_off(self.clone()));
-        }
-    }
-}
-
-async fn work_off(inner: Arc<Inner>) {
-    let turns = Arc::new(Semaphore::new(TRIES_AT_ONCE));
-    while let Some(next) = inner.queue.take_due() {
-        match next {
-            Ok(pending) => {
-                let turn = turns.clone().acquire_owned().await.expect("the semaphore is never closed");
-                let inner = inner.clone();
-                tokio::spawn(async move {
-                    try_again(&inner, pending).await;
-                    drop(turn);
-                });
-            }
-            Err(due) => {
-                let due = due.unwrap_or_else(|| Instant::now() + KEEP_NETNS);
-                tokio::select! {
-                    () = tokio::time::sleep_until(due.into()) => {}
-                    () = inner.queue.added() => {}
-                }
-            }
-        }
-    }
-}
-
-async fn try_again(inner: &Arc<Inner>, pending: Pending) {
-    let Pending { pod, choice, request, attachment, reach, tries, .. } = &pending;
-    if pending.since.elapsed().is_ok_and(|age| age > KEEP_NETNS) {
-        // A plugin that never comes back must not keep namespaces for ever; it can do without.
-        inner.forget_netns(pending.netns.clone()).await;
-    }
-    match inner.leave_all(pod, choice, request, attachment.as_ref(), reach.as_deref()).await {
-        Ok(()) => {
-            tracing::info!(%pod, tries, "what a pod had left in its network is given back");
-            inner.forget_netns(pending.netns.clone()).await;
-            let (own, pod) = (inner.clone(), pod.clone());
-            let forgotten = move || {
-                own.queue.remove(&pod);
-                Ok(())
-            };
-            // It cannot fail; a runtime that ends takes us along.
-            let _ = thread::lent("forget what was owed", forgotten).await;
-            inner.sweep();
-        }
-        Err(error) => {
-            let error = with_causes(&error);
-            tracing::warn!(%pod, tries, error, "what a pod has left in its network is not given back yet");
-            let again = Pending { tries: tries.saturating_add(1), error, ..pending.clone() };
-            let own = inner.clone();
-            let noted = move || {
-                own.queue.add(again);
-                Ok(())
-            };
-            let _ = thread::lent("note what is owed", noted).await;
-        }
     }
 }
 

@@ -96,6 +96,11 @@ impl Chain {
         &self.cache
     }
 
+    /// Whether some of its plugins are always run by their binaries.
+    pub(crate) fn has_binaries(&self) -> bool {
+        self.parts.iter().any(Option::is_none)
+    }
+
     /// Whether the binaries that it always needs are there.
     pub(crate) fn missing(&self, plugins: &Plugins) -> Result<()> {
         for (plugin, _) in self.list.plugins.iter().zip(&self.parts).filter(|(_, part)| part.is_none()) {
@@ -290,7 +295,7 @@ impl Job {
                 let (job, made) = (self.clone(), made.clone());
                 let _turn = self.tools.turn().await;
                 let work = move || job.part(at)?.check(&job.chain.list.plugins[at], job.place(), &made);
-                thread::lent("check", work).await?;
+                thread::run("check", work, drop).await?;
             } else {
                 self.tools.plugins.check(list, plugin, &self.runtime, made).await?;
             }

@@ -43,7 +43,11 @@ impl Network {
             all.extend(looked.unwrap_or_default());
         }
         all.sort_by(|one, other| (&one.pod, &one.network).cmp(&(&other.pod, &other.network)));
+        let more = all.len().saturating_sub(TOLD_MAX);
         all.truncate(TOLD_MAX);
+        if let Some(last) = all.last_mut().filter(|_| more > 0) {
+            last.why += &format!("; and {more} more pods are not attached as they were made");
+        }
         all
     }
 }
@@ -57,7 +61,7 @@ async fn check_pod(inner: &Arc<Inner>, living: &Living) -> Vec<Unlike> {
         let why = match timeout(WITHIN, check_network(inner, living, chosen, joined)).await {
             Ok(Ok(())) => continue,
             Ok(Err(error)) => with_causes(&error),
-            Err(_) => format!("its plugins have not answered within {} s", WITHIN.as_secs()),
+            Err(_) => Error::Late { within: WITHIN }.to_string(),
         };
         unlike.push(Unlike { pod: living.pod.clone(), network: joined.network.clone(), why });
     }

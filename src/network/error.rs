@@ -48,6 +48,12 @@ pub enum Error {
         /// Why not.
         source: Box<Error>,
     },
+    /// Plugins that somebody waited for.
+    #[error("its plugins have not answered within {} s", within.as_secs())]
+    Late {
+        /// How long was waited.
+        within: Duration,
+    },
     /// An attachment is not any more as it was made.
     #[error("{what}")]
     Unlike {
@@ -279,7 +285,7 @@ impl Error {
             Self::SetUp { source, .. } => source.class(),
             Self::Pending { source } => source.class(),
             Self::NotNative { .. } => Class::Unsupported,
-            Self::NotReady { .. } | Self::LeaseLock { .. } => Class::Unavailable,
+            Self::NotReady { .. } | Self::LeaseLock { .. } | Self::Late { .. } => Class::Unavailable,
             Self::InUse { .. } | Self::Unlike { .. } => Class::Precondition,
             Self::Attached { .. } | Self::AddressTaken { .. } | Self::Duplicate { .. } | Self::PortTaken { .. } => {
                 Class::Conflict

@@ -32,7 +32,7 @@ use crate::{
     link::Links,
     masquerade::{self, TABLE},
     netlink::errno,
-    nft::{Family, Nft, NftWatch, Transaction, Watched},
+    nft::{Family, Nft, Transaction},
     sysctl,
 };
 
@@ -42,7 +42,7 @@ mod table;
 
 use flows::Flows;
 use held::{Held, Placed};
-pub(crate) use table::is_used;
+pub(crate) use table::{SETS, is_used};
 use table::{commit, gone_is_fine, is_in_place, make, near_set, near_sets, read, sets};
 
 /// Elements that are written in one transaction: the kernel answers each, and the answers have to fit the socket.
@@ -84,6 +84,8 @@ struct State {
     pods: HashMap<String, Pod>,
     /// The rule set when all was last seen in place.
     seen: Option<u32>,
+    /// Some link takes packets to the loopback: the guard has to stand, whether there are ports or not.
+    is_opened: bool,
 }
 
 impl HostPorts {
@@ -109,10 +111,9 @@ impl HostPorts {
         Ok(nft.lock().unwrap_or_else(PoisonError::into_inner))
     }
 
-    /// Calls `lost` soon after somebody else has taken something out of the table.
-    pub(crate) fn watch(&self, lost: impl Fn() + Send + 'static) -> Result<NftWatch> {
-        let watched = Watched { table: TABLE, sets: table::SETS, own: self.nft()?.port() };
-        NftWatch::start(watched, lost).map_err(failed("watch"))
+    /// The number by which notices of what we do are known.
+    pub(crate) fn port(&self) -> Result<u32> {
+        Ok(self.nft()?.port())
     }
 
     /// Shows a pod's ports: all of them or none. The same again changes nothing. `addresses` are the pod's, the first
@@ -128,6 +129,7 @@ impl HostPorts {
             return Ok(());
         }
         let near = if snat { by_link(addresses)? } else { None };
+        state.is_opened |= near.is_some();
         let wanted = Pod { held, near };
         if state.pods.get(pod) == Some(&wanted) {
             return Ok(());
@@ -142,8 +144,13 @@ impl HostPorts {
             state.pods.remove(pod);
         }
         if let Err(error) = self.add(&state, pod, &wanted) {
-            // Written by somebody else since, or left by whoever was here before us.
-            return Err(self.explain(error, &wanted.held));
+            if is_refused(&error, libc::EEXIST) {
+                // Written by somebody else since, or left by whoever was here before us.
+                return Err(self.explain(error, &wanted.held));
+            }
+            // What the kernel has done of it nobody knows: giving the pod's ports back takes out whatever is there.
+            state.pods.insert(pod.to_owned(), wanted);
+            return Err(error);
         }
         state.seen = None;
         let held = wanted.held.clone();
@@ -196,7 +203,7 @@ impl HostPorts {
     /// Puts back what somebody has flushed. Whether something was amiss. Cheap while nobody changes any rule.
     pub(crate) fn restore(&self) -> Result<bool> {
         let mut state = self.state()?;
-        if state.pods.is_empty() {
+        if state.pods.is_empty() && !state.is_opened {
             return Ok(false);
         }
         let mut nft = self.nft()?;
@@ -315,9 +322,6 @@ impl HostPorts {
 
     /// Names who has a port that was refused.
     fn explain(&self, error: Error, wanted: &[Held]) -> Error {
-        if !matches!(&error, Error::Nftables { source, .. } if errno(source) == Some(libc::EEXIST)) {
-            return error;
-        }
         let present = self.nft().and_then(|mut nft| read(&mut nft));
         let Ok(present) = present else { return error };
         let collides = |held: &Held| present.iter().find(|(other, _)| other.collides(held));
@@ -349,6 +353,7 @@ impl HostPorts {
                     }
                 }
             }
+            state.is_opened = sysctl::some_route_localnet();
             state.is_read = true;
         }
         Ok(state)
@@ -403,6 +408,10 @@ fn by_link(addresses: &[IpNet]) -> Result<Option<String>> {
         sysctl::route_localnet(&name)?;
     }
     Ok(Some(name))
+}
+
+fn is_refused(error: &Error, code: i32) -> bool {
+    matches!(error, Error::Nftables { source, .. } if errno(source) == Some(code))
 }
 
 fn taken(wanted: &Held, by: &Held, holder: String) -> Error {

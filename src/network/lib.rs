@@ -29,6 +29,7 @@ mod netlink;
 mod netns;
 mod network;
 mod nft;
+mod owed;
 mod pending;
 mod readiness;
 mod reconcile;

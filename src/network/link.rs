@@ -30,6 +30,9 @@ pub(crate) use batch::{Batch, Veth};
 /// `NETLINK_ROUTE`.
 const ROUTE: isize = 0;
 
+/// Most links, addresses or routes that are read of a pod.
+const TOLD_IN_POD: usize = 4096;
+
 /// How often a dump is begun anew because the table changed while it was read.
 const DUMP_ATTEMPTS: usize = 8;
 
@@ -77,6 +80,13 @@ impl Links {
             source,
         })?;
         Ok(Self { conversation })
+    }
+
+    /// The same for a pod's namespace, in which the pod makes what there is to tell.
+    pub(crate) fn open_in_pod() -> Result<Self> {
+        let mut links = Self::open()?;
+        links.conversation.keep_at_most(TOLD_IN_POD);
+        Ok(links)
     }
 
     /// Carries out the batch in one send. The kernel goes on after a refusal; the first one is returned.

@@ -31,6 +31,11 @@ pub(crate) struct Verdict {
 }
 
 impl Verdict {
+    /// Before the plugins have been asked for the first time.
+    pub(crate) fn not_asked() -> Self {
+        Self { why_not: Some("the network's plugins have not been asked yet".into()), notes: Vec::new() }
+    }
+
     pub(crate) fn readiness(&self) -> Readiness {
         match &self.why_not {
             None => Readiness::Ready,
@@ -133,8 +138,18 @@ impl Inner {
         for fault in faults {
             tracing::warn!(file = %fault.file.display(), why = fault.why, "a file gives no network");
         }
-        self.judge(self.ground());
+        self.judge_ground();
         self.look.notify_one();
+    }
+
+    /// Makes known what can be seen at once. That all is well is said only where there is no plugin to ask; otherwise
+    /// what was said before holds until it has been.
+    pub(crate) fn judge_ground(&self) {
+        let mut verdict = self.ground();
+        if verdict.why_not.is_none() && self.selection().chains().iter().any(|chain| chain.has_binaries()) {
+            verdict.why_not.clone_from(&self.state().verdict.why_not);
+        }
+        self.judge(verdict);
     }
 
     /// What can be said without asking a plugin. Makes or mends the bridges that count.

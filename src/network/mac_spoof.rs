@@ -14,7 +14,7 @@
 use std::{
     collections::{HashMap, HashSet},
     io,
-    sync::{Mutex, MutexGuard, PoisonError},
+    sync::{Mutex, MutexGuard, OnceLock, PoisonError},
 };
 
 use crate::{
@@ -46,6 +46,8 @@ pub(crate) struct MacSpoof {
     /// Tells instances apart in comments.
     owner: String,
     state: Mutex<State>,
+    /// Kept open: the kernel lets go of such a socket only when what was deleted is gone. Taken after the state.
+    nft: OnceLock<Mutex<Nft>>,
 }
 
 #[derive(Debug, Default)]
@@ -65,14 +67,30 @@ struct Sender {
 impl MacSpoof {
     /// Those of the instance that `owner` names.
     pub(crate) fn new(owner: &str) -> Self {
-        Self { owner: format!("{:016x}", stable_hash(owner)), state: Mutex::default() }
+        Self { owner: format!("{:016x}", stable_hash(owner)), state: Mutex::default(), nft: OnceLock::new() }
+    }
+
+    /// The number by which notices of what we do are known.
+    pub(crate) fn port(&self) -> Result<u32> {
+        Ok(self.nft()?.port())
+    }
+
+    fn nft(&self) -> Result<MutexGuard<'_, Nft>> {
+        let nft = match self.nft.get() {
+            Some(nft) => nft,
+            None => {
+                let opened = open()?;
+                self.nft.get_or_init(|| Mutex::new(opened))
+            }
+        };
+        Ok(nft.lock().unwrap_or_else(PoisonError::into_inner))
     }
 
     /// From now on nothing comes by the link but under this address. The same again changes nothing.
     pub(crate) fn check(&self, pod: &str, link: &str, mac: [u8; 6]) -> Result<()> {
         let sender = Sender { link: link.to_owned(), mac };
         let mut state = self.state();
-        let mut nft = open()?;
+        let mut nft = self.nft()?;
         if let Some(before) = state.pods.get(pod).filter(|before| **before != sender) {
             take_out(&mut nft, &before.elements(&self.comment(pod)))?;
         }
@@ -96,7 +114,7 @@ impl MacSpoof {
     /// The pod's link is nobody's any more. Safe to repeat, and when the table is gone.
     pub(crate) fn release(&self, pod: &str) -> Result<()> {
         let mut state = self.state();
-        let (mut nft, comment) = (open()?, self.comment(pod));
+        let (mut nft, comment) = (self.nft()?, self.comment(pod));
         let elements = match state.pods.get(pod) {
             Some(sender) => sender.elements(&comment).to_vec(),
             // Of an earlier life: the comments tell.
@@ -112,7 +130,7 @@ impl MacSpoof {
     /// pods had something.
     pub(crate) fn retain(&self, lives: impl Fn(&str) -> bool) -> Result<usize> {
         let mut state = self.state();
-        let mut nft = open()?;
+        let mut nft = self.nft()?;
         let generation = nft.generation().map_err(failed("read"))?;
         let present = present(&mut nft)?;
         let dead = |element: &Exact| self.pod_of(&element.comment).is_some_and(|pod| !lives(pod_id(pod)));
@@ -141,7 +159,7 @@ impl MacSpoof {
         if state.pods.is_empty() {
             return Ok(false);
         }
-        let mut nft = open()?;
+        let mut nft = self.nft()?;
         let generation = nft.generation().map_err(failed("read"))?;
         if state.seen == Some(generation) {
             return Ok(false);
@@ -182,10 +200,10 @@ impl MacSpoof {
 impl Sender {
     /// What says so in the table: first what it may send as, for a link that is checked may send nothing else.
     fn elements(&self, comment: &str) -> [(&'static str, Exact); 2] {
-        let mut link = [0; LINK];
-        link[..self.link.len()].copy_from_slice(self.link.as_bytes());
+        let mut link = self.link.as_bytes().to_vec();
+        link.resize(LINK, 0);
         let element = |key| Exact { key, value: Vec::new(), comment: comment.to_owned() };
-        [(SENDERS, element(join(&[&link, &self.mac]))), (CHECKED, element(link.to_vec()))]
+        [(SENDERS, element(join(&[&link, &self.mac]))), (CHECKED, element(link))]
     }
 }
 

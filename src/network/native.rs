@@ -5,7 +5,7 @@
 
 use std::{io, net::IpAddr, os::fd::BorrowedFd, path::Path};
 
-use cni::{Conflist, Interface, PluginConf, Runtime, Success};
+use cni::{Conflist, PluginConf, Runtime, Success};
 use serde::de::DeserializeOwned;
 use serde_json::{Map, Value};
 
@@ -149,9 +149,9 @@ impl Native {
             Self::Ptp(ptp) => {
                 check::links(place, made, None)?;
                 check::leases(place, made, ptp.ipam())?;
-                let is_ours = |link: &&Interface| link.sandbox.is_empty() && link.name.starts_with("veth");
                 let ips = made.addresses_of(&place.runtime.interface).map(|ip| ip.address.addr());
-                made.interfaces.iter().find(is_ours).map_or(Ok(()), |link| check::reached(&link.name, ips))
+                let mut own = own_links(&place.runtime.container, made);
+                own.next().map_or(Ok(()), |link| check::reached(&link, ips))
             }
             Self::Loopback => check::loopback(place),
             Self::Portmap(portmap) => portmap.check(plugin, place, made),
@@ -170,27 +170,29 @@ impl Native {
     }
 }
 
-/// Gives a pod's addresses back and lets its links on the host go, of them those that are its own. Nothing needs to
-/// exist any more; safe to repeat.
-fn give_back(ipam: &HostLocal, place: Place<'_>, made: Option<&Success>, is_own: impl Fn(&str) -> bool) -> Result<()> {
+/// Gives a pod's addresses back and lets its links on the host go. Nothing needs to exist any more; safe to repeat.
+///
+/// The result is what the whole chain came to, and others may have written there what they like: leases are the
+/// holder's by their files, links by their names.
+fn give_back(ipam: &HostLocal, place: Place<'_>, made: Option<&Success>) -> Result<()> {
     let runtime = place.runtime;
     let holder = Holder { id: &runtime.container, interface: &runtime.interface };
+    let told: Vec<IpAddr> = made.into_iter().flat_map(|made| &made.ips).map(|ip| ip.address.addr()).collect();
+    let is_whole = told.iter().filter(|ip| ipam.gives_out(**ip)).count() >= ipam.sets();
     let (ips, hosts) = match made {
-        Some(made) => {
-            let ips: Vec<IpAddr> = made.ips.iter().map(|ip| ip.address.addr()).collect();
-            ipam.leases.release(&holder, &ips)?;
-            // Whatever else a chain's plugins report of the host is not the pod's.
-            let is_veth = |link: &&Interface| link.sandbox.is_empty() && link.name.starts_with("veth");
-            let on_host = made.interfaces.iter().filter(is_veth).filter(|link| is_own(&link.name));
-            (ips, on_host.map(|link| link.name.clone()).collect())
-        }
-        None => {
-            ipam.leases.release_all(|id| id == holder.id)?;
-            (Vec::new(), link_names(holder.id).collect::<Vec<_>>())
-        }
+        Some(made) if is_whole => (told, own_links(holder.id, made).collect()),
+        _ => (ipam.leases.held_by(&holder)?, link_names(holder.id).collect::<Vec<_>>()),
     };
-    place.shared.lingering.add(hosts, ips);
+    // Noted before: whoever is given one of the addresses finds its former link.
+    place.shared.lingering.add(hosts, ips.clone());
+    ipam.leases.release(&holder, &ips)?;
     Ok(())
+}
+
+/// The pod's own links among those that a result names on the host.
+fn own_links(container: &str, made: &Success) -> impl Iterator<Item = String> {
+    let on_host = |name: &String| made.interfaces.iter().any(|link| link.sandbox.is_empty() && link.name == *name);
+    link_names(container).filter(on_host)
 }
 
 /// The capability by which a pod names ranges of its own.

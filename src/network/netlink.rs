@@ -36,6 +36,8 @@ pub(crate) struct Conversation {
     socket: Socket,
     port: u32,
     sequence: u32,
+    /// Most answers to one request that are kept.
+    most: usize,
 }
 
 /// One message from the kernel that is neither an acknowledgement nor an error.
@@ -64,7 +66,13 @@ impl Conversation {
         // Errors need not carry the request back: its number is enough.
         socket.set_cap_ack(true)?;
         setsockopt(&socket, ReceiveTimeout, &TimeVal::seconds(ANSWER_WITHIN))?;
-        Ok(Self { socket, port, sequence: 0 })
+        Ok(Self { socket, port, sequence: 0, most: usize::MAX })
+    }
+
+    /// From now on more answers than these to one exchange are an error: for namespaces in which others make what there
+    /// is to tell.
+    pub(crate) fn keep_at_most(&mut self, most: usize) {
+        self.most = most;
     }
 
     /// The number that the kernel gives to what comes by this socket.
@@ -103,7 +111,7 @@ impl Conversation {
         }
         let mut open = awaited.to_vec();
         let (mut answers, mut refusals) = (Vec::new(), Vec::new());
-        let mut interrupted = false;
+        let (mut interrupted, mut is_too_much) = (false, false);
         let mut buffer = Vec::with_capacity(DATAGRAM_MAX);
         while !open.is_empty() {
             buffer.clear();
@@ -140,11 +148,17 @@ impl Conversation {
                     }
                     NLMSG_DONE => open.retain(|number| *number != message.sequence),
                     kind => {
-                        let payload = message.payload.to_vec();
-                        answers.push(Answer { kind, payload });
+                        is_too_much |= answers.len() >= self.most;
+                        // Read to its end all the same.
+                        if !is_too_much {
+                            answers.push(Answer { kind, payload: message.payload.to_vec() });
+                        }
                     }
                 }
             }
+        }
+        if is_too_much {
+            return Err(io::Error::other(format!("the kernel has more than {} answers", self.most)));
         }
         if interrupted {
             return Err(io::Error::new(io::ErrorKind::Interrupted, "the table changed while it was read"));

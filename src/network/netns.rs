@@ -159,11 +159,28 @@ impl NetnsDir {
 /// Runs `act` inside a namespace and comes back: what the thread does afterwards, it does on the host again. The thread
 /// must be one of [`crate::thread`]'s all the same: should the way back fail, it ends where it is.
 pub(crate) fn inside<T>(netns: BorrowedFd<'_>, path: &Path, act: impl FnOnce() -> Result<T>) -> Result<T> {
-    let home = of_thread(Namespaces::NET).map_err(failed("remember the way out of", path))?;
+    let mut home = WayHome(Some(of_thread(Namespaces::NET).map_err(failed("remember the way out of", path))?));
     setns(netns, Namespaces::NET).map_err(failed("enter", path))?;
     let done = act();
-    setns(home.as_fd(), Namespaces::NET).map_err(failed("leave", path))?;
+    home.take().map_err(failed("leave", path))?;
     done
+}
+
+/// Brings the thread back, also when what was done there panics.
+struct WayHome(Option<OwnedFd>);
+
+impl WayHome {
+    fn take(&mut self) -> io::Result<()> {
+        self.0.take().map_or(Ok(()), |home| setns(home.as_fd(), Namespaces::NET))
+    }
+}
+
+impl Drop for WayHome {
+    fn drop(&mut self) {
+        if let Err(error) = self.take() {
+            tracing::error!(%error, "leave a pod's network namespace");
+        }
+    }
 }
 
 /// Makes the directory a shared mount of its own, as `ip netns` does: mounts made in it reach the other mount

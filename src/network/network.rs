@@ -20,14 +20,15 @@ use crate::{
     Config, Living, Netns, Pending, Readiness, Result, builtin,
     chain::{Chain, Tools},
     dns,
-    host_ports::HostPorts,
+    host_ports::{self, HostPorts},
     lingering::Lingering,
     link::Links,
     look::Verdict,
     mac_spoof::MacSpoof,
+    masquerade::{self, TABLE},
     native::Shared,
     netns::NetnsDir,
-    nft::NftWatch,
+    nft::{NftWatch, Watched},
     pending::Queue,
     reconcile,
     report::Doer,
@@ -37,6 +38,9 @@ use crate::{
 
 /// Jobs in the kernel at a time: they queue for its one lock of links anyway, and each costs a thread.
 const JOBS_AT_ONCE: usize = 16;
+
+/// How the names of all our sets and maps begin, in all of our tables.
+const SETS: [&str; 4] = [host_ports::SETS, "networks-", "checked", "senders"];
 
 /// The node's network. Cheap to clone; every clone is the same network.
 #[derive(Debug, Clone)]
@@ -123,7 +127,7 @@ impl Network {
             queue: Queue::open(&own.join("pending"))?,
             lacks,
             state: Mutex::new(State {
-                verdict: Verdict::default(),
+                verdict: Verdict::not_asked(),
                 looked: Instant::now(),
                 is_looked_after: false,
                 attached: HashMap::new(),
@@ -137,7 +141,7 @@ impl Network {
             config,
         };
         let network = Self { inner: Arc::new(inner) };
-        network.inner.judge(network.inner.ground());
+        network.inner.judge_ground();
         network.watch();
         Ok(network)
     }
@@ -241,6 +245,12 @@ impl Network {
         dns::host_dns(&self.inner.config)
     }
 
+    /// Our tables, which have one name, and by whom things may be taken out of them.
+    fn watched(&self) -> Result<Watched> {
+        let Shared { host_ports, mac_spoof, .. } = &self.inner.tools.shared;
+        Ok(Watched { table: TABLE, sets: &SETS, own: [host_ports.port()?, mac_spoof.port()?] })
+    }
+
     /// Has the directory of configurations and our rules watched. Without a watch they are looked at every few seconds.
     fn watch(&self) {
         // Weak: a watch ends with the network, not the other way round.
@@ -252,7 +262,7 @@ impl Network {
                 drop(inner.ground());
             }
         };
-        match self.inner.tools.shared.host_ports.watch(lost) {
+        match self.watched().and_then(|watched| NftWatch::start(watched, lost).map_err(masquerade::failed("watch"))) {
             Ok(watch) => lock(&self.inner.watches).1 = Some(watch),
             Err(error) => {
                 let error = with_causes(&error);

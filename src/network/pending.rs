@@ -16,7 +16,7 @@ use model::{PodId, with_causes};
 use serde::{Deserialize, Serialize};
 use tokio::sync::Notify;
 
-use crate::{Attachment, Choice, Error, Request, Result, attachment::Chosen};
+use crate::{Attachment, Choice, Error, Joined, Request, Result, attachment::Chosen};
 
 const KIND: &str = "detach";
 const VERSION: u32 = 1;
@@ -46,6 +46,28 @@ pub struct Pending {
 }
 
 impl Pending {
+    /// Of a pod without a record, by what is found of it.
+    pub(crate) fn of_nobody(pod: PodId, netns: PathBuf) -> Self {
+        Self {
+            pod,
+            choice: Choice::default(),
+            request: Request::default(),
+            attachment: None,
+            netns,
+            reach: None,
+            since: SystemTime::now(),
+            tries: 0,
+            error: "it is not tried yet".into(),
+        }
+    }
+
+    /// One more network to leave, and what came of it.
+    pub(crate) fn add(&mut self, chosen: Chosen, joined: Option<Joined>) {
+        self.choice.networks.push(chosen);
+        let attachment = self.attachment.get_or_insert_with(|| Attachment { ips: Vec::new(), networks: Vec::new() });
+        attachment.networks.extend(joined);
+    }
+
     /// Names of its networks, in order; one whose list cannot be read any more has none.
     pub fn networks(&self) -> Vec<String> {
         let name = |chosen: &Chosen| Conflist::parse(chosen.list.as_bytes()).map(|list| list.name).unwrap_or_default();
@@ -106,6 +128,14 @@ impl Queue {
         }
         let due = Instant::now() + pause(pending.tries);
         self.state().all.insert(pending.pod.clone(), Entry { pending, due, is_tried: false });
+        self.added.notify_one();
+    }
+
+    /// A try has come to nothing, not even to a failure.
+    pub(crate) fn put_off(&self, pod: &PodId) {
+        if let Some(entry) = self.state().all.get_mut(pod) {
+            (entry.is_tried, entry.due) = (false, Instant::now() + LONGEST_PAUSE);
+        }
         self.added.notify_one();
     }
 

@@ -7,7 +7,7 @@
 //! keeps alive; then the plugins are told which attachments are good.
 
 use std::{
-    collections::HashSet,
+    collections::{BTreeMap, HashSet},
     fs,
     path::Path,
     sync::Arc,
@@ -19,7 +19,7 @@ use model::{PodId, with_causes};
 use tokio::time::timeout;
 
 use crate::{
-    Choice, Living, Network, Result,
+    Choice, Joined, Living, Network, Pending, Result,
     attachment::Chosen,
     chain::{Chain, Job},
     link::Links,
@@ -28,8 +28,7 @@ use crate::{
     thread,
 };
 
-/// How long the start waits for plugins that detach dead pods, and then for those that are told which pods live.
-const DETACHING: Duration = Duration::from_secs(2);
+/// How long the start waits for plugins that are told which pods live.
 const CLEARING: Duration = Duration::from_secs(5);
 
 /// Longest root path that fits a link's alias beside our prefix (`IFALIASZ` is 256).
@@ -47,9 +46,7 @@ pub(crate) fn owner_of(root: &Path) -> String {
 pub(crate) async fn run(network: &Network, pods: Vec<Living>) -> Result<()> {
     let inner = &network.inner;
     let live: HashSet<PodId> = pods.iter().map(|living| living.pod.clone()).collect();
-    // What hangs is gone on with while others are served: nobody has its pod's name any more.
-    let mut leaving = tokio::spawn(leave_for_the_dead(inner.clone(), live.clone()));
-    let attachments = timeout(DETACHING, &mut leaving).await.map_or(0, |left| left.unwrap_or(0));
+    let attachments = leave_for_the_dead(inner, &live).await?;
     let (blocking, known) = (inner.clone(), live);
     let known_pods: Vec<(PodId, Choice)> =
         pods.iter().map(|living| (living.pod.clone(), living.choice.clone())).collect();
@@ -93,9 +90,34 @@ async fn tell_plugins(inner: &Arc<Inner>, live: &[(PodId, Choice)]) {
     }
 }
 
-/// Leaves the networks of pods that nobody knows, by the cache. Returns how many attachments were given back.
-async fn leave_for_the_dead(inner: Arc<Inner>, live: HashSet<PodId>) -> usize {
-    let (inner, live, mut left) = (&inner, &live, 0);
+/// Leaves the networks of pods that nobody knows, by the cache. No plugin is waited for: what binaries have to give back
+/// is owed to them, which also keeps addresses and namespace until then. Returns how many pods there were.
+async fn leave_for_the_dead(inner: &Arc<Inner>, live: &HashSet<PodId>) -> Result<usize> {
+    let (own, live) = (inner.clone(), live.clone());
+    let dead = thread::lent("look for attachments of dead pods", move || Ok(dead(&own, &live))).await?;
+    let count = dead.len();
+    for (pod, attached) in dead {
+        let mut owed = Pending::of_nobody(pod.clone(), inner.netns.path(&pod));
+        for (cached, builtin) in attached {
+            match leave(inner, &cached, builtin).await {
+                Ok(None) => {}
+                Ok(Some((chosen, joined))) => owed.add(chosen, joined),
+                Err(error) => {
+                    let network = &cached.network;
+                    tracing::warn!(%pod, network, error = with_causes(&error), "detach a pod that is no more");
+                }
+            }
+        }
+        if !owed.choice.networks.is_empty() {
+            inner.owe(owed).await?;
+        }
+    }
+    Ok(count)
+}
+
+/// The attachments of pods of ours that nobody knows, and whether each is to the built-in network. Blocks.
+fn dead(inner: &Inner, live: &HashSet<PodId>) -> BTreeMap<PodId, Vec<(Cached, bool)>> {
+    let mut dead: BTreeMap<PodId, Vec<_>> = BTreeMap::new();
     for (cache, builtin) in [(inner.builtin.cache(), true), (&inner.cache, false)] {
         let all = cache.all().unwrap_or_else(|error| {
             tracing::warn!(error = with_causes(&error), "look for attachments of dead pods");
@@ -103,20 +125,13 @@ async fn leave_for_the_dead(inner: Arc<Inner>, live: HashSet<PodId>) -> usize {
         });
         for cached in all {
             let Ok(pod) = cached.runtime.container.parse::<PodId>() else { continue };
-            if live.contains(&pod) || inner.is_attached(&pod) || inner.queue.has(&pod) || !is_ours(inner, &pod, &cached)
-            {
-                continue;
-            }
-            match leave(inner, &cached, builtin).await {
-                Ok(()) => left += 1,
-                Err(error) => {
-                    let network = &cached.network;
-                    tracing::warn!(%pod, network, error = with_causes(&error), "detach a pod that is no more");
-                }
+            let is_known = live.contains(&pod) || inner.is_attached(&pod) || inner.queue.has(&pod);
+            if !is_known && is_ours(inner, &pod, &cached) {
+                dead.entry(pod).or_default().push((cached, builtin));
             }
         }
     }
-    left
+    dead
 }
 
 /// Whether an attachment was made by this instance: it names the pod's namespace as we would, which has our mark, or is
@@ -126,11 +141,11 @@ fn is_ours(inner: &Inner, pod: &PodId, cached: &Cached) -> bool {
     cached.runtime.netns.as_deref() == Some(&path) && (inner.netns.is_marked(&path) || !path.exists())
 }
 
-async fn leave(inner: &Arc<Inner>, cached: &Cached, builtin: bool) -> Result<()> {
+/// Leaves a network that is all ours. Of another it says what is to be given back.
+async fn leave(inner: &Arc<Inner>, cached: &Cached, builtin: bool) -> Result<Option<(Chosen, Option<Joined>)>> {
     let list = Conflist::parse(cached.config.as_bytes())?;
     let chain = if builtin { inner.builtin.with(list)? } else { inner.selection().maker().chain(list)? };
     let mut runtime = cached.runtime.clone();
-    runtime.netns = runtime.netns.filter(|path| path.exists());
     let chosen = Chosen {
         list: chain.list.text.clone(),
         builtin,
@@ -138,7 +153,14 @@ async fn leave(inner: &Arc<Inner>, cached: &Cached, builtin: bool) -> Result<()>
         native: chain.native_for(&runtime),
         maps_ports: false,
     };
-    Job::new(Arc::new(chain), &chosen, runtime, None, inner.tools.clone()).del(cached.result.as_ref(), None).await
+    if !chosen.native.iter().all(|native| *native) {
+        let (network, interface) = (cached.network.clone(), runtime.interface.clone());
+        return Ok(Some((chosen, cached.result.clone().map(|result| Joined { network, interface, result }))));
+    }
+    // What is ours needs none to detach.
+    runtime.netns = None;
+    let job = Job::new(Arc::new(chain), &chosen, runtime, None, inner.tools.clone());
+    job.del(cached.result.as_ref(), None).await.map(|()| None)
 }
 
 /// What was given back: of how many pods, where it is ports.
@@ -153,7 +175,8 @@ struct Cleared {
 fn clear(network: &Arc<Inner>, live: &HashSet<PodId>, pods: &[Living]) -> Result<Cleared> {
     // What is written by an attachment that runs right now must not be taken from under it.
     let lives = |pod: &PodId| live.contains(pod) || network.is_attached(pod);
-    let is_dead = |id: &str| id.parse().map_or(true, |id: PodId| !lives(&id));
+    // What is still owed keeps its address, too.
+    let is_dead = |id: &str| id.parse().map_or(true, |id: PodId| !lives(&id) && !network.queue.has(&id));
     let boot = machine_start();
     let chains = network.selection().chains().to_vec();
     let (mut leases, mut restored) = (0, 0);

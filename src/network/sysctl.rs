@@ -79,6 +79,13 @@ pub(crate) fn route_localnet(link: &str) -> Result<()> {
     set(&conf("ipv4", link, "route_localnet"), "1")
 }
 
+/// Whether some link of the host does so, whoever has told it to.
+pub(crate) fn some_route_localnet() -> bool {
+    let links = fs::read_dir("/proc/sys/net/ipv4/conf").into_iter().flatten().flatten();
+    let names = links.filter_map(|link| link.file_name().into_string().ok());
+    names.filter(|name| name != "lo").any(|name| read(&conf("ipv4", &name, "route_localnet")).as_deref() == Some("1"))
+}
+
 /// The parameter of one link. Parameters are files: a dot in a link's name is just a character there.
 fn conf(family: &str, link: &str, key: &str) -> String {
     format!("{family}/conf/{link}/{key}")

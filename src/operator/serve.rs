@@ -1,6 +1,6 @@
 //! The calls of the contract, each sent to its file.
 
-use std::{fmt, sync::Arc};
+use std::{collections::HashSet, fmt, sync::Arc};
 
 use api::coracle::v1::{
     self,
@@ -8,6 +8,7 @@ use api::coracle::v1::{
     system_server::{System as SystemContract, SystemServer},
 };
 use images::Images;
+use model::PodId;
 use network::{Living, Network};
 use tonic::{Request, Response, Status, Streaming, async_trait, service::Routes};
 
@@ -121,7 +122,10 @@ impl SystemContract for Operator {
 
     async fn check_node(&self, _: Request<v1::CheckNodeRequest>) -> Result<Response<v1::CheckNodeResponse>, Status> {
         let answer = async {
-            let unlike = self.network.check((self.pods)()).await;
+            let mut unlike = self.network.check((self.pods)()).await;
+            // What has been stopped meanwhile is right to be gone.
+            let living: HashSet<PodId> = (self.pods)().into_iter().map(|living| living.pod).collect();
+            unlike.retain(|unlike| living.contains(&unlike.pod));
             Ok(check_node::answer(self.network.report(), unlike))
         };
         door::pass("CheckNode", "", answer).await

@@ -179,7 +179,7 @@ async fn wire(
     let made = home.steps.pass(Step::RunNetns, async {
         home.network.make_netns(id).await.map_err(|e| Error::at(Step::RunNetns, e.class(), e))
     });
-    let netns = made.await?;
+    let netns = made.await.inspect_err(|_| home.network.never_attached(id))?;
     let attached = home.steps.pass(Step::RunAttach, async {
         let request = network::Request::from(plan);
         home.network.attach(id, &netns, choice, &request).await.map_err(|e| Error::at(Step::RunAttach, e.class(), e))

@@ -14,7 +14,7 @@ use crate::{
 };
 
 /// How the names of all sets and maps begin.
-pub(super) const SETS: &str = "host-ports-";
+pub(crate) const SETS: &str = "host-ports-";
 /// The chains.
 const CHAIN: &str = "host-ports";
 const HOOKS: [(&str, Hook); 4] = [

@@ -61,7 +61,7 @@ pub(super) fn reached(link: &str, addresses: impl Iterator<Item = IpAddr>) -> Re
 
 fn in_pod(place: Place<'_>, made: &Success) -> Result<()> {
     let name = &place.runtime.interface;
-    let mut links = Links::open()?;
+    let mut links = Links::open_in_pod()?;
     let is_own = |interface: &&Interface| !interface.sandbox.is_empty() && interface.name == *name;
     let mac = made.interfaces.iter().find(is_own).map_or("", |interface| &interface.mac);
     let link = present(&mut links, name, mac)?;

@@ -210,6 +210,11 @@ impl HostLocal {
         first.filter_map(|range| IpNet::new(range.gateway, range.subnet.prefix_len()).ok()).collect()
     }
 
+    /// How many addresses each pod gets: one of every set.
+    pub(crate) fn sets(&self) -> usize {
+        self.sets.len()
+    }
+
     /// The gateway and prefix of every range: what a bridge in front of them must answer to.
     pub(crate) fn gateways(&self) -> Vec<IpNet> {
         let ranges = self.sets.iter().flat_map(|set| set.ranges());

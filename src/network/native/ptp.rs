@@ -134,7 +134,7 @@ impl Ptp {
 
     /// Gives a pod's addresses back and lets its link go. Nothing needs to exist any more; safe to repeat.
     pub(super) fn del(&self, place: Place<'_>, made: Option<&Success>) -> Result<()> {
-        super::give_back(&self.ipam, place, made, |_| true)
+        super::give_back(&self.ipam, place, made)
     }
 
     /// Both ends, and what each is reached by. Gives them as the result tells them.

@@ -35,9 +35,9 @@ const STACK: usize = 128 * 1024;
 pub(crate) struct Watched {
     pub(crate) table: &'static str,
     /// How the names of those sets begin of which every element counts.
-    pub(crate) sets: &'static str,
+    pub(crate) sets: &'static [&'static str],
     /// By whom things may be taken out ([`super::Nft::port`]).
-    pub(crate) own: u32,
+    pub(crate) own: [u32; 2],
 }
 
 /// A watch. It ends when this is dropped.
@@ -112,9 +112,12 @@ fn takes_out_of(watched: Watched, datagram: &[u8]) -> bool {
         rest = after;
         let is = |kinds: &[u16]| kinds.iter().any(|kind| message.kind == SUBSYSTEM << 8 | kind);
         let attributes = message.payload.get(GENMSG..).unwrap_or_default();
-        let of_sets = || is(&[DEL_SET, DEL_SET_ELEMENT]) && find_text(attributes, SET_NAME).starts_with(sets);
+        let of_sets = || {
+            let set = find_text(attributes, SET_NAME);
+            is(&[DEL_SET, DEL_SET_ELEMENT]) && sets.iter().any(|beginning| set.starts_with(beginning))
+        };
         let takes = is(&[DEL_TABLE, DEL_CHAIN, DEL_RULE]) || of_sets();
-        if takes && message.port != own && find_text(attributes, TABLE_NAME) == table {
+        if takes && !own.contains(&message.port) && find_text(attributes, TABLE_NAME) == table {
             return true;
         }
     }
@@ -130,7 +133,7 @@ mod tests {
     proptest! {
         #[test]
         fn no_datagram_makes_it_panic(bytes in prop::collection::vec(any::<u8>(), 0..256)) {
-            let _ = takes_out_of(Watched { table: "coracle", sets: "host-ports", own: 7 }, &bytes);
+            let _ = takes_out_of(Watched { table: "coracle", sets: &["host-ports"], own: [7, 8] }, &bytes);
         }
     }
 }

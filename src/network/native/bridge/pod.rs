@@ -17,7 +17,7 @@ use crate::{
     Error, Result,
     address::{Address, mac_text, parse_mac},
     link::{Batch, Links, Veth},
-    native::{Holder, Place, asked, give_back, portmap},
+    native::{Holder, Place, asked, give_back, own_links, portmap},
     netlink::errno,
     netns, sysctl,
 };
@@ -98,16 +98,15 @@ impl Bridge {
         if self.checks_senders {
             place.shared.mac_spoof.release(&portmap::key(place.runtime))?;
         }
-        give_back(&self.ipam, place, made, |link| link != self.name)
+        give_back(&self.ipam, place, made)
     }
 
     /// Checks again what comes from a pod that was attached before: its links are those of the result.
     pub(super) fn check_made(&self, place: Place<'_>, made: &Success) -> Result<()> {
         let of_pod = |link: &&Interface| !link.sandbox.is_empty() && link.name == place.runtime.interface;
-        let on_host = |link: &&Interface| link.sandbox.is_empty() && link.name.starts_with("veth");
         let mac = made.interfaces.iter().find(of_pod).and_then(|link| parse_mac(&link.mac));
-        match (made.interfaces.iter().find(on_host), mac) {
-            (Some(link), Some(mac)) => place.shared.mac_spoof.check(&portmap::key(place.runtime), &link.name, mac),
+        match (own_links(&place.runtime.container, made).next(), mac) {
+            (Some(link), Some(mac)) => place.shared.mac_spoof.check(&portmap::key(place.runtime), &link, mac),
             // Of another plugin's making.
             _ => Ok(()),
         }
@@ -190,11 +189,7 @@ impl Bridge {
                 peer_mac: mac,
                 peer_netns: netns.as_fd(),
             });
-            // The bridge has the host's addresses; a port needs none.
-            batch.without_link_local(&name);
-            if self.hairpin || self.isolated {
-                batch.set_port(&name, self.hairpin, self.isolated);
-            }
+            // By itself: the kernel goes on after a refusal, and what follows would be done to the link that has the name.
             match links.run(batch) {
                 Err(Error::Link { act, source, .. }) if errno(&source) == Some(libc::EEXIST) => {
                     last = Some(Error::Link { act, name, source });
@@ -203,10 +198,30 @@ impl Bridge {
                     return Err(Error::BridgeFull { bridge: self.name.clone() });
                 }
                 Err(error) => return Err(error),
-                Ok(()) => return Ok(name),
+                Ok(()) => {
+                    return match self.settle_port(links, &name) {
+                        Ok(()) => Ok(name),
+                        Err(error) => {
+                            // Best effort: the link also goes with its namespace.
+                            let _ = links.delete(&name);
+                            Err(error)
+                        }
+                    };
+                }
             }
         }
         Err(last.expect("there is at least one name"))
+    }
+
+    /// What a new port of the bridge is to be like.
+    fn settle_port(&self, links: &mut Links, name: &str) -> Result<()> {
+        let mut batch = Batch::default();
+        // The bridge has the host's addresses; a port needs none.
+        batch.without_link_local(name);
+        if self.hairpin || self.isolated {
+            batch.set_port(name, self.hairpin, self.isolated);
+        }
+        links.run(batch)
     }
 
     /// In the pod's namespace: link up, addresses, routes, in one batch.

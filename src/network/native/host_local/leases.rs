@@ -119,6 +119,18 @@ impl Leases {
         Ok(given)
     }
 
+    /// The addresses that are the holder's. Looks at every file.
+    pub(crate) fn held_by(&self, holder: &Holder<'_>) -> Result<Vec<IpAddr>> {
+        let Some(locked) = self.lock_existing()? else { return Ok(Vec::new()) };
+        let mut held = Vec::new();
+        for address in locked.taken()? {
+            if read(&locked.path(address))?.is_some_and(|text| holder.is_named_in(&text)) {
+                held.push(address);
+            }
+        }
+        Ok(held)
+    }
+
     /// Gives back every lease whose holder's id `is_dead`, and every lease without a readable holder (the trace of a
     /// crash between creating and filling it). Looks at every file.
     pub(crate) fn release_all(&self, is_dead: impl FnMut(&str) -> bool) -> Result<usize> {
