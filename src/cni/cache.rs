@@ -141,6 +141,12 @@ impl Cache {
         Ok(all)
     }
 
+    /// Files among the attachments that cannot be read as such: of what they stand for nothing is known.
+    pub fn unreadable(&self) -> Vec<PathBuf> {
+        let entries = fs::read_dir(self.dir.join(RESULTS)).into_iter().flatten().flatten();
+        entries.map(|entry| entry.path()).filter(|path| read(path).is_none() && path.exists()).collect()
+    }
+
     fn path(&self, network: &str, container: &str, interface: &str) -> PathBuf {
         self.dir.join(RESULTS).join(format!("{network}-{container}-{interface}"))
     }

@@ -25,7 +25,8 @@ const NAME_MAX: usize = 180;
 const VERSIONS: [&str; 5] = ["0.3.1", "0.4.0", "1.0.0", "1.1.0", "0.3.0"];
 
 /// Keys of a plugin's object that belong to the runtime and not to the plugin.
-const RUNTIME_KEYS: [&str; 7] = ["type", "name", "cniVersion", "capabilities", "prevResult", "runtimeConfig", "args"];
+pub const RUNTIME_KEYS: [&str; 7] =
+    ["type", "name", "cniVersion", "capabilities", "prevResult", "runtimeConfig", "args"];
 
 /// A network: plugins that run one after the other.
 #[derive(Debug, Clone, PartialEq)]

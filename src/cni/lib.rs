@@ -15,7 +15,7 @@ mod runtime;
 mod watch;
 
 pub use cache::{Cache, Cached};
-pub use conflist::{Conflist, PluginConf, bounded};
+pub use conflist::{Conflist, PluginConf, RUNTIME_KEYS, bounded};
 pub use directory::{Directory, Fault};
 pub use error::{Error, Result};
 pub use plugins::{Command, Plugins};

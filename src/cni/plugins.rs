@@ -9,7 +9,7 @@ use std::{
     fmt,
     os::unix::{ffi::OsStrExt, fs::MetadataExt, fs::PermissionsExt},
     path::{Path, PathBuf},
-    sync::{Mutex, PoisonError},
+    sync::{Arc, Mutex, PoisonError},
     time::Duration,
 };
 
@@ -66,6 +66,8 @@ pub struct Plugins {
     turns: [Semaphore; 3],
     /// What each file has said of its versions.
     versions: Mutex<HashMap<FileId, Vec<String>>>,
+    /// Held while a file is asked: many pods at once ask it once.
+    asking: Mutex<HashMap<PathBuf, Arc<tokio::sync::Mutex<()>>>>,
 }
 
 /// One state of one file.
@@ -102,6 +104,7 @@ impl Plugins {
             programs,
             turns: [const { Semaphore::const_new(RUNS_AT_ONCE) }; 3],
             versions: Mutex::default(),
+            asking: Mutex::default(),
         }
     }
 
@@ -160,9 +163,16 @@ impl Plugins {
     /// Refuses a plugin that does not know the list's version. Asked once for each state of its file.
     pub async fn check_version(&self, list: &Conflist, plugin: &PluginConf) -> Result<()> {
         let path = self.find(&plugin.kind)?;
-        let known = FileId::of(&path).and_then(|id| Some((self.versions().get(&id)?.clone(), id)));
-        let supported = match known {
-            Some((supported, _)) => supported,
+        let known = || FileId::of(&path).and_then(|id| self.versions().get(&id).cloned());
+        let mut supported = known();
+        let asking =
+            self.asking.lock().unwrap_or_else(PoisonError::into_inner).entry(path.clone()).or_default().clone();
+        let _once = if supported.is_none() { Some(asking.lock().await) } else { None };
+        if supported.is_none() {
+            supported = known();
+        }
+        let supported = match supported {
+            Some(supported) => supported,
             None => {
                 let before = FileId::of(&path);
                 let supported = self.ask_versions(plugin, list).await?;

@@ -35,7 +35,7 @@ const FIRST_PAUSE: Duration = Duration::from_millis(250);
 const TRY_WITHIN: Duration = Duration::from_secs(15);
 
 /// The link that Kubernetes looks for in a pod; its other networks' have the next numbers.
-fn interface(number: usize) -> String {
+pub(crate) fn interface(number: usize) -> String {
     format!("eth{number}")
 }
 

@@ -9,7 +9,7 @@
 use std::{
     collections::{BTreeMap, HashSet},
     fs,
-    path::Path,
+    path::{Path, PathBuf},
     sync::Arc,
     time::{Duration, SystemTime},
 };
@@ -69,14 +69,23 @@ async fn tell_plugins(inner: &Arc<Inner>, live: &[(PodId, Choice)]) {
     let chains = inner.selection().chains().to_vec();
     for chain in chains.iter().filter(|chain| !chain.builtin) {
         let cached = inner.cache.clone();
-        let all = thread::lent("list attachments", move || Ok(cached.all()?)).await;
-        let all = match all {
+        let all = thread::lent("list attachments", move || Ok((cached.all()?, cached.unreadable()))).await;
+        let (all, unreadable) = match all {
             Ok(all) => all,
             Err(error) => {
                 tracing::warn!(error = with_causes(&error), "plugins are not told which attachments are good");
                 return;
             }
         };
+        let of_network = format!("{}-", chain.list.name);
+        let is_of_it =
+            |path: &&PathBuf| path.file_name().is_some_and(|name| name.to_string_lossy().starts_with(&of_network));
+        if let Some(path) = unreadable.iter().find(is_of_it) {
+            // Whose it is nobody knows, and its address must not be given to another.
+            let path = path.display();
+            tracing::error!(%path, "an attachment cannot be read: plugins are not told which are good");
+            continue;
+        }
         // Anybody's that is in the cache, and those of living pods in any case.
         let known = all.into_iter().filter(|cached| cached.network == chain.list.name);
         let mut valid: Vec<_> = known.map(|cached| (cached.runtime.container, cached.runtime.interface)).collect();

@@ -5,7 +5,7 @@ use std::{path::PathBuf, sync::Arc, time::SystemTime};
 use cni::Fault;
 use model::PodId;
 
-use crate::{Network, Pending, Readiness, chain::Chain, selection::Selection};
+use crate::{Network, Pending, Readiness, attach::interface, chain::Chain, selection::Selection};
 
 /// The network as it is now.
 #[derive(Debug, Clone, PartialEq)]
@@ -139,7 +139,7 @@ impl Listed {
             cni_version: list.cni_version.clone(),
             plugins: plugins.collect(),
             text: list.text.clone(),
-            interface: format!("eth{at}"),
+            interface: interface(at),
         }
     }
 }

@@ -27,9 +27,8 @@ impl Idle {
             "tuning" => (&["dataDir"], &["mac"]),
             _ => return not_native("this type"),
         };
-        let runtime_keys = ["type", "name", "cniVersion", "capabilities", "prevResult", "runtimeConfig", "args"];
         for (key, value) in &plugin.object {
-            if !runtime_keys.contains(&key.as_str()) && !harmless.contains(&key.as_str()) && !is_nothing(value) {
+            if !cni::RUNTIME_KEYS.contains(&key.as_str()) && !harmless.contains(&key.as_str()) && !is_nothing(value) {
                 return not_native(key);
             }
         }

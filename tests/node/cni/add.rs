@@ -14,7 +14,7 @@ use super::{
     KIND, NETWORK, PLUGIN_TIMEOUT_S, Place, SOME_TIME, SOON, await_network, list, pod_status, ready_pods, refused, stop,
 };
 
-/// How long a start may take whose plugins hang: less than one call of theirs, were it waited for, with its repetitions.
+/// How long a start may take whose plugins hang: less than their calls would, were they waited for.
 const STARTS_WITHIN: Duration = Duration::from_secs(5);
 
 /// What CRI clients' tools look for in an error.
