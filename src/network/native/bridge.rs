@@ -107,6 +107,8 @@ pub(crate) struct Ground {
     pub(crate) index: u32,
     /// Its hardware address.
     pub(crate) mac: [u8; 6],
+    /// Whether it keeps that one, whatever ports come and go.
+    pub(crate) keeps_mac: bool,
     /// What an operator should know though it works.
     pub(crate) notes: Vec<String>,
 }
@@ -203,7 +205,8 @@ impl Bridge {
         if self.masquerade && !masquerade::is_in_place(&self.name, &subnets)? {
             masquerade::ensure(links, &self.name, &subnets)?;
         }
-        Ok(Ground { index: bridge.index, mac: bridge.mac, notes })
+        let keeps_mac = self.owner.is_some() || ground::keeps_mac(&bridge);
+        Ok(Ground { index: bridge.index, mac: bridge.mac, keeps_mac, notes })
     }
 
     /// What was found or made last; made now if nothing was.

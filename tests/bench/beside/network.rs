@@ -68,6 +68,8 @@ pub(super) async fn of_both(options: &Options) -> Vec<Row> {
             rows.extend(throughput(&mut engines).await);
             rows.push(a_port(&mut engines[0], options).await);
             rows.extend(at_once(&engines[0]).await);
+            // What was deleted is looked past whenever a file is made, and the two ends are to be alike.
+            tokio::time::sleep(super::FORGOTTEN).await;
             rows.extend(in_a_row(&mut engines[0], options.pause()).await);
         }
         theirs.finish().await;

@@ -13,6 +13,9 @@ use crate::{
 /// Every owner's name begins so; a bridge with another alias, or none, was made by somebody else.
 pub(crate) const OWNER_PREFIX: &str = "coracle ";
 
+/// A hardware address that somebody has set (linux/netdevice.h).
+const NET_ADDR_SET: u32 = 3;
+
 /// Finds or makes the bridge. Refuses one that belongs to another instance or that somebody else uses, and a link that
 /// is no bridge.
 pub(super) fn ensure_bridge(links: &mut Links, bridge: &Bridge) -> Result<Link> {
@@ -254,6 +257,16 @@ pub(super) fn remove_bridge(links: &mut Links, name: &str, owner: Option<&str>) 
         return Err(Error::InUse { bridge: name.to_owned() });
     }
     links.delete(name)
+}
+
+/// Whether somebody has given the bridge its hardware address: it has no other then, whatever ports come and go. What
+/// cannot be told (the directory shows the links of whoever mounted it) counts as no.
+pub(super) fn keeps_mac(bridge: &Link) -> bool {
+    let read = |what: &str| {
+        let text = std::fs::read_to_string(format!("/sys/class/net/{}/{what}", bridge.name));
+        text.ok().and_then(|text| text.trim().parse::<u32>().ok())
+    };
+    read("ifindex") == Some(bridge.index) && read("addr_assign_type") == Some(NET_ADDR_SET)
 }
 
 fn has_ports(links: &mut Links, bridge: u32) -> Result<bool> {

@@ -25,6 +25,9 @@ use crate::{
 /// Hex digits of the pod's id in a link's name: with `veth` before them they fill the 15 characters.
 const NAME_DIGITS: usize = 11;
 
+/// The link of a pod's first network.
+const FIRST: &str = "eth0";
+
 /// How long the bridge may take to forward for a new port.
 const FORWARDING_WITHIN: Duration = Duration::from_secs(2);
 /// Pause between two looks, on kernels before 6.8 only.
@@ -164,7 +167,7 @@ impl Bridge {
 
     /// The bridge's hardware address now. One of somebody else's making may have taken the port's.
     fn mac_with_port(&self, links: &mut Links, ground: &Ground) -> Result<[u8; 6]> {
-        let now = if self.owner.is_none() { links.by_index(ground.index)? } else { None };
+        let now = if ground.keeps_mac { None } else { links.by_index(ground.index)? };
         Ok(now.map_or(ground.mac, |bridge| bridge.mac))
     }
 
@@ -189,7 +192,12 @@ impl Bridge {
                 peer_mac: mac,
                 peer_netns: netns.as_fd(),
             });
-            // By itself: the kernel goes on after a refusal, and what follows would be done to the link that has the name.
+            // A pod's other networks find its first one's link under the name. The kernel goes on after a refusal, so what
+            // follows would be done to that one.
+            let is_first = place.runtime.interface == FIRST;
+            if is_first {
+                self.settle_port(&mut batch, &name);
+            }
             match links.run(batch) {
                 Err(Error::Link { act, source, .. }) if errno(&source) == Some(libc::EEXIST) => {
                     last = Some(Error::Link { act, name, source });
@@ -198,15 +206,16 @@ impl Bridge {
                     return Err(Error::BridgeFull { bridge: self.name.clone() });
                 }
                 Err(error) => return Err(error),
+                Ok(()) if is_first => return Ok(name),
                 Ok(()) => {
-                    return match self.settle_port(links, &name) {
-                        Ok(()) => Ok(name),
-                        Err(error) => {
-                            // Best effort: the link also goes with its namespace.
-                            let _ = links.delete(&name);
-                            Err(error)
-                        }
-                    };
+                    let mut batch = Batch::default();
+                    self.settle_port(&mut batch, &name);
+                    if let Err(error) = links.run(batch) {
+                        // Best effort: the link also goes with its namespace.
+                        let _ = links.delete(&name);
+                        return Err(error);
+                    }
+                    return Ok(name);
                 }
             }
         }
@@ -214,14 +223,12 @@ impl Bridge {
     }
 
     /// What a new port of the bridge is to be like.
-    fn settle_port(&self, links: &mut Links, name: &str) -> Result<()> {
-        let mut batch = Batch::default();
+    fn settle_port(&self, batch: &mut Batch, name: &str) {
         // The bridge has the host's addresses; a port needs none.
         batch.without_link_local(name);
         if self.hairpin || self.isolated {
             batch.set_port(name, self.hairpin, self.isolated);
         }
-        links.run(batch)
     }
 
     /// In the pod's namespace: link up, addresses, routes, in one batch.
