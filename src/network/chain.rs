@@ -2,8 +2,8 @@
 //!
 //! Order of an attachment: each plugin's part in the list's order, every one told what the ones before have made; then
 //! the cache, where other tools find it. Detaching goes the other way round and needs nothing of it to exist.
-//! A failure half-way is given back by detaching, which is the caller's. Where a plugin fails to detach, those before it
-//! in the list are not asked either, as the specification has it, ours no more than others: an address must not be
+//! A failure half-way is given back by detaching, which is the caller's. Where a plugin fails to detach, those before
+//! it in the list are not asked either, as the specification has it, ours no more than others: an address must not be
 //! another pod's while a plugin still has something of it.
 
 use std::{

@@ -232,8 +232,8 @@ impl Links {
         self.routes_of(ipv6, Vec::new())
     }
 
-    /// Those of them that lead out by this link. The kernel picks them, from Linux 4.20 on: a node has a route for every
-    /// pod with a link of its own.
+    /// Those of them that lead out by this link. The kernel picks them, from Linux 4.20 on: a node has a route for
+    /// every pod with a link of its own.
     pub(crate) fn routes_by(&mut self, ipv6: bool, link: u32) -> Result<Vec<Route>> {
         let strict = self.conversation.filter_dumps(true);
         let routes = self.routes_of(ipv6, vec![RouteAttribute::Oif(link)]);

@@ -1,4 +1,5 @@
-//! Giving back beside what could not be given back when a pod went: the queue is [`crate::pending`]'s, the work is here.
+//! Giving back beside what could not be given back when a pod went: the queue is [`crate::pending`]'s, the work is
+//! here.
 
 use std::{
     path::PathBuf,

@@ -99,8 +99,8 @@ async fn tell_plugins(inner: &Arc<Inner>, live: &[(PodId, Choice)]) {
     }
 }
 
-/// Leaves the networks of pods that nobody knows, by the cache. No plugin is waited for: what binaries have to give back
-/// is owed to them, which also keeps addresses and namespace until then. Returns how many pods there were.
+/// Leaves the networks of pods that nobody knows, by the cache. No plugin is waited for: what binaries have to give
+/// back is owed to them, which also keeps addresses and namespace until then. Returns how many pods there were.
 async fn leave_for_the_dead(inner: &Arc<Inner>, live: &HashSet<PodId>) -> Result<usize> {
     let (own, live) = (inner.clone(), live.clone());
     let dead = thread::lent("look for attachments of dead pods", move || Ok(dead(&own, &live))).await?;

@@ -69,9 +69,12 @@ fn an_answer_is_a_result_that_is_read_back_or_an_error() {
         let Ok(result) = Success::parse(bytes) else { return };
         for version in VERSIONS {
             let rendered = result.render(version).to_string();
-            let again = Success::parse(rendered.as_bytes());
-            if version.starts_with("1.") {
-                assert_eq!(again.as_ref(), Ok(&result), "{version}: {rendered}");
+            // An older version has no place for some of it: what it has is read back.
+            if let Ok(again) = Success::parse(rendered.as_bytes()) {
+                assert_eq!(again.render(version).to_string(), rendered, "{version}");
+            }
+            if version == "1.1.0" {
+                assert_eq!(Success::parse(rendered.as_bytes()).as_ref(), Ok(&result), "{rendered}");
             }
         }
         for interface in &result.interfaces {

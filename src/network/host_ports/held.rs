@@ -73,8 +73,8 @@ impl Number {
 }
 
 /// The ports that these mappings ask for, on the first address of each family that the pod has. One port of one address
-/// that is to lead to two is refused, and so is a host's address of a family that the pod lacks. The same pod may have a
-/// port of every address and of one, too: that one goes before.
+/// that is to lead to two is refused, and so is a host's address of a family that the pod lacks. The same pod may have
+/// a port of every address and of one, too: that one goes before.
 pub(super) fn of(mappings: &[Mapping], addresses: &[IpNet]) -> Result<Vec<Held>> {
     let first = |family| addresses.iter().map(IpNet::addr).find(|address| Family::of(*address) == family);
     let refused = |why: String| Err(Error::Asked { capability: "portMappings".into(), why });

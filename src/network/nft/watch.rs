@@ -1,4 +1,5 @@
-//! Notices that somebody takes things out of a table: all rules flushed, the table or a chain deleted, elements of sets.
+//! Notices that somebody takes things out of a table: all rules flushed, the table or a chain deleted, elements of
+//! sets.
 
 use std::{
     io,

@@ -192,8 +192,8 @@ impl Bridge {
                 peer_mac: mac,
                 peer_netns: netns.as_fd(),
             });
-            // A pod's other networks find its first one's link under the name. The kernel goes on after a refusal, so what
-            // follows would be done to that one.
+            // A pod's other networks find its first one's link under the name. The kernel goes on after a refusal, so
+            // what follows would be done to that one.
             let is_first = place.runtime.interface == FIRST;
             if is_first {
                 self.settle_port(&mut batch, &name);
