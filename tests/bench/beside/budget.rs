@@ -69,7 +69,7 @@ pub(super) const BUDGETS: [Budget; 37] = [
     met(Part::Network, "a host port, of RunPodSandbox", Bound::AtMost(0.3)),
     met(Part::Network, "a pod to another", Bound::TimesBetter(EQUAL)),
     met(Part::Network, "a pod to the host", Bound::TimesBetter(EQUAL)),
-    met(
+    missed(
         Part::Network,
         "RunPodSandbox, one host port, of the last 30 of 500 pods",
         Bound::TimesOf(SAME, "RunPodSandbox, one host port, of the first 30 pods"),
