@@ -24,6 +24,7 @@ use crate::{
     attachment::Chosen,
     chain::{Chain, Job},
     config::HostPortsBy,
+    netns,
     network::Inner,
     thread,
 };
@@ -223,7 +224,8 @@ impl Inner {
             choice
         };
         let path = self.netns.path(pod);
-        let netns = Some(path.as_path()).filter(|path| path.exists());
+        // A file that a crash has left without its namespace is none: plugins fail at it, for good.
+        let netns = Some(path.as_path()).filter(|path| netns::is_one(path));
         let mut failed = None;
         for (number, chosen) in choice.networks.iter().enumerate().rev() {
             let reach = reached.map(|reached| reached.get(number).copied().unwrap_or(0));

@@ -19,6 +19,7 @@ use kernel::{
     namespace::{Namespaces, is_nsfs, of_thread, setns, unshare},
 };
 use model::PodId;
+use nix::sys::statfs::{NSFS_MAGIC, statfs};
 
 use crate::{
     Error, Result,
@@ -164,6 +165,11 @@ pub(crate) fn inside<T>(netns: BorrowedFd<'_>, path: &Path, act: impl FnOnce() -
     let done = act();
     home.take().map_err(failed("leave", path))?;
     done
+}
+
+/// Whether there is a namespace at this path, and no file that one was to be mounted on.
+pub(crate) fn is_one(path: &Path) -> bool {
+    statfs(path).is_ok_and(|found| found.filesystem_type() == NSFS_MAGIC)
 }
 
 /// Brings the thread back, also when what was done there panics.

@@ -2,10 +2,12 @@
 
 use std::{
     fs,
+    path::Path,
     time::{Duration, Instant},
 };
 
 use api::cri::v1::PodSandboxState;
+use nix::mount::{MntFlags, umount2};
 use serde_json::{Value, json};
 use testkit::{eventually_async, patience, pod};
 
@@ -130,6 +132,24 @@ async fn an_address_is_nobody_elses_while_a_plugin_still_owes_something_for_it()
     for id in others {
         cri.remove(&id).await.unwrap();
     }
+    place.finish(node).await;
+}
+
+#[ignore = "needs root: runs a node"]
+#[tokio::test(flavor = "multi_thread")]
+async fn a_file_without_its_namespace_is_given_to_no_plugin() {
+    let place = Place::new();
+    let node = place.node().await;
+    let mut cri = node.client().await;
+    let id = cri.run(&pod("one", node.dir())).await.unwrap();
+    let netns = place.plugin.calls_of("ADD")[0].env["CNI_NETNS"].clone();
+    // As a crash leaves it that comes between the file and the mount.
+    umount2(Path::new(&netns), MntFlags::MNT_DETACH).unwrap();
+    assert!(Path::new(&netns).exists());
+    cri.remove(&id).await.unwrap();
+    let deleted = place.plugin.calls_of("DEL");
+    assert_eq!(deleted.last().unwrap().env["CNI_NETNS"], "");
+    assert!(!Path::new(&netns).exists());
     place.finish(node).await;
 }
 
